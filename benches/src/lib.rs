@@ -1,0 +1,1 @@
+//! Benchmarks, and the emulated WAN link they run over.

@@ -1,0 +1,54 @@
+//! What can go wrong between the application's read and the bytes.
+
+use layer_format::{Digest, FormatError};
+
+/// Why an object could not be had. Nothing unverified is ever returned in its place.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// Neither the local store nor the registry has the object.
+    #[error("object {digest} is neither in the local store nor on the registry")]
+    NotFound {
+        /// The object.
+        digest: Digest,
+    },
+    /// The registry could not be reached in time.
+    #[error("object {digest} could not be fetched within {waited_s} s: {reason}")]
+    Unreachable {
+        /// The object.
+        digest: Digest,
+        /// How long was tried, in seconds.
+        waited_s: u64,
+        /// The last failure.
+        reason: String,
+    },
+    /// The object is not local, and the network must not be used.
+    #[error("object {digest} is not in the local store, and turbo runs offline; `turbo pull` the image first")]
+    Offline {
+        /// The object.
+        digest: Digest,
+    },
+    /// The registry answered, but refused.
+    #[error("the registry refused: {message}")]
+    Refused {
+        /// Its error code and message.
+        message: String,
+    },
+    /// An object is not what its reference says.
+    #[error("object {digest} is not valid")]
+    Format {
+        /// The object.
+        digest: Digest,
+        /// Which rule of the format it breaks.
+        #[source]
+        source: FormatError,
+    },
+    /// The local store failed.
+    #[error("the local store failed: {message}")]
+    Store {
+        /// What failed, with the path.
+        message: String,
+        /// The operating system's error number, if there is one (28 = disk full).
+        errno: Option<i32>,
+    },
+}

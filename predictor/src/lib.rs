@@ -1,0 +1,1 @@
+//! The Markov model of first touches: learn, merge, prune, predict, replay, score. A pure function of history.

@@ -1,0 +1,1 @@
+//! The Turbo registry: native API, storage, metadata, models.

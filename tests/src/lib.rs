@@ -1,0 +1,1 @@
+//! Suites that put the parts together: client, registry, filesystem, damage, faults.

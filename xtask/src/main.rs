@@ -1,0 +1,2 @@
+//! Repository tasks: test, demo, bench, check-deps.
+fn main() {}
