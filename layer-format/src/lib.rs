@@ -20,12 +20,12 @@ pub mod digest;
 pub mod entry;
 pub mod frame;
 // pub mod fuzz;
-// pub mod manifest;
+pub mod manifest;
 // pub mod model;
-// pub mod pack;
+pub mod pack;
 pub mod path;
 pub mod recipe;
-// pub mod reference;
+pub mod reference;
 // pub mod trace;
 pub mod tree;
 
