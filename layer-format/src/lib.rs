@@ -13,20 +13,20 @@
 //! * [`trace`] and [`model`]: what a run touched first, and what was learned from many runs.
 //! * [`api`]: bodies of the registry's native HTTP API. [`reference`] parses image names.
 
-// pub mod api;
+pub mod api;
 pub mod chunk;
 pub mod codec;
 pub mod digest;
 pub mod entry;
 pub mod frame;
-// pub mod fuzz;
+pub mod fuzz;
 pub mod manifest;
-// pub mod model;
+pub mod model;
 pub mod pack;
 pub mod path;
 pub mod recipe;
 pub mod reference;
-// pub mod trace;
+pub mod trace;
 pub mod tree;
 
 pub use codec::FormatError;

@@ -1,0 +1,93 @@
+//! Writes the fuzz corpus: for each target a few valid samples. `cargo run -p layer-format --example write_corpus`.
+//!
+//! Adds files and never changes one: a file is named by what it holds. Findings of a fuzzer are added by hand.
+
+use std::error::Error;
+use std::path::Path;
+
+use layer_format::api::{HaveFilter, Record, encode_digests};
+use layer_format::chunk::ChunkRef;
+use layer_format::entry::{Entry, HardLink, Kind, Meta};
+use layer_format::frame::FrameBuilder;
+use layer_format::manifest::{EnvVar, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode, StartupFile};
+use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition};
+use layer_format::recipe::{Extent, NodeRef, Recipe};
+use layer_format::trace::{Event, Source, Touch, Trace};
+use layer_format::tree::{Child, Node};
+use layer_format::{Digest, LayerPath, pack};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let digest = Digest::of(b"sample");
+    let path = |text: &str| LayerPath::new(text);
+    let meta = Meta { mode: 0o4755, uid: 1000, gid: 100, mtime_s: -1, mtime_ns: 5, xattrs: vec![(b"user.a".to_vec(), b"1".to_vec())], hard_link: Some(HardLink { group: 9, count: 2 }) };
+    let extents = Recipe::Extents(vec![Extent::Data(ChunkRef { digest, len: 4096 }), Extent::Hole(1 << 20)]);
+    let nodes = Recipe::Nodes { level: 0, nodes: vec![NodeRef { digest, len: 9_000_000 }; 3] };
+    let kinds = [
+        Kind::Directory { opaque: false },
+        Kind::Directory { opaque: true },
+        Kind::File(extents.clone()),
+        Kind::File(nodes.clone()),
+        Kind::Symlink(b"../target".to_vec()),
+        Kind::Fifo,
+        Kind::Socket,
+        Kind::CharDevice { major: 1, minor: 3 },
+        Kind::BlockDevice { major: 8, minor: 0 },
+        Kind::Whiteout,
+    ];
+    let mut entries = vec![Entry { path: LayerPath::root(), meta: Meta { mode: 0o755, ..Meta::default() }, kind: Kind::Directory { opaque: false } }];
+    for (at, kind) in kinds.into_iter().enumerate() {
+        entries.push(Entry { path: path(&format!("usr/share/entry-{at}"))?, meta: meta.clone(), kind });
+    }
+    save("tree", &Node::Leaf(entries).encode())?;
+    let children = vec![Child { first: LayerPath::root(), digest, entries: 64 }, Child { first: path("usr/lib")?, digest, entries: 7 }];
+    save("tree", &Node::Index { level: 2, children }.encode())?;
+    save("recipe", &extents.encode_node())?;
+    save("recipe", &nodes.encode_node())?;
+    let objects = [b"first".to_vec(), vec![7; 5000], Vec::new()];
+    for level in [None, Some(3)] {
+        let mut frame = FrameBuilder::new();
+        for object in &objects {
+            frame.push(object)?;
+        }
+        let mut compressor = zstd::bulk::Compressor::new(level.unwrap_or(1))?;
+        save("frame", &frame.finish(level.map(|_| &mut compressor)))?;
+        save("pack", &pack::build(&objects, level)?.0)?;
+    }
+    let mut layer = LayerManifest::new(digest, 3, 99);
+    layer.isolation.push(IsolationRule { path: "/opt".into(), mode: Mode::Full });
+    layer.environment.push(EnvVar { name: "PATH".into(), value: "/opt/bin".into(), merge: layer_format::manifest::EnvMerge::Prepend });
+    save("layer", &layer.encode()?)?;
+    let mut image = ImageManifest::new("x86_64", vec![digest]);
+    image.startup_files.push(StartupFile { command: vec!["/bin/app".into()], trigger: Some("serve".into()) });
+    image.metadata.insert("title".into(), "Sample".into());
+    save("image", &image.encode()?)?;
+    for reference in ["tools/scipy:1.0", "a/b@b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262", "x#abcd"] {
+        save("reference", reference.as_bytes())?;
+    }
+    let event = |time_us, touch| Event { time_us, process: 1, layer: 0, path: 0, touch, source: Source::Missed };
+    let events = vec![event(5, Touch::Meta), event(9, Touch::Data { bucket: 300 })];
+    save("trace", &Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events }.encode())?;
+    let states = vec![State { layer: 0, path: 0, touch: Touch::Meta }, State { layer: 0, path: 0, touch: Touch::Data { bucket: 1 } }];
+    let launch = vec![LaunchItem { state: 0, count: 1.0, time_us: 5 }, LaunchItem { state: 1, count: 0.5, time_us: 3 }];
+    let entry_points = vec![EntryPoint { name: "app".into(), architecture: "x86_64".into(), weight: 1.0, launch }];
+    let step = Transition { before: 0, from: 0, to: 1, count: 1.0, gap_us: 10 };
+    let model = Model { image: Some(digest), traces: 1, paths: vec![path("bin/app")?], states, entry_points, order1: vec![step], order2: vec![Transition { before: 1, ..step }] };
+    save("model", &model.encode())?;
+    let mut filter = HaveFilter::for_count(1);
+    filter.insert(&digest);
+    save("api", filter.to_hex().as_bytes())?;
+    save("api", &encode_digests(&[digest]))?;
+    for record in [Record::Object(b"bytes"), Record::Missing(digest), Record::Plan(&[1; 16]), Record::End(b"too long")] {
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        save("api", &bytes)?;
+    }
+    Ok(())
+}
+
+fn save(target: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join(Digest::of(bytes).short()), bytes)?;
+    Ok(())
+}
