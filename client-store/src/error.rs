@@ -52,3 +52,67 @@ pub enum FetchError {
         errno: Option<i32>,
     },
 }
+
+/// Why the local store failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// An operation on a file failed.
+    #[error("{action} {path} failed")]
+    Io {
+        /// What was done, such as `writing`.
+        action: &'static str,
+        /// To which file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The index failed.
+    #[error("the index of the store failed: {message}")]
+    Index {
+        /// What it said.
+        message: String,
+    },
+    /// A file of the store is not what it should be.
+    #[error("{path} is damaged; `turbo verify` says what it held and `turbo pull` fetches it again")]
+    Damaged {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Which rule it breaks.
+        #[source]
+        source: FormatError,
+    },
+    /// The store was made by a newer version.
+    #[error("the store at {path} has format {found}, this turbo knows {known}: use a newer turbo")]
+    NewerFormat {
+        /// The store.
+        path: std::path::PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format known here.
+        known: u32,
+    },
+}
+
+impl StoreError {
+    /// The operating system's error number, if there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+}
+
+impl From<StoreError> for FetchError {
+    fn from(error: StoreError) -> Self {
+        let mut message = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(inner) = source {
+            message = format!("{message}: {inner}");
+            source = inner.source();
+        }
+        Self::Store { message, errno: error.errno() }
+    }
+}
