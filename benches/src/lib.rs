@@ -1,1 +1,16 @@
 //! Benchmarks, and the emulated WAN link they run over.
+//!
+//! `link` joins two network namespaces by a link of a given rate and delay. `app` says what is
+//! launched and `rootfs` builds what it runs in, without privilege. `place` and `turbo` start
+//! registry and client at the ends of a link, `oracle` is the opponent, `launch` measures and `report` prints.
+
+pub mod app;
+pub mod demo;
+pub mod launch;
+pub mod link;
+pub mod oracle;
+pub mod place;
+pub mod report;
+pub mod rootfs;
+mod sys;
+pub mod turbo;

@@ -1,2 +1,37 @@
-//! Binary.
-fn main() {}
+//! `turbo-bench`: the benchmarks of the product as a whole, and the demo.
+
+use std::process::ExitCode;
+
+use benchmarks::{demo, launch};
+use clap::{Parser, Subcommand};
+
+/// Benchmarks of Turbo.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Launch(launch::Args),
+    Demo(demo::Args),
+    /// Make the root filesystem of an application, and print its path and start command.
+    Rootfs(demo::RootfsArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Verb::Launch(args) => launch::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Rootfs(args) => demo::print_rootfs(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("turbo-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

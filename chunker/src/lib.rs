@@ -1,1 +1,36 @@
 //! Content-defined cutting, hashing and compression: directories and tars into chunks and trees, and back.
+//!
+//! [`import_directory`] and [`import_tar`] read a tree, cut each file by content ([`cut`]), and write the chunks, recipe
+//! nodes and tree nodes that an [`ObjectSink`] lacks, as packs. [`export_tar`] goes back, from an [`ObjectSource`].
+//! This crate knows no network and no database, and names nothing that is not in `layer-format`.
+//!
+//! * **Deterministic**: equal trees give equal objects, and the same packs byte for byte, whatever the number of threads.
+//! * **All cores, bounded memory**: see [`pipeline`] for the stages and the bound.
+//! * **Nothing is left out silently**: what cannot be read is an error; what a layer cannot hold is in
+//!   [`Imported::skipped`].
+
+pub mod cut;
+mod error;
+mod export;
+mod import;
+mod memory;
+pub mod pipeline;
+mod progress;
+mod read;
+mod recipe_builder;
+mod scan;
+mod segments;
+mod sink;
+mod sorted;
+mod source;
+pub mod tar_import;
+mod xattr;
+
+pub use error::{ImportError, SinkError};
+pub use export::{ExportError, Exported, export_tar};
+pub use import::{ImportOptions, Imported, Skipped, import_directory};
+pub use memory::MemoryStore;
+pub use progress::{Counters, Progress};
+pub use sink::{ObjectSink, PackSink};
+pub use source::{ObjectSource, SourceError};
+pub use tar_import::{TarError, import_tar};

@@ -1,2 +1,105 @@
-//! Binary.
-fn main() {}
+//! `turbo`: see `turbo --help`.
+
+#![allow(unreachable_pub, reason = "in a program `pub` says what a module offers to the others; nothing is reachable from outside")]
+
+mod app;
+mod args;
+mod commands;
+mod config;
+mod containers;
+mod detach;
+mod environment;
+mod exit;
+mod images;
+mod launch;
+mod output;
+mod progress;
+mod sink;
+mod startup;
+mod traces;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use app::App;
+use args::{Command, Turbo};
+use config::Settings;
+use exit::{Exit, UsageError};
+use output::Output;
+
+fn main() -> ExitCode {
+    let arguments = match Turbo::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Success }.into();
+        }
+    };
+    let output = Output { format: arguments.format, command: arguments.command.name() };
+    match run(arguments, output) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output.error(&error);
+            exit_of(&error).into()
+        }
+    }
+}
+
+fn run(arguments: Turbo, output: Output) -> Result<Exit> {
+    // The process that becomes the VM is forked before any thread exists.
+    let launcher = match &arguments.command {
+        Command::Run(_) | Command::Try(_) => {
+            detach::leave_session(&arguments.command);
+            Some(vm::Launcher::fork()?)
+        }
+        _ => None,
+    };
+    log(arguments.verbose);
+    let settings = Settings::load(&arguments.settings)?;
+    let app = App::new(settings, output);
+    match arguments.command {
+        Command::Run(command) => command.run(&app, launcher.context("it was just forked")?),
+        Command::Try(command) => command.run(&app, launcher.context("it was just forked")?),
+        Command::Import(command) => command.run(&app),
+        Command::Push(command) => command.run(&app),
+        Command::Pull(command) => command.run(&app),
+        Command::Export(command) => command.run(&app),
+        Command::Images(command) => command.run(&app),
+        Command::Inspect(command) => command.run(&app),
+        Command::Sessions(command) => command.run(&app),
+        Command::Rm(command) => command.run(&app),
+        Command::Rmi(command) => command.run(&app),
+        Command::Logs(command) => command.run(&app),
+        Command::Gc(command) => command.run(&app),
+        Command::Verify(command) => command.run(&app),
+        Command::Stats(command) => command.run(&app),
+        Command::Profile(command) => command.run(&app),
+        Command::Trace(command) => command.run(&app),
+        Command::Config(command) => command.run(&app, &arguments.settings),
+        Command::Version(command) => command.run(&app),
+        Command::Completions(command) => command.run(),
+        Command::Man(command) => command.run(),
+    }
+}
+
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.is::<UsageError>() {
+        return Exit::Usage;
+    }
+    match error.downcast_ref::<vm::VmError>() {
+        Some(vm::VmError::NotFound { .. }) => Exit::NotFound,
+        Some(vm::VmError::NotExecutable { .. }) => Exit::NotExecutable,
+        _ => Exit::Failure,
+    }
+}
+
+fn log(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    // fuser warns of each operation that a filesystem leaves to the kernel's default.
+    let default = ["warn,fuser=error", "info,fuser=error", "debug"][usize::from(verbose.min(2))];
+    let filter = EnvFilter::try_from_env("TURBO_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().init();
+}

@@ -83,6 +83,31 @@ pub enum StoreError {
         #[source]
         source: FormatError,
     },
+    /// The index cannot be used.
+    #[error("the index {path} is damaged ({reason}); remove that folder: it is built again from the packs when the store is opened next")]
+    IndexDamaged {
+        /// Its folder.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A prefix names more than one image.
+    #[error("`{reference}` could be any of {}: give more digits", matches.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        reference: String,
+        /// All that match.
+        matches: Vec<String>,
+    },
+    /// An image manifest is not valid.
+    #[error("the manifest of {reference} is not valid")]
+    InvalidImage {
+        /// The image.
+        reference: String,
+        /// Which rule of the format it breaks.
+        #[source]
+        source: FormatError,
+    },
     /// The store was made by a newer version.
     #[error("the store at {path} has format {found}, this turbo knows {known}: use a newer turbo")]
     NewerFormat {

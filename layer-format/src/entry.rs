@@ -170,7 +170,10 @@ impl Entry {
         }
         let hard_link = match flags & 1 << 6 {
             0 => None,
-            _ => Some(HardLink { group: reader.u64()?, count: reader.varint(u32::MAX.into())? as u32 }),
+            _ => match (reader.u64()?, reader.varint(u32::MAX.into())? as u32) {
+                (_, 0 | 1) => return Err(FormatError::invalid(what, "a hard link has two names or more")),
+                (group, count) => Some(HardLink { group, count }),
+            },
         };
         let opaque = flags & 1 << 4 != 0;
         let tag = flags & 0xf;

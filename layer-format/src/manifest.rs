@@ -18,17 +18,29 @@ pub const MAX_MANIFEST_LEN: usize = 4 << 20;
 pub const MAX_LAYERS: usize = 250;
 
 /// How much of the host an application sees and touches, per folder. In order of strictness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Virtual and host content united; what is not virtual is read and written on the host.
     Merge,
     /// The host is visible below the layers, and never written.
+    #[default]
     WriteCopy,
     /// The host is not visible.
     Full,
     /// Nothing is visible.
     Hide,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Merge => "merge",
+            Self::WriteCopy => "write-copy",
+            Self::Full => "full",
+            Self::Hide => "hide",
+        })
+    }
 }
 
 /// An isolation mode stated for a path and what is below it.

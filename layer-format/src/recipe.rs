@@ -202,6 +202,9 @@ impl Recipe {
             Ok(Self::Extents(extents))
         } else {
             let count = reader.count(max_items as u64, 1 + Digest::LEN)?;
+            if count == 0 {
+                return Err(FormatError::invalid(what, "an empty file has no nodes"));
+            }
             let mut nodes = Vec::with_capacity(count);
             for _ in 0..count {
                 let len = reader.varint(MAX_FILE_LEN)?;

@@ -21,6 +21,9 @@ const VERSION: u8 = 1;
 pub const NODE_ITEMS: std::ops::RangeInclusive<usize> = 16..=256;
 /// A leaf ends when its entries take this many bytes, whatever their number.
 pub const MAX_LEAF_BYTES: usize = 64 * 1024;
+/// Most bytes of an entry without its path: so that a leaf, which may hold one such entry and [`MAX_LEAF_BYTES`] of
+/// others, stays below [`crate::chunk::MAX_OBJECT_LEN`].
+pub const MAX_ENTRY_BYTES: usize = 2 << 20;
 /// Most leaves that a root refers to directly.
 pub const MAX_ROOT_LEAVES: usize = 128;
 /// Most items of a root, which has no content-defined end.
@@ -120,6 +123,9 @@ impl Node {
                     let first = path(&mut reader, at == 0)?;
                     let digest = reader.digest()?;
                     let entries = reader.varint(u64::MAX >> 16)?;
+                    if entries == 0 {
+                        return Err(FormatError::invalid(what, "a child has entries"));
+                    }
                     children.push(Child { first, digest, entries });
                 }
                 Self::Index { level, children }
@@ -184,6 +190,9 @@ impl TreeBuilder {
         }
         let mut body = Vec::new();
         entry.encode_body(&mut body);
+        if body.len() > MAX_ENTRY_BYTES {
+            return Err(BuildError::TooLarge(entry.path));
+        }
         self.leaf_bytes += body.len() + entry.path.name().len() + 4;
         let path = entry.path.clone();
         self.leaf.push(entry);
@@ -251,6 +260,9 @@ pub enum BuildError<E> {
     /// Entries did not come in ascending order, or one came twice.
     #[error("entry {0} is out of order or there twice")]
     Order(LayerPath),
+    /// The extended attributes of an entry take too many bytes.
+    #[error("the attributes of {0} are too large")]
+    TooLarge(LayerPath),
     /// More entries than a root can index.
     #[error("a layer cannot hold so many entries")]
     TooManyEntries,

@@ -1,1 +1,36 @@
 //! The Turbo VM: a virtual filesystem of layers, host and sandbox, run in user namespaces without privilege.
+//!
+//! One run has three processes of ours. The *parent* (the `turbo` process) stays on the host and answers FUSE requests
+//! with the user's own rights. Its *child*, forked by [`Launcher::fork`] before any thread exists, makes the user, mount
+//! and pid namespaces, mounts FUSE and overlayfs, and hands the FUSE descriptors back. *Pid 1*, the child's child, enters
+//! the new root, starts the application, reaps orphans and ends with it.
+//!
+//! ```text
+//!  application                 /  = overlayfs
+//!      │ native                     upper   <sandbox>/upper        native files
+//!      ▼                            lower 1 FUSE: image layers     immutable, cached for ever by the kernel
+//!  kernel ──── FUSE ───► parent     lower 2 FUSE: the host         only where the mode is write-copy; cached for 1 s
+//! ```
+//!
+//! What holds today, and what does not, is in `docs/semantics.md`. The logic of the filesystems is in [`fs`], without
+//! FUSE; system calls that need `unsafe` are in `sys` alone.
+
+mod error;
+mod fuse;
+mod launcher;
+mod ns;
+mod pending;
+mod pool;
+mod probe;
+mod running;
+mod sandbox;
+mod spec;
+mod sys;
+
+pub mod fs;
+
+pub use error::VmError;
+pub use launcher::Launcher;
+pub use probe::{Check, probe};
+pub use running::{Control, ExitStatus, Running, Timings};
+pub use spec::{BindMount, DEFAULT_READAHEAD, Mode, RunSpec};

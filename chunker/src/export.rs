@@ -1,0 +1,192 @@
+//! Writes a stack of layers as one tar: PAX with GNU sparse files, understood by GNU tar, bsdtar, Go and Python.
+//!
+//! Layers are merged: of each path the entry of the highest layer wins, whiteouts hide what is below them, opaque
+//! directories hide what lower layers have in them. Names come depth first, parents before children; numbers, times and
+//! attributes that a ustar header cannot hold stand in PAX records; holes stay holes. Equal layers give equal bytes,
+//! and importing the tar of one layer gives the same root again, unless it holds what a tar cannot: whiteouts, opaque
+//! directories, sockets.
+//!
+//! Memory: one chunk, 64 tree nodes (about 4 MB), the directories in each directory on the way down, the data runs of one
+//! sparse file, and for hard links 100 bytes a file.
+
+mod header;
+mod merge;
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::ops::Range;
+
+use layer_format::entry::{Entry, Kind};
+use layer_format::recipe::{Extent, RangeStep, RangeWalk, Recipe};
+use layer_format::{Digest, FormatError, LayerPath};
+
+use crate::import::Skipped;
+use crate::progress::Progress;
+use crate::source::{ObjectSource, SourceError};
+use header::{Header, PaxRecords};
+use merge::Merge;
+
+/// A finished export.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// Entries written.
+    pub entries: u64,
+    /// Bytes of content that they have, with holes; a file with several names counts once.
+    pub bytes: u64,
+    /// What a tar cannot hold: to show as warnings.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Why an export failed. What was written until then is not a whole tar, and says so by not ending as one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// An object could not be had.
+    #[error("could not read what is to be exported")]
+    Source(#[source] SourceError),
+    /// An object is not what its place says.
+    #[error("object {digest} is not valid: verify the store and fetch it again")]
+    Object {
+        /// The object.
+        digest: Digest,
+        /// What is wrong.
+        source: FormatError,
+    },
+    /// The output could not be written.
+    #[error("could not write the tar: is the disk full?")]
+    Write(#[source] io::Error),
+}
+
+/// Writes the layers with these roots, lowest first, as one tar. `out` gets many small writes: buffer it.
+///
+/// # Errors
+/// [`ExportError::Source`] and [`ExportError::Object`] for a store that lacks or damaged an object,
+/// [`ExportError::Write`] for the output.
+pub fn export_tar(layers: &[Digest], source: &dyn ObjectSource, out: impl Write, progress: &dyn Progress) -> Result<Exported, ExportError> {
+    let mut writer = TarWriter { out, source, progress, first_names: HashMap::new(), exported: Exported::default() };
+    let mut merge = Merge::new(layers, source);
+    while let Some((layer, entry)) = merge.next()? {
+        writer.entry(layer, &entry)?;
+    }
+    writer.finish()
+}
+
+fn fetch(source: &dyn ObjectSource, digest: &Digest) -> Result<Vec<u8>, ExportError> {
+    source.object(digest).map_err(ExportError::Source)
+}
+
+struct TarWriter<'a, W> {
+    out: W,
+    source: &'a dyn ObjectSource,
+    progress: &'a dyn Progress,
+    /// The first name written of each group of hard links: layer and group.
+    first_names: HashMap<(usize, u64), LayerPath>,
+    exported: Exported,
+}
+
+impl<W: Write> TarWriter<'_, W> {
+    fn entry(&mut self, layer: usize, entry: &Entry) -> Result<(), ExportError> {
+        let mut pax = PaxRecords::of(entry);
+        let mut header = Header::of(entry, &mut pax);
+        if let Kind::Socket = entry.kind {
+            self.exported.skipped.push(Skipped { path: entry.path.clone(), reason: "a tar cannot hold a socket".to_owned() });
+            return Ok(());
+        }
+        if let Some(link) = entry.meta.hard_link {
+            match self.first_names.get(&(layer, link.group)) {
+                Some(first) => {
+                    header.link_to(first, &mut pax);
+                    return self.headers(&header, &pax, 0);
+                }
+                None => {
+                    self.first_names.insert((layer, link.group), entry.path.clone());
+                }
+            }
+        }
+        match &entry.kind {
+            Kind::File(recipe) => self.file(recipe, header, pax),
+            _ => self.headers(&header, &pax, 0),
+        }
+    }
+
+    fn headers(&mut self, header: &Header, pax: &PaxRecords, bytes: u64) -> Result<(), ExportError> {
+        if !pax.is_empty() {
+            let (block, body) = pax.encode(header);
+            self.write(&block)?;
+            self.write(body)?;
+            self.pad(body.len() as u64)?;
+        }
+        self.write(&header.encode())?;
+        self.exported.entries += 1;
+        self.progress.advance(1, bytes);
+        Ok(())
+    }
+
+    fn file(&mut self, recipe: &Recipe, mut header: Header, mut pax: PaxRecords) -> Result<(), ExportError> {
+        let len = recipe.len();
+        self.exported.bytes += len;
+        let runs = self.data_runs(recipe)?;
+        let stored: u64 = runs.iter().map(|run| run.end - run.start).sum();
+        let map = (stored < len).then(|| header.make_sparse(&runs, len, &mut pax));
+        let map = map.unwrap_or_default();
+        header.set_size(map.len() as u64 + stored, &mut pax);
+        self.headers(&header, &pax, len)?;
+        self.write(&map)?;
+        let mut walk = RangeWalk::new(recipe, 0..len);
+        while let Some((_, extent)) = self.step(&mut walk)? {
+            if let Extent::Data(chunk) = extent {
+                let bytes = fetch(self.source, &chunk.digest)?;
+                if bytes.len() != chunk.len as usize {
+                    return Err(ExportError::Object { digest: chunk.digest, source: FormatError::Truncated { what: "chunk" } });
+                }
+                self.write(&bytes)?;
+            }
+        }
+        self.pad(stored)
+    }
+
+    /// Where the data of a file lies: one run for a file without holes.
+    fn data_runs(&self, recipe: &Recipe) -> Result<Vec<Range<u64>>, ExportError> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        let mut walk = RangeWalk::new(recipe, 0..recipe.len());
+        while let Some((offset, extent)) = self.step(&mut walk)? {
+            if let Extent::Hole(_) = extent {
+                continue;
+            }
+            let end = offset + extent.len();
+            match runs.last_mut() {
+                Some(last) if last.end == offset => last.end = end,
+                _ => runs.push(offset..end),
+            }
+        }
+        Ok(runs)
+    }
+
+    fn step(&self, walk: &mut RangeWalk) -> Result<Option<(u64, Extent)>, ExportError> {
+        loop {
+            match walk.step() {
+                RangeStep::Done => return Ok(None),
+                RangeStep::Extent { offset, extent } => return Ok(Some((offset, extent))),
+                RangeStep::Need(digest) => {
+                    let node = Recipe::decode_node(&fetch(self.source, &digest)?);
+                    node.and_then(|node| walk.feed(node)).map_err(|source| ExportError::Object { digest, source })?;
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ExportError> {
+        self.out.write_all(bytes).map_err(ExportError::Write)
+    }
+
+    fn pad(&mut self, len: u64) -> Result<(), ExportError> {
+        let padding = len.next_multiple_of(header::BLOCK_LEN as u64) - len;
+        self.write(&[0; header::BLOCK_LEN][..padding as usize])
+    }
+
+    fn finish(mut self) -> Result<Exported, ExportError> {
+        self.write(&[0; 2 * header::BLOCK_LEN])?;
+        self.out.flush().map_err(ExportError::Write)?;
+        Ok(self.exported)
+    }
+}

@@ -1,0 +1,35 @@
+//! Where objects are read from.
+
+use std::error::Error;
+
+use layer_format::Digest;
+
+/// A store of objects that an export reads from.
+pub trait ObjectSource: Sync {
+    /// The bytes of an object, verified: they have this digest. An export asks for objects mostly in the order in which
+    /// an import packs them, so a source does well to keep the frame that it decompressed last.
+    ///
+    /// # Errors
+    /// If the object is not there, cannot be read, or is damaged: ends the export.
+    fn object(&self, digest: &Digest) -> Result<Vec<u8>, SourceError>;
+}
+
+/// Why an object could not be read: a sentence, and what caused it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    message: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl SourceError {
+    /// An error with its cause. `message` names the object and the remedy, and does not repeat the cause.
+    pub fn new(message: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { message: message.into(), source: Some(source.into()) }
+    }
+
+    /// An error without a further cause.
+    pub fn message(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+}

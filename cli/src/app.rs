@@ -1,0 +1,68 @@
+//! What commands share: settings, output, and the store, registry and runtime, each opened when first needed.
+
+use std::cell::OnceCell;
+
+use anyhow::{Context, Result};
+use client_store::remote::{Registry, RegistryOptions};
+use client_store::{Store, StoreOptions};
+
+use crate::config::Settings;
+use crate::containers::Containers;
+use crate::output::Output;
+
+/// The state of one command.
+#[derive(Debug)]
+pub struct App {
+    /// What is configured.
+    pub settings: Settings,
+    /// Where and how results are printed.
+    pub output: Output,
+    store: OnceCell<Store>,
+    registry: OnceCell<Registry>,
+    runtime: OnceCell<tokio::runtime::Runtime>,
+}
+
+impl App {
+    /// An app in which nothing is open yet.
+    pub fn new(settings: Settings, output: Output) -> Self {
+        Self { settings, output, store: OnceCell::new(), registry: OnceCell::new(), runtime: OnceCell::new() }
+    }
+
+    /// The local store.
+    pub fn store(&self) -> Result<Store> {
+        let open = || {
+            let options = StoreOptions { cap_bytes: self.settings.cache_size, ..StoreOptions::default() };
+            Store::open(&self.settings.home, options).with_context(|| format!("the store at {} cannot be opened", self.settings.home.display()))
+        };
+        get_or_try_init(&self.store, open).cloned()
+    }
+
+    /// The configured registry. Makes no request.
+    pub fn registry(&self) -> Result<Registry> {
+        let open = || Registry::new(&self.settings.hub, RegistryOptions { token: Settings::token(), ..RegistryOptions::default() }).with_context(|| format!("the registry {} cannot be used", self.settings.hub));
+        get_or_try_init(&self.registry, open).cloned()
+    }
+
+    /// Where requests run. Starts threads.
+    pub fn runtime(&self) -> Result<&tokio::runtime::Runtime> {
+        let start = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("threads cannot be started");
+        get_or_try_init(&self.runtime, start)
+    }
+
+    /// Waits for a request.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T> {
+        Ok(self.runtime()?.block_on(future))
+    }
+
+    /// The containers.
+    pub fn containers(&self) -> Containers {
+        Containers::new(&self.settings.home)
+    }
+}
+
+fn get_or_try_init<T>(cell: &OnceCell<T>, init: impl FnOnce() -> Result<T>) -> Result<&T> {
+    if cell.get().is_none() {
+        let _ = cell.set(init()?);
+    }
+    cell.get().context("it was just set")
+}

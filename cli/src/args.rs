@@ -1,0 +1,112 @@
+//! The command line: every command and option. Help, completions and manual pages come from these definitions.
+//!
+//! Parsing only validates; work starts after all of it succeeded.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::*;
+use crate::config;
+use crate::output::Format;
+
+/// Starts applications that have not been downloaded yet.
+///
+/// Images are stacks of layers, kept in chunks on a registry that you run yourself. `turbo run` mounts an image, starts
+/// its program at once, and fetches what it touches while it runs. Nothing needs root, a driver or a daemon.
+#[derive(Debug, Parser)]
+#[command(name = "turbo", version, propagate_version = true, max_term_width = 100, after_help = "Exit codes: the application's own; 125 an error of turbo's, 126 not executable, 127 not found, 2 wrong usage.")]
+pub struct Turbo {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Settings.
+    #[command(flatten)]
+    pub settings: config::Options,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t, help_heading = "Settings")]
+    pub format: Format,
+    /// Tell more on stderr; twice for more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Settings")]
+    pub verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make an image from a directory or an archive.
+    #[command(subcommand)]
+    Import(import::Import),
+    /// Send an image to the registry; only what it lacks travels.
+    Push(push::Push),
+    /// Bring whole images here; only what is not here travels.
+    Pull(pull::Pull),
+    /// Write an image's files to a tar archive.
+    Export(export::Export),
+    /// Start the container of an image, creating it if absent.
+    ///
+    /// Images need not be here: what the program touches is fetched while it runs.
+    Run(run::Run),
+    /// Start an image in a container that is deleted at the end.
+    Try(run::Try),
+    /// List images that are here.
+    Images(images::Images),
+    /// Show what an image consists of.
+    Inspect(inspect::Inspect),
+    /// List containers.
+    #[command(alias = "containers")]
+    Sessions(sessions::Sessions),
+    /// Delete containers, with what they wrote.
+    Rm(rm::Rm),
+    /// Remove images from this machine.
+    Rmi(rmi::Rmi),
+    /// Print what a detached container printed.
+    Logs(logs::Logs),
+    /// Remove data that no image needs.
+    Gc(gc::Gc),
+    /// Check every stored byte against its digest.
+    Verify(verify::Verify),
+    /// Show what the store holds.
+    Stats(stats::Stats),
+    /// What was learned about an image's launches.
+    #[command(subcommand)]
+    Profile(profile::Profile),
+    /// Recorded first touches of runs.
+    #[command(subcommand)]
+    Trace(trace::Trace),
+    /// Show or change the configuration.
+    Config(config_command::Config),
+    /// Show the version, and what this machine can do.
+    Version(version::Version),
+    /// Print a completion script for a shell.
+    Completions(completions::Completions),
+    /// Write manual pages to a folder.
+    Man(completions::Man),
+}
+
+impl Command {
+    /// The command's name, as in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Import(_) => "import",
+            Self::Push(_) => "push",
+            Self::Pull(_) => "pull",
+            Self::Export(_) => "export",
+            Self::Run(_) => "run",
+            Self::Try(_) => "try",
+            Self::Images(_) => "images",
+            Self::Inspect(_) => "inspect",
+            Self::Sessions(_) => "sessions",
+            Self::Rm(_) => "rm",
+            Self::Rmi(_) => "rmi",
+            Self::Logs(_) => "logs",
+            Self::Gc(_) => "gc",
+            Self::Verify(_) => "verify",
+            Self::Stats(_) => "stats",
+            Self::Profile(_) => "profile",
+            Self::Trace(_) => "trace",
+            Self::Config(_) => "config",
+            Self::Version(_) => "version",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
+        }
+    }
+}

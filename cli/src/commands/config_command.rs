@@ -1,0 +1,68 @@
+//! `turbo config`.
+
+use anyhow::{Context, Result};
+
+use crate::app::App;
+use crate::config;
+use crate::exit::Exit;
+
+/// Without options: show what holds. With options: write them to the configuration file.
+#[derive(Debug, clap::Args)]
+pub struct Config {
+    /// Take the value of this key out of the configuration file; may be given more than once.
+    #[arg(long, value_name = "KEY", value_parser = ["hub", "home", "cache-size", "wait", "send-traces"])]
+    unset: Vec<String>,
+    /// Write the settings given as options (--hub, --cache-size, ...) without asking whether the registry answers.
+    #[arg(long)]
+    no_verify: bool,
+}
+
+impl Config {
+    /// Shows or changes the configuration.
+    pub fn run(self, app: &App, given: &config::Options) -> Result<Exit> {
+        let settings = &app.settings;
+        let mut file = config::read(&settings.config)?;
+        let before = file.clone();
+        // Only what was typed is written; a variable that happens to be set is not.
+        let typed = |name: &str| std::env::args().any(|arg| arg == format!("--{name}") || arg.starts_with(&format!("--{name}=")));
+        if typed("hub") && given.hub.is_some() {
+            file.hub = Some(settings.hub.clone());
+            if !self.no_verify {
+                app.block_on(app.registry()?.capabilities())?.with_context(|| format!("{} was not configured; say --no-verify to do so all the same", settings.hub))?;
+            }
+        }
+        if typed("home") {
+            file.home = Some(settings.home.clone());
+        }
+        if typed("cache-size") {
+            file.cache_size = given.cache_size;
+        }
+        if typed("wait") {
+            file.wait = given.wait;
+        }
+        if typed("send-traces") {
+            file.send_traces = given.send_traces;
+        }
+        for key in &self.unset {
+            match key.as_str() {
+                "hub" => file.hub = None,
+                "home" => file.home = None,
+                "cache-size" => file.cache_size = None,
+                "wait" => file.wait = None,
+                _ => file.send_traces = None,
+            }
+        }
+        if file != before {
+            config::write(&settings.config, &file)?;
+        }
+        app.output.result(&serde_json::json!({"settings": settings, "file": file}), |out| {
+            writeln!(out, "hub          {}", settings.hub)?;
+            writeln!(out, "home         {}", settings.home.display())?;
+            writeln!(out, "cache-size   {}", if settings.cache_size == 0 { "no limit".into() } else { crate::output::bytes(settings.cache_size) })?;
+            writeln!(out, "wait         {} s", settings.wait)?;
+            writeln!(out, "send-traces  {}", settings.send_traces)?;
+            writeln!(out, "config file  {}{}", settings.config.display(), if settings.config.exists() { "" } else { " (does not exist)" })
+        })?;
+        Ok(Exit::Success)
+    }
+}

@@ -1,0 +1,53 @@
+//! `turbo rmi`.
+
+use anyhow::{Context, Result, bail};
+use layer_format::reference::ImageReference;
+
+use crate::app::App;
+use crate::exit::{Exit, UsageError};
+
+/// Remove images from this machine. Their data goes with the next `turbo gc`, unless other images need it.
+#[derive(Debug, clap::Args)]
+pub struct Rmi {
+    /// Images.
+    images: Vec<ImageReference>,
+    /// Remove all images.
+    #[arg(short, long, conflicts_with = "images")]
+    all: bool,
+    /// Remove also what containers use, and what no registry has.
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Rmi {
+    /// Removes them; all are checked before any is removed.
+    pub fn run(self, app: &App) -> Result<Exit> {
+        if self.images.is_empty() && !self.all {
+            bail!(UsageError("name an image, or say --all; `turbo images` lists them".into()));
+        }
+        let store = app.store()?;
+        let infos = store.images()?;
+        let mut wanted = self.images;
+        if self.all {
+            wanted = infos.iter().flat_map(|info| &info.names).map(|name| name.parse()).collect::<Result<_, _>>()?;
+        }
+        let containers = app.containers().list()?;
+        for image in &wanted {
+            let found = store.image_get(image)?.with_context(|| format!("the image {image} is not here; `turbo images` lists what is"))?;
+            let user = containers.iter().find(|container| container.images.iter().any(|name| name.parse::<ImageReference>().as_ref() == Ok(image)));
+            if let Some(container) = user.filter(|_| !self.force) {
+                bail!("the container {} uses {image}; `turbo rm` it first, or say --force", container.shown());
+            }
+            let only_copy = infos.iter().any(|info| info.digest == found.digest && !info.on_registry);
+            if only_copy && self.all && !self.force {
+                bail!("{image} was never pushed: this may be the only copy; name it, or say --force");
+            }
+        }
+        let mut removed = Vec::new();
+        for image in &wanted {
+            removed.extend(store.image_remove(image)?);
+        }
+        app.output.result(&removed, |out| removed.iter().try_for_each(|name| writeln!(out, "{name}")))?;
+        Ok(Exit::Success)
+    }
+}

@@ -1,0 +1,139 @@
+//! Settings: option, else variable, else configuration file, else default.
+//!
+//! The file is TOML, `turbo/config.toml` in the XDG configuration folder (`TURBO_CONFIG` names another). A key that is
+//! not known is an error that lists the known ones, so that a slip does not go unnoticed.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// The registry that is used when none is configured: one that runs on this machine.
+pub const DEFAULT_HUB: &str = "http://127.0.0.1:5000";
+/// How long a read waits for a registry that cannot be reached, in seconds, unless configured.
+pub const DEFAULT_WAIT_S: u64 = 60;
+
+/// The configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct File {
+    /// URL of the registry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// Folder of the store and the containers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<PathBuf>,
+    /// Most bytes of fetched data to keep, 0 for no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_size: Option<u64>,
+    /// Seconds that a read waits for a registry that cannot be reached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<u64>,
+    /// Whether traces of runs are sent to the registry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_traces: Option<bool>,
+}
+
+/// Options that every command has.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Folder of the store and the containers [default: the XDG data folder].
+    #[arg(long, env = "TURBO_HOME", global = true, value_name = "DIR", help_heading = "Settings")]
+    pub home: Option<PathBuf>,
+    /// URL of the registry [default: http://127.0.0.1:5000].
+    #[arg(long, env = "TURBO_HUB", global = true, value_name = "URL", help_heading = "Settings")]
+    pub hub: Option<String>,
+    /// Most bytes of fetched data to keep; 0 for no limit [default: 0].
+    #[arg(long, env = "TURBO_CACHE_SIZE", global = true, value_name = "BYTES", help_heading = "Settings")]
+    pub cache_size: Option<u64>,
+    /// Seconds that a read waits for a registry that cannot be reached [default: 60].
+    #[arg(long, env = "TURBO_WAIT", global = true, value_name = "SECONDS", help_heading = "Settings")]
+    pub wait: Option<u64>,
+    /// Whether traces of runs are sent to the registry, to learn from [default: true].
+    #[arg(long, env = "TURBO_SEND_TRACES", global = true, value_name = "BOOL", help_heading = "Settings")]
+    pub send_traces: Option<bool>,
+    /// Configuration file [default: turbo/config.toml in the XDG configuration folder].
+    #[arg(long, env = "TURBO_CONFIG", global = true, value_name = "FILE", help_heading = "Settings")]
+    pub config: Option<PathBuf>,
+}
+
+/// What holds for this command.
+#[derive(Clone, Debug, Serialize)]
+pub struct Settings {
+    /// Folder of the store and the containers.
+    pub home: PathBuf,
+    /// URL of the registry, without a trailing slash.
+    pub hub: String,
+    /// Most bytes of fetched data to keep; 0 for no limit.
+    pub cache_size: u64,
+    /// Seconds that a read waits.
+    pub wait: u64,
+    /// Whether traces are sent.
+    pub send_traces: bool,
+    /// The configuration file, which need not exist.
+    pub config: PathBuf,
+}
+
+impl Settings {
+    /// Joins options, variables (clap has read them), file and defaults.
+    pub fn load(options: &Options) -> Result<Self> {
+        let config = match &options.config {
+            Some(path) => path.clone(),
+            None => base_folder("XDG_CONFIG_HOME", ".config")?.join("turbo/config.toml"),
+        };
+        let file = read(&config)?;
+        let home = match options.home.clone().or(file.home) {
+            Some(home) => std::path::absolute(&home).with_context(|| format!("{} is not a folder's name", home.display()))?,
+            None => base_folder("XDG_DATA_HOME", ".local/share")?.join("turbo"),
+        };
+        let hub = options.hub.clone().or(file.hub).unwrap_or_else(|| DEFAULT_HUB.into());
+        Ok(Self {
+            home,
+            hub: check_hub(&hub)?,
+            cache_size: options.cache_size.or(file.cache_size).unwrap_or(0),
+            wait: options.wait.or(file.wait).unwrap_or(DEFAULT_WAIT_S),
+            send_traces: options.send_traces.or(file.send_traces).unwrap_or(true),
+            config,
+        })
+    }
+
+    /// The bearer token for the registry, if there is one.
+    pub fn token() -> Option<String> {
+        std::env::var("TURBO_TOKEN").ok().filter(|token| !token.is_empty())
+    }
+}
+
+/// Reads the configuration file; one that does not exist is empty.
+pub fn read(path: &Path) -> Result<File> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => toml::from_str(&text).with_context(|| format!("the configuration file {} is not valid", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(File::default()),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Replaces the configuration file as a whole, so that a crash leaves the old one or the new one.
+pub fn write(path: &Path, file: &File) -> Result<()> {
+    let folder = path.parent().context("the configuration file has no folder")?;
+    std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&temporary, toml::to_string(file)?).with_context(|| format!("writing {}", temporary.display()))?;
+    std::fs::rename(&temporary, path).with_context(|| format!("writing {}", path.display()))
+}
+
+/// A registry's URL, without a trailing slash.
+pub fn check_hub(url: &str) -> Result<String> {
+    let url = url.trim_end_matches('/');
+    match url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) {
+        Some(rest) if !rest.is_empty() && !rest.contains(char::is_whitespace) => Ok(url.into()),
+        _ => bail!(crate::exit::UsageError(format!("`{url}` is not the URL of a registry; it starts with http:// or https://, such as {DEFAULT_HUB}"))),
+    }
+}
+
+fn base_folder(variable: &str, below_home: &str) -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os(variable).map(PathBuf::from).filter(|folder| folder.is_absolute()) {
+        return Ok(folder);
+    }
+    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
+    Ok(home.context("there is no home folder: set TURBO_HOME, or HOME")?.join(below_home))
+}

@@ -1,0 +1,238 @@
+//! Containers on disk: `containers/<id>/` in the home folder, each with its settings, sandbox and lock.
+//!
+//! ```text
+//! containers/<32 hex digits>/container.json   what it is (replaced as a whole)
+//!                            lock             held (flock) by the turbo that runs it: a crash frees it
+//!                            sandbox/         what the application wrote
+//!                            stdout, stderr   output of a detached run
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+/// What a container is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// 32 hex digits.
+    pub id: String,
+    /// Name, unique among containers.
+    pub name: String,
+    /// Image references, in the order given.
+    pub images: Vec<String>,
+    /// When it was created, in seconds since 1970.
+    pub created_s: u64,
+    /// When it was last started, in seconds since 1970.
+    pub started_s: u64,
+    /// Whether it is deleted when it ends.
+    #[serde(default)]
+    pub temporary: bool,
+    /// Exit code of the last run, if it has ended.
+    #[serde(default)]
+    pub exit_code: Option<u8>,
+}
+
+/// All containers of a home folder.
+#[derive(Clone, Debug)]
+pub struct Containers {
+    folder: PathBuf,
+}
+
+/// A container that this process runs: no other process can run or remove it.
+#[derive(Debug)]
+pub struct Locked {
+    /// The container.
+    pub container: Container,
+    /// Its folder.
+    pub folder: PathBuf,
+    _lock: File,
+}
+
+impl Containers {
+    /// The containers of this home folder.
+    pub fn new(home: &Path) -> Self {
+        Self { folder: home.join("containers") }
+    }
+
+    /// All containers, newest first. A folder that a crash left without settings is passed over.
+    pub fn list(&self) -> Result<Vec<Container>> {
+        let entries = match std::fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", self.folder.display())),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path().join("container.json");
+            match std::fs::read(&path) {
+                Ok(bytes) => found.push(serde_json::from_slice::<Container>(&bytes).with_context(|| format!("{} is damaged; remove its folder to go on", path.display()))?),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENOTDIR) => {}
+                Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+            }
+        }
+        found.sort_by_key(|container| (std::cmp::Reverse(container.created_s), container.id.clone()));
+        Ok(found)
+    }
+
+    /// The container of this name, or whose id starts with this (four digits or more).
+    pub fn find(&self, name_or_id: &str) -> Result<Option<Container>> {
+        let all = self.list()?;
+        if let Some(found) = all.iter().find(|container| container.name == name_or_id) {
+            return Ok(Some(found.clone()));
+        }
+        let short = name_or_id.rsplit_once('#').map_or(name_or_id, |(_, id)| id);
+        let mut matches = all.into_iter().filter(|container| short.len() >= 4 && container.id.starts_with(short));
+        match (matches.next(), matches.next()) {
+            (Some(one), Some(other)) => bail!("`{name_or_id}` is the start of more than one container: {} and {}", one.shown(), other.shown()),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// Creates a container and locks it.
+    pub fn create(&self, name: &str, images: Vec<String>, temporary: bool) -> Result<Locked> {
+        let mut random = [0; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("the system has no randomness")?;
+        let id = random.iter().fold(String::new(), |id, byte| id + &format!("{byte:02x}"));
+        let container = Container { id, name: name.into(), images, created_s: now_s(), started_s: now_s(), temporary, exit_code: None };
+        let folder = self.folder.join(&container.id);
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("sandbox")).with_context(|| format!("creating {}", folder.display()))?;
+        let lock = lock(&folder)?.context("a new container is in use")?;
+        let locked = Locked { container, folder, _lock: lock };
+        locked.save()?;
+        Ok(locked)
+    }
+
+    /// Locks a container; `None` if it is running.
+    pub fn lock(&self, container: &Container) -> Result<Option<Locked>> {
+        let folder = self.folder.join(&container.id);
+        Ok(lock(&folder)?.map(|lock| Locked { container: container.clone(), folder, _lock: lock }))
+    }
+
+    /// Whether the container is running.
+    pub fn is_running(&self, container: &Container) -> bool {
+        matches!(lock(&self.folder.join(&container.id)), Ok(None))
+    }
+
+    /// Folder of a container.
+    pub fn folder(&self, container: &Container) -> PathBuf {
+        self.folder.join(&container.id)
+    }
+}
+
+impl Container {
+    /// `name#8hex`.
+    pub fn shown(&self) -> String {
+        format!("{}#{}", self.name, &self.id[..self.id.len().min(8)])
+    }
+}
+
+impl Locked {
+    /// Writes the settings.
+    pub fn save(&self) -> Result<()> {
+        let path = self.folder.join("container.json");
+        let temporary = self.folder.join("container.json.tmp");
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec_pretty(&self.container)?)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)
+        };
+        write().with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// Whether nothing was ever written in it: it was made for a launch that failed.
+    pub fn is_unused(&self) -> bool {
+        self.container.exit_code.is_none() && std::fs::read_dir(self.folder.join("sandbox/upper")).is_ok_and(|mut entries| entries.next().is_none())
+            || !self.folder.join("sandbox/upper").exists()
+    }
+
+    /// Removes the container with all that it wrote.
+    pub fn remove(self) -> Result<()> {
+        // The settings go first: what a crash leaves of the rest is no container any more.
+        let settings = self.folder.join("container.json");
+        std::fs::remove_file(&settings).or_else(ignore_absent).with_context(|| format!("removing {}", settings.display()))?;
+        remove_tree(&self.folder).with_context(|| format!("removing {}", self.folder.display()))
+    }
+}
+
+fn ignore_absent(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Removes a folder, also where the application took its own rights away.
+fn remove_tree(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut pending = vec![folder.to_owned()];
+    while let Some(folder) = pending.pop() {
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700))?;
+        for entry in std::fs::read_dir(&folder)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                pending.push(entry.path());
+            }
+        }
+    }
+    std::fs::remove_dir_all(folder)
+}
+
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let path = folder.join("lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+/// Seconds since 1970.
+pub fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// How long ago, for people.
+pub fn ago(then_s: u64) -> String {
+    let seconds = now_s().saturating_sub(then_s);
+    let (count, unit) = match seconds {
+        0..60 => return "just now".into(),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_has_one_owner_and_is_found_by_name_and_prefix() {
+        let home = tempfile::tempdir().unwrap();
+        let containers = Containers::new(home.path());
+        assert_eq!(containers.list().unwrap(), []);
+        let locked = containers.create("app", vec!["tools/app".into()], false).unwrap();
+        let container = locked.container.clone();
+        assert!(containers.is_running(&container));
+        assert!(containers.lock(&container).unwrap().is_none());
+        assert_eq!(containers.find("app").unwrap().as_ref(), Some(&container));
+        assert_eq!(containers.find(&container.id[..6]).unwrap().as_ref(), Some(&container));
+        assert_eq!(containers.find(&container.shown()).unwrap().as_ref(), Some(&container));
+        assert_eq!(containers.find("zz").unwrap(), None);
+        drop(locked);
+        assert!(!containers.is_running(&container));
+        let sandbox = containers.folder(&container).join("sandbox");
+        std::fs::create_dir(sandbox.join("locked")).unwrap();
+        std::fs::write(sandbox.join("locked/file"), "x").unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(sandbox.join("locked"), std::fs::Permissions::from_mode(0)).unwrap();
+        containers.lock(&container).unwrap().unwrap().remove().unwrap();
+        assert_eq!(containers.list().unwrap(), []);
+    }
+}

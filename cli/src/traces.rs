@@ -1,0 +1,35 @@
+//! Traces of the last runs, kept beside the store: the newest of each repository.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use layer_format::reference::Repository;
+use layer_format::trace::Trace;
+
+/// Where the newest trace of a repository is.
+pub fn path(home: &Path, repository: &Repository) -> PathBuf {
+    home.join("traces").join(repository.as_str().replace('/', "+"))
+}
+
+/// Keeps a trace in place of the one before. A full disk loses it, and nothing else.
+pub fn save(home: &Path, repository: &Repository, trace: &Trace) -> Result<()> {
+    let path = path(home, repository);
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let write = || {
+        std::fs::create_dir_all(home.join("traces"))?;
+        std::fs::write(&temporary, trace.encode())?;
+        std::fs::rename(&temporary, &path)
+    };
+    if let Err(error) = write() {
+        let _ = std::fs::remove_file(&temporary);
+        tracing::warn!(%error, "the trace of {repository} could not be kept");
+    }
+    Ok(())
+}
+
+/// The newest trace of a repository.
+pub fn load(home: &Path, repository: &Repository) -> Result<Trace> {
+    let path = path(home, repository);
+    let bytes = std::fs::read(&path).with_context(|| format!("there is no trace of {repository} here; run it first"))?;
+    Trace::decode(&bytes).with_context(|| format!("{} is damaged", path.display()))
+}

@@ -1,0 +1,100 @@
+//! The task that makes requests of what is queued.
+//!
+//! It never reads an answer itself: each request is a task of its own, so that demand overtakes prefetch.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::queue::Batch;
+use super::{Shared, request};
+use crate::link::WINDOW_BYTES;
+
+/// Most requests under way for objects that someone waits for. More wait, and then share a request.
+const MAX_DEMAND_REQUESTS: usize = 8;
+/// Most requests under way for prefetches: enough that one is arriving while another is asked for.
+const MAX_PREFETCH_REQUESTS: usize = 4;
+/// Round trip from which on it is worth waiting a moment for other threads' demands.
+const GATHER_FROM: Duration = Duration::from_millis(50);
+/// How often prefetches that have no room are looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Bytes waiting to be written at which prefetching waits for the disk.
+pub(crate) const MAX_BACKLOG_BYTES: usize = 64 << 20;
+
+/// Runs until the fetcher is closed, and ends all requests then.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let Some(origin) = shared.options.origin.clone() else { return };
+    let mut requests = JoinSet::new();
+    loop {
+        let far = shared.link.lock().round_trip() >= GATHER_FROM;
+        match far {
+            true => tokio::time::sleep(Duration::from_millis(1)).await,
+            false => tokio::task::yield_now().await,
+        }
+        let Some((batches, next)) = shared.next_batches() else { return };
+        for batch in batches {
+            requests.spawn(request::run(shared.clone(), origin.clone(), batch));
+        }
+        let next = next.map(|next| next.max(Instant::now() + Duration::from_millis(1)));
+        tokio::select! {
+            () = shared.wake.notified() => {}
+            Some(_) = requests.join_next(), if !requests.is_empty() => {}
+            () = sleep_until(next) => {}
+        }
+    }
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Shared {
+    /// The requests to make now, and when to look again if nothing happens; `None` when the fetcher is closed.
+    fn next_batches(&self) -> Option<(Vec<Batch>, Option<Instant>)> {
+        let now = Instant::now();
+        let mut batches = Vec::new();
+        let mut plan = self.plan.lock();
+        let mut queue = self.queue.lock();
+        if queue.closing {
+            return None;
+        }
+        let promoted = queue.give_up_plan(now, !plan.open, |digest| plan.has_passed(digest));
+        for digest in &promoted {
+            if !plan.has_passed(digest) {
+                plan.stall();
+            }
+            plan.taken_out(digest);
+        }
+        self.counters.promotions.add(promoted.len() as u64);
+        drop(plan);
+        while queue.demand_requests < MAX_DEMAND_REQUESTS {
+            let Some(batch) = queue.take_demand(now) else { break };
+            batches.push(batch);
+        }
+        let mut next = queue.next_moment(now).filter(|_| queue.demand_requests < MAX_DEMAND_REQUESTS);
+        if !queue.has_prefetch() {
+            return Some((batches, next));
+        }
+        let link = self.link.lock().clone();
+        let busy = queue.demand_requests > 0;
+        let window = if busy { link.window() / 2 } else { link.window() };
+        let backlog = self.saver.backlog() > MAX_BACKLOG_BYTES;
+        while !queue.has_demand() && queue.prefetch_requests < MAX_PREFETCH_REQUESTS && !backlog {
+            let room = window.saturating_sub(queue.ahead_flying).min(self.waste_room(queue.ahead_flying));
+            // Pieces large enough to be worth a request, and small enough that the window holds a few.
+            if room < *WINDOW_BYTES.start() / 4 {
+                break;
+            }
+            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), |len, probability| f64::from(probability) > link.threshold(len.into())) else { break };
+            batches.push(batch);
+        }
+        if queue.has_prefetch() {
+            next = Some(next.map_or(now + LOOK_AGAIN, |next| next.min(now + LOOK_AGAIN)));
+        }
+        Some((batches, next))
+    }
+}

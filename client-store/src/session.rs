@@ -1,0 +1,398 @@
+//! One run of one image: from its name to layers that can be read, and to the trace at the end.
+//!
+//! [`Session::start`] returns as soon as the image's and the layers' manifests are here; nothing waits for prefetch. An
+//! image whose manifest is local starts from local data, and the registry is asked behind its back for what is missing.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use layer_format::api::{HaveFilter, LaunchRequest};
+use layer_format::manifest::{ImageManifest, LayerManifest, Manifest};
+use layer_format::model::Model;
+use layer_format::reference::{ImageReference, Revision};
+use layer_format::trace::Trace;
+use layer_format::{Digest, FormatError};
+use parking_lot::Mutex;
+
+use crate::cache::ObjectCache;
+use crate::error::FetchError;
+use crate::fetch::{self, Fetcher, FetcherOptions, LaunchError, LaunchOptions, LaunchStream, Wanted, no_candidates};
+use crate::origin::Origin;
+use crate::prefetch::{Policy, Prefetcher};
+use crate::reader::{DEFAULT_NODE_BYTES, LayerReader, Nodes};
+use crate::recorder::Recorder;
+use crate::stats::RunStats;
+use crate::view::LayerView;
+
+/// Most uncompressed bytes that a launch stream may carry, unless configured otherwise.
+pub const DEFAULT_LAUNCH_BUDGET_BYTES: u64 = 1 << 30;
+/// How long the end of a run waits for its trace to be sent.
+pub const TRACE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why a run could not start.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// The image is not on this machine, and the network must not be used.
+    #[error("{image} is not in the local store, and turbo runs offline; `turbo pull {image}` first")]
+    NotLocal {
+        /// The image.
+        image: ImageReference,
+    },
+    /// The registry did not give the image.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A manifest could not be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A manifest is not what it should be.
+    #[error("the manifest {digest} of {image} is not valid")]
+    Manifest {
+        /// The image.
+        image: ImageReference,
+        /// The manifest.
+        digest: Digest,
+        /// Which rule it breaks.
+        #[source]
+        source: FormatError,
+    },
+}
+
+/// How a run is started.
+pub struct SessionOptions {
+    /// The local store.
+    pub cache: Arc<dyn ObjectCache>,
+    /// The registry, if there is one.
+    pub origin: Option<Arc<dyn Origin>>,
+    /// Where requests run. Not the thread that calls [`Session::start`]: it blocks.
+    pub runtime: tokio::runtime::Handle,
+    /// The image.
+    pub image: ImageReference,
+    /// The digest of its manifest, if it is known here which one is meant: then the run starts from local data if the
+    /// manifest is local, and no other image is accepted.
+    pub digest: Option<Digest>,
+    /// The whole image is local: no launch request is made. What turns out to be missing or damaged is still fetched.
+    pub is_complete: bool,
+    /// The program or trigger that is started, as the model knows it.
+    pub entry_point: Option<String>,
+    /// Processor architecture, as `uname -m` names it.
+    pub architecture: String,
+    /// What may be fetched ahead.
+    pub policy: Policy,
+    /// How long a read waits for the registry.
+    pub wait_limit: Duration,
+    /// Silence after which a request is repeated.
+    pub stall_limit: Duration,
+    /// Recently used objects to keep in memory, in bytes.
+    pub memory_bytes: usize,
+    /// Bytes that may be fetched ahead and not used.
+    pub waste_budget_bytes: u64,
+    /// Most bytes of the launch stream.
+    pub launch_budget_bytes: u64,
+    /// What the local store has of this repository, for the launch request.
+    pub have: Option<HaveFilter>,
+    /// A model in the local store to predict with until the registry sends a newer one.
+    pub model: Option<Digest>,
+    /// Send the trace at the end.
+    pub send_trace: bool,
+}
+
+impl SessionOptions {
+    /// Defaults for all that can have one.
+    pub fn new(cache: Arc<dyn ObjectCache>, origin: Option<Arc<dyn Origin>>, runtime: tokio::runtime::Handle, image: ImageReference) -> Self {
+        Self {
+            cache,
+            origin,
+            runtime,
+            image,
+            digest: None,
+            is_complete: false,
+            entry_point: None,
+            architecture: std::env::consts::ARCH.into(),
+            policy: Policy::default(),
+            wait_limit: fetch::DEFAULT_WAIT_LIMIT,
+            stall_limit: fetch::DEFAULT_STALL_LIMIT,
+            memory_bytes: fetch::DEFAULT_MEMORY_BYTES,
+            waste_budget_bytes: fetch::DEFAULT_WASTE_BUDGET_BYTES,
+            launch_budget_bytes: DEFAULT_LAUNCH_BUDGET_BYTES,
+            have: None,
+            model: None,
+            send_trace: true,
+        }
+    }
+}
+
+impl fmt::Debug for SessionOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionOptions").field("image", &self.image).field("digest", &self.digest).field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+/// Brings together the model, the end of the launch stream, and the prefetcher, in whichever order they come.
+#[derive(Default)]
+struct Models {
+    digest: Option<Digest>,
+    model: Option<Arc<Model>>,
+    prefetcher: Option<Arc<Prefetcher>>,
+    /// The launch stream will bring nothing more of what it was to bring.
+    is_alone: bool,
+}
+
+impl Models {
+    fn set(&mut self, digest: Digest, model: Model) {
+        let model = Arc::new(model);
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.set_model(model.clone());
+        }
+        (self.digest, self.model) = (Some(digest), Some(model));
+    }
+
+    fn attach(&mut self, prefetcher: Arc<Prefetcher>) {
+        if let Some(model) = &self.model {
+            prefetcher.set_model(model.clone());
+            if self.is_alone {
+                prefetcher.fetch_launch_list();
+            }
+        }
+        self.prefetcher = Some(prefetcher);
+    }
+
+    fn left_alone(&mut self) {
+        self.is_alone = true;
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.fetch_launch_list();
+        }
+    }
+}
+
+/// A run of an image. Dropping it ends all requests; layers still held then serve what is local.
+pub struct Session {
+    image: ImageReference,
+    digest: Digest,
+    manifest: ImageManifest,
+    layer_manifests: Vec<LayerManifest>,
+    layers: Vec<Arc<LayerReader>>,
+    fetcher: Arc<Fetcher>,
+    recorder: Arc<Recorder>,
+    models: Arc<Mutex<Models>>,
+    prefetcher: Option<(Arc<Prefetcher>, std::thread::JoinHandle<()>)>,
+    launch: Option<LaunchStream>,
+    origin: Option<Arc<dyn Origin>>,
+    runtime: tokio::runtime::Handle,
+    entry_point: Option<String>,
+    architecture: String,
+    send_trace: bool,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("image", &self.image).field("digest", &self.digest).field("layers", &self.layers.len()).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Starts a run: returns when the manifests are here. Blocks; not to be called on a thread of the runtime that has
+    /// no other.
+    ///
+    /// # Errors
+    /// [`SessionError`] if the manifests cannot be had within the wait limit.
+    pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
+        let named = match &options.image.revision {
+            Revision::Digest(digest) => Some(*digest),
+            _ => options.digest,
+        };
+        let fetcher = Arc::new(Fetcher::new(FetcherOptions {
+            wait_limit: options.wait_limit,
+            stall_limit: options.stall_limit,
+            memory_bytes: options.memory_bytes,
+            waste_budget_bytes: options.waste_budget_bytes,
+            offline: options.policy == Policy::Offline,
+            ..FetcherOptions::new(options.cache.clone(), options.origin.clone(), options.image.repository.clone(), options.runtime.clone())
+        })?);
+        let local = named.and_then(|digest| Some((digest, fetcher.local(&digest)?)));
+        let models = Arc::new(Mutex::new(Models { is_alone: true, ..Models::default() }));
+        if options.policy == Policy::Predicted
+            && let Some(digest) = options.model
+            && let Some(model) = fetcher.local(&digest).and_then(|bytes| Model::decode(&bytes).ok())
+        {
+            models.lock().set(digest, model);
+        }
+        // A complete image that lost its manifest is not complete.
+        let launch = (!fetcher.is_offline() && !(options.is_complete && local.is_some())).then(|| launch(&options, named, &fetcher, &models));
+        let (digest, bytes) = match (local, &launch) {
+            (Some(local), _) => local,
+            (None, Some(launch)) => launch.wait_image()?,
+            (None, None) => return Err(SessionError::NotLocal { image: options.image }),
+        };
+        let invalid = |digest| {
+            let image = options.image.clone();
+            move |source| SessionError::Manifest { image, digest, source }
+        };
+        let manifest = ImageManifest::decode(&bytes).map_err(invalid(digest))?;
+        let wanted: Vec<Wanted> = manifest.layers.iter().map(|digest| Wanted { digest: *digest, len: 0 }).collect();
+        let found = fetcher.get_many(&wanted, &no_candidates)?;
+        let mut layer_manifests = Vec::with_capacity(found.len());
+        for (layer, fetched) in manifest.layers.iter().zip(found) {
+            layer_manifests.push(LayerManifest::decode(&fetched.bytes).map_err(invalid(*layer))?);
+        }
+
+        let nodes = Arc::new(Nodes::new(fetcher.clone(), DEFAULT_NODE_BYTES));
+        let recorder = Arc::new(Recorder::new());
+        let roots: Vec<Digest> = layer_manifests.iter().map(|layer| layer.root).collect();
+        let prefetcher = match options.policy {
+            Policy::Predicted if !fetcher.is_offline() && !options.is_complete => {
+                let prefetcher = Arc::new(Prefetcher::new(nodes.clone(), roots.clone(), options.entry_point.clone(), options.architecture.clone()));
+                models.lock().attach(prefetcher.clone());
+                let for_thread = prefetcher.clone();
+                let thread = std::thread::Builder::new().name("turbo-prefetch".into()).spawn(move || for_thread.run());
+                let thread = thread.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })?;
+                Some((prefetcher, thread))
+            }
+            _ => None,
+        };
+        let layers = (0..=u8::MAX).zip(roots).map(|(number, root)| {
+            let prefetcher = prefetcher.as_ref().map(|(prefetcher, _)| prefetcher.clone());
+            Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher))
+        });
+        Ok(Self {
+            layers: layers.collect(),
+            image: options.image,
+            digest,
+            manifest,
+            layer_manifests,
+            fetcher,
+            recorder,
+            models,
+            prefetcher,
+            launch,
+            origin: options.origin,
+            runtime: options.runtime,
+            entry_point: options.entry_point,
+            architecture: options.architecture,
+            send_trace: options.send_trace,
+        })
+    }
+
+    /// The digest of the image's manifest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The image's manifest.
+    pub fn manifest(&self) -> &ImageManifest {
+        &self.manifest
+    }
+
+    /// The layers' manifests, lowest first.
+    pub fn layer_manifests(&self) -> &[LayerManifest] {
+        &self.layer_manifests
+    }
+
+    /// The layers, lowest first.
+    pub fn layers(&self) -> Vec<Arc<dyn LayerView>> {
+        self.layers.iter().map(|layer| layer.clone() as Arc<dyn LayerView>).collect()
+    }
+
+    /// The digest of the model in use, which is in the local store after the run: for [`SessionOptions::model`] of the
+    /// next one.
+    pub fn model(&self) -> Option<Digest> {
+        self.models.lock().digest
+    }
+
+    /// The fetcher, for what is not read through a layer.
+    pub fn fetcher(&self) -> &Arc<Fetcher> {
+        &self.fetcher
+    }
+
+    /// Whether the launch stream has ended, or there was none.
+    pub fn has_launched(&self) -> bool {
+        self.launch.as_ref().is_none_or(LaunchStream::has_ended)
+    }
+
+    /// What the run needed, fetched and waited for so far.
+    pub fn stats(&self) -> RunStats {
+        let mut stats = self.fetcher.stats();
+        stats.hit_rate = self.recorder.hit_rate();
+        stats
+    }
+
+    /// Ends the run: stops prefetching, waits until what was fetched is durable, and sends the trace, for at most
+    /// [`TRACE_LIMIT`]. Layers can still be read. Errors of the store are in [`RunStats::store_error`]; those of sending
+    /// do not matter.
+    pub fn finish(&self) -> Trace {
+        if let Some(launch) = &self.launch {
+            launch.stop();
+        }
+        if let Some((prefetcher, _)) = &self.prefetcher {
+            prefetcher.close();
+        }
+        self.fetcher.stop_prefetch();
+        let trace = self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture);
+        let sent = self.send(&trace);
+        self.fetcher.flush();
+        if let Some(sent) = sent {
+            // A registry that does not take it in time gets the next one.
+            let _ = sent.recv_timeout(TRACE_LIMIT);
+        }
+        trace
+    }
+
+    /// Starts sending the trace.
+    fn send(&self, trace: &Trace) -> Option<std::sync::mpsc::Receiver<()>> {
+        let origin = self.origin.clone().filter(|_| self.send_trace && !self.fetcher.is_offline() && !trace.events.is_empty())?;
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
+        let (repository, encoded) = (self.image.repository.clone(), trace.encode());
+        self.runtime.spawn(async move {
+            match tokio::time::timeout(TRACE_LIMIT, origin.put_trace(&repository, encoded)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "the trace was not taken"),
+                Err(_) => tracing::debug!("the trace was not taken in time"),
+            }
+            // Nobody waits any more if this fails.
+            let _ = done.send(());
+        });
+        Some(wait)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(launch) = &self.launch {
+            launch.stop();
+        }
+        // It refers to the layers, which refer to the fetcher.
+        self.models.lock().prefetcher = None;
+        self.fetcher.close();
+        if let Some((prefetcher, thread)) = self.prefetcher.take() {
+            prefetcher.close();
+            // A panic of the thread was reported by itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, models: &Arc<Mutex<Models>>) -> LaunchStream {
+    let is_predicted = options.policy == Policy::Predicted;
+    let image = match named {
+        Some(digest) => ImageReference { repository: options.image.repository.clone(), revision: Revision::Digest(digest) },
+        None => options.image.clone(),
+    };
+    let request = LaunchRequest {
+        entry_point: options.entry_point.clone(),
+        architecture: options.architecture.clone(),
+        predict: is_predicted,
+        budget_bytes: if is_predicted { options.launch_budget_bytes } else { 0 },
+        have: options.have.as_ref().map(HaveFilter::to_hex),
+        model: models.lock().digest,
+    };
+    models.lock().is_alone = false;
+    let (for_model, for_end) = (models.clone(), models.clone());
+    let on_model: Option<fetch::OnModel> = is_predicted.then(|| Box::new(move |digest, model| for_model.lock().set(digest, model)) as fetch::OnModel);
+    let on_end: fetch::OnEnd = Box::new(move |whole| {
+        if !whole {
+            for_end.lock().left_alone();
+        }
+    });
+    fetcher.launch(LaunchOptions { image, digest: named, request, on_model, on_end: Some(on_end) })
+}

@@ -1,0 +1,175 @@
+//! Writing a pack into the store, and finding out what a pack holds.
+//!
+//! A pack is written under a temporary name, made durable, renamed, and only then named in the index, in one
+//! transaction: a reader sees all of its objects or none, and a crash leaves nothing but a file that nobody names.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use layer_format::frame::{FRAME_HEADER_LEN, Frame, FrameHeader};
+use layer_format::pack::{FOOTER_LEN, Footer, HEADER_LEN, MAX_PACK_LEN, PackBuilder, PackIndex};
+use layer_format::{Digest, FormatError};
+
+use super::Store;
+use super::index::{Location, PackOrigin, PackRow};
+use super::layout::{create_locked, io_error, sync_parent};
+use crate::error::StoreError;
+
+/// Bytes collected for one write.
+const WRITE_BUFFER_LEN: usize = 256 << 10;
+
+/// A pack being written: give it the whole file in order, then [`PackWriter::finish`]. Dropped before, it leaves nothing.
+#[derive(Debug)]
+pub struct PackWriter {
+    store: Store,
+    file: Option<io::BufWriter<File>>,
+    path: PathBuf,
+    len: u64,
+    origin: PackOrigin,
+    /// Keeps gc and eviction away until the caller has named its image.
+    _content: File,
+}
+
+impl PackWriter {
+    pub(super) fn create(store: &Store, origin: PackOrigin) -> Result<Self, StoreError> {
+        let layout = &store.inner.layout;
+        let content = store.content_shared()?;
+        let (path, file) = create_locked(|| layout.tmp_name("pack"))?;
+        let file = Some(io::BufWriter::with_capacity(WRITE_BUFFER_LEN, file));
+        Ok(Self { store: store.clone(), file, path, len: 0, origin, _content: content })
+    }
+
+    /// Makes the pack and its objects visible and durable. `digest` is the BLAKE3 of all bytes written, `index` what the
+    /// file's own index says; the caller vouches for both. A pack that is here already is not kept twice.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the disk is full or fails; then nothing of the pack is visible.
+    pub fn finish(mut self, digest: Digest, index: &PackIndex) -> Result<(), StoreError> {
+        let Some(writer) = self.file.take() else { return Ok(()) };
+        let file = writer.into_inner().map_err(|error| io_error("writing", &self.path)(error.into_error()))?;
+        // Order matters: sync, rename, sync the folder, index. Renaming first would let a crash keep the name and lose
+        // the bytes.
+        file.sync_data().map_err(io_error("syncing", &self.path))?;
+        let name = format!("{}.pack", digest.to_hex());
+        let path = self.store.inner.layout.pack(&name);
+        std::fs::rename(&self.path, &path).map_err(io_error("renaming", &self.path))?;
+        sync_parent(&path)?;
+        self.store.add_pack(name, self.len, self.origin, true, index)?;
+        self.store.enforce_cap();
+        Ok(())
+    }
+}
+
+impl Write for PackWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(file) = &mut self.file else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let written = file.write(bytes)?;
+        self.len += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Drop for PackWriter {
+    fn drop(&mut self) {
+        if let Some(writer) = self.file.take() {
+            // Not flushed: the bytes are not wanted.
+            drop(writer.into_parts());
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Store {
+    /// Names a pack's objects in the index, in one transaction. An object that another pack holds as well stays there,
+    /// unless that copy is known to be damaged.
+    pub(super) fn add_pack(&self, file: String, len: u64, origin: PackOrigin, finished: bool, index: &PackIndex) -> Result<u32, StoreError> {
+        let inner = &*self.inner;
+        let plain = index.objects.iter().map(|object| u64::from(object.len)).sum();
+        let row = PackRow { file, origin, len, plain, objects: index.objects.len() as u64, finished, used: inner.now(), on_registry: false, dead: 0 };
+        // Sorted keys make the tree's pages warm for one another.
+        let mut objects: Vec<_> = index.objects.iter().collect();
+        objects.sort_unstable_by_key(|object| object.digest);
+        let mut repaired = Vec::new();
+        let id = inner.index.write(|txn| {
+            let known = inner.pack_of_file(txn, &row.file)?;
+            let id = match known {
+                Some(id) => id,
+                None => inner.index.next_pack(txn)?,
+            };
+            for object in &objects {
+                let Some(frame) = index.frames.get(object.frame as usize) else { continue };
+                let old = inner.index.location_in(txn, &object.digest)?;
+                let damaged = old.is_some_and(|old| inner.bad.is(&object.digest, &old));
+                if old.is_some_and(|old| !damaged && old.pack != id) {
+                    continue;
+                }
+                if damaged {
+                    repaired.push(object.digest);
+                }
+                let location = Location { pack: id, offset: frame.offset as u32, frame_len: frame.len, slot: object.slot, len: object.len };
+                inner.index.put_location(txn, &object.digest, &location)?;
+            }
+            inner.index.put_pack(txn, id, &row)?;
+            Ok(id)
+        })?;
+        inner.bad.remove(&repaired);
+        // A copy of the same name that was damaged may still be in the caches.
+        inner.reader.forget(id);
+        Ok(id)
+    }
+}
+
+/// The index of the finished pack in `file`, from its tail.
+pub(super) fn read_index(file: &File, path: &Path) -> Result<Result<PackIndex, FormatError>, StoreError> {
+    let what = "pack";
+    let fail = |error| io_error("reading", path)(error);
+    let len = file.metadata().map_err(fail)?.len();
+    if len > MAX_PACK_LEN || len < (HEADER_LEN + FOOTER_LEN) as u64 {
+        return Ok(Err(FormatError::Truncated { what }));
+    }
+    let mut footer = [0; FOOTER_LEN];
+    file.read_exact_at(&mut footer, len - FOOTER_LEN as u64).map_err(fail)?;
+    let footer = match Footer::decode(&footer, len) {
+        Ok(footer) => footer,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut index = vec![0; footer.index_len as usize];
+    file.read_exact_at(&mut index, footer.index_offset).map_err(fail)?;
+    Ok(PackIndex::decode(&index, &footer))
+}
+
+/// What the first `len` bytes of a pack hold, found by reading its frames; stops at the first that is damaged. Returns
+/// the builder, so that the pack can be finished.
+pub(super) fn scan_frames(file: &File, len: u64) -> PackBuilder {
+    let mut pack = PackBuilder::new();
+    while let Some((encoded, frame)) = read_frame(file, pack.len(), len) {
+        let objects: Vec<_> = frame.objects().map(|object| (Digest::of(object), object.len() as u32)).collect();
+        if pack.push(&encoded, &objects).is_err() {
+            break;
+        }
+    }
+    pack
+}
+
+/// The frame at `offset` of a pack whose frames end at or before `end`; `None` at the end or if it is damaged.
+pub(super) fn read_frame(file: &File, offset: u64, end: u64) -> Option<(Vec<u8>, Frame)> {
+    let mut head = [0; FRAME_HEADER_LEN];
+    if offset + FRAME_HEADER_LEN as u64 > end {
+        return None;
+    }
+    file.read_exact_at(&mut head, offset).ok()?;
+    let header = FrameHeader::decode(&head).ok()?;
+    if offset + header.encoded_len() as u64 > end {
+        return None;
+    }
+    let mut encoded = vec![0; header.encoded_len()];
+    file.read_exact_at(&mut encoded, offset).ok()?;
+    let frame = Frame::decode(&encoded).ok()?;
+    Some((encoded, frame))
+}

@@ -1,0 +1,337 @@
+//! Pull: all of an image from a registry.
+//!
+//! First the tree, level by level, so that all chunks and their order are known; then the chunks that are not here, in
+//! tree order, in several requests at a time. The image gets its name when all of it is here.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use layer_format::Digest;
+use layer_format::manifest::{ImageManifest, Manifest};
+use layer_format::reference::{ImageReference, Revision};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::sink::{self, Message, Outcome, SinkReport};
+use super::{Phase, TransferError, TransferOptions, TransferReport, blocking};
+use crate::cache::ObjectCache;
+use crate::origin::{Origin, OriginError, Received};
+use crate::remote::Registry;
+use crate::store::{ImageOrigin, ObjectKind, Store, Walk, WalkError, references};
+
+/// Digests of one request for inner objects.
+const INNER_BATCH: usize = 4096;
+/// Bounds of a request for chunks, in uncompressed bytes, and in digests.
+const BATCH_BYTES: std::ops::RangeInclusive<u64> = (2 << 20)..=(32 << 20);
+const BATCH_DIGESTS: usize = 16_384;
+/// No data that people keep is compressed by more: less room than that cannot be enough.
+const BEST_RATIO: u64 = 12;
+/// Digests that an error names.
+const EXAMPLES: usize = 10;
+
+/// Brings all of the image `reference` here and gives it that name. What is here already does not travel; an image that
+/// is all here costs one small request, and none if asked for by digest.
+///
+/// # Errors
+/// [`TransferError`]. Then nothing has a new name, and what had arrived stays: the same call goes on from there.
+pub async fn pull(store: &Store, registry: &Registry, reference: &ImageReference, options: &TransferOptions) -> Result<TransferReport, TransferError> {
+    let mut pull = Pull { store: store.clone(), registry: registry.clone(), reference: reference.clone(), options: options.clone(), report: TransferReport::new(Digest([0; 32])) };
+    pull.run().await?;
+    Ok(pull.report)
+}
+
+struct Pull {
+    store: Store,
+    registry: Registry,
+    reference: ImageReference,
+    options: TransferOptions,
+    report: TransferReport,
+}
+
+impl Pull {
+    async fn run(&mut self) -> Result<(), TransferError> {
+        let progress = Arc::clone(&self.options.progress);
+        progress.phase(Phase::Manifest, None);
+        let _hold = {
+            let store = self.store.clone();
+            blocking(move || Ok(store.hold()?)).await?
+        };
+        let digest = self.resolve().await?;
+        self.report.digest = digest;
+        let by_digest = ImageReference { repository: self.reference.repository.clone(), revision: Revision::Digest(digest) };
+        let local = self.store.image_get(&by_digest)?;
+        if let Some(image) = &local
+            && self.store.image_is_complete(&digest)?
+        {
+            return self.name(&image.bytes);
+        }
+        let bytes = match local {
+            Some(image) => image.bytes,
+            None => self.fetch_manifest(&by_digest).await?,
+        };
+        let manifest = ImageManifest::decode(&bytes).map_err(|source| TransferError::Format { digest, source })?;
+        progress.phase(Phase::Trees, None);
+        self.fetch_inner(&manifest).await?;
+        let chunks = self.missing_chunks(&manifest).await?;
+        let total = chunks.iter().map(|(_, len)| u64::from(*len)).sum();
+        self.check_room(total)?;
+        progress.phase(Phase::Data, Some(total));
+        self.fetch_chunks(chunks, total).await?;
+        progress.phase(Phase::Commit, None);
+        self.name(&bytes)
+    }
+
+    async fn resolve(&mut self) -> Result<Digest, TransferError> {
+        if let Revision::Digest(digest) = self.reference.revision {
+            return Ok(digest);
+        }
+        let requests = &mut self.report.requests;
+        let (registry, reference) = (&self.registry, &self.reference);
+        Ok(self.options.retry.run(|| {
+            *requests += 1;
+            registry.head(reference)
+        })
+        .await?)
+    }
+
+    async fn fetch_manifest(&mut self, image: &ImageReference) -> Result<Bytes, TransferError> {
+        let requests = &mut self.report.requests;
+        let registry = &self.registry;
+        let image = self.options.retry.run(|| {
+            *requests += 1;
+            registry.get_manifest(image)
+        });
+        Ok(image.await?.bytes)
+    }
+
+    fn name(&self, manifest: &[u8]) -> Result<(), TransferError> {
+        let named = self.store.image_get(&self.reference)?.is_some_and(|image| image.digest == self.report.digest);
+        if !named || !self.store.image_is_complete(&self.report.digest)? {
+            self.store.image_put(&self.reference, manifest, ImageOrigin::Pulled)?;
+        }
+        Ok(())
+    }
+
+    /// Fetches layer manifests, tree nodes and recipe nodes, level by level.
+    async fn fetch_inner(&mut self, manifest: &ImageManifest) -> Result<(), TransferError> {
+        let mut seen = HashSet::new();
+        let mut frontier: Vec<(Digest, ObjectKind)> = manifest.layers.iter().map(|digest| (*digest, ObjectKind::Layer)).collect();
+        frontier.retain(|(digest, _)| seen.insert(*digest));
+        while !frontier.is_empty() {
+            let digests: Vec<Digest> = frontier.iter().map(|(digest, _)| *digest).collect();
+            let wanted = absent(&self.store, digests).await?;
+            // Kept in memory for the next step; their pack is finished by then, but reading it back would be slower.
+            let mut kept = HashMap::new();
+            for batch in wanted.chunks(INNER_BATCH) {
+                let (sender, task) = sink::start(&self.store, true, |_| {});
+                let fetched = self.fetch(&sender, batch.to_vec()).await;
+                drop(sender);
+                let mut report = ended(task).await?;
+                kept.extend(std::mem::take(&mut report.kept));
+                self.add(&report);
+                self.report.requests += fetched?;
+            }
+            let store = self.store.clone();
+            let current = std::mem::take(&mut frontier);
+            (seen, frontier) = blocking(move || next_level(&store, current, &kept, seen)).await?;
+        }
+        Ok(())
+    }
+
+    /// The chunks that are not here, in tree order.
+    async fn missing_chunks(&mut self, manifest: &ImageManifest) -> Result<Vec<(Digest, u32)>, TransferError> {
+        let (store, manifest) = (self.store.clone(), manifest.clone());
+        let (chunks, objects) = blocking(move || {
+            let (mut walk, mut chunks) = (Walk::default(), Vec::new());
+            walk.image(&store, &manifest, &mut |visit| {
+                if let ObjectKind::Chunk { len } = visit.kind {
+                    chunks.push((visit.digest, len));
+                }
+                Ok::<_, WalkError>(())
+            })?;
+            let digests: Vec<Digest> = chunks.iter().map(|(digest, _)| *digest).collect();
+            let here = store.contains(&digests)?;
+            let mut here = here.into_iter();
+            chunks.retain(|_| here.next() == Some(false));
+            Ok((chunks, walk.len() as u64))
+        })
+        .await?;
+        self.report.objects = objects;
+        Ok(chunks)
+    }
+
+    fn check_room(&self, needed: u64) -> Result<(), TransferError> {
+        let path = self.store.home();
+        let Ok(stat) = rustix::fs::statvfs(path) else { return Ok(()) };
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        match needed / BEST_RATIO > free {
+            true => Err(TransferError::DiskFull { image: self.reference.to_string(), path: path.to_owned(), needed, free }),
+            false => Ok(()),
+        }
+    }
+
+    async fn fetch_chunks(&mut self, chunks: Vec<(Digest, u32)>, total: u64) -> Result<(), TransferError> {
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let parallel = self.options.parallel.max(1);
+        let batch_bytes = (total / (2 * parallel as u64)).clamp(*BATCH_BYTES.start(), *BATCH_BYTES.end());
+        let queue = Arc::new(Mutex::new(batches(chunks, batch_bytes)));
+        let workers = parallel.min(queue.lock().len());
+        let this = &*self;
+        let workers = (0..workers).map(|_| {
+            let queue = Arc::clone(&queue);
+            async move {
+                let progress = Arc::clone(&this.options.progress);
+                let (sender, task) = sink::start(&this.store, false, move |bytes| progress.advance(bytes));
+                let mut requests = 0;
+                let mut failed = None;
+                loop {
+                    let Some(batch) = queue.lock().pop_front() else { break };
+                    match this.fetch(&sender, batch).await {
+                        Ok(count) => requests += count,
+                        Err(error) => {
+                            // The others finish what they are at; what has arrived is kept.
+                            queue.lock().clear();
+                            failed = Some(error);
+                            break;
+                        }
+                    }
+                }
+                drop(sender);
+                let report = ended(task).await?;
+                Ok::<_, TransferError>((report, requests, failed))
+            }
+        });
+        let mut first = None;
+        for result in futures::future::join_all(workers).await {
+            match result {
+                Ok((report, requests, failed)) => {
+                    self.add(&report);
+                    self.report.requests += requests;
+                    first = first.or(failed);
+                }
+                Err(error) => first = Some(error),
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+
+    /// Fetches these objects into a sink, asking again for what did not come as long as something does. Returns the
+    /// number of requests.
+    async fn fetch(&self, sink: &mpsc::Sender<Message>, mut wanted: Vec<Digest>) -> Result<u64, TransferError> {
+        let retry = &self.options.retry;
+        let (mut requests, mut attempt) = (0, 0);
+        loop {
+            let asked = wanted.len();
+            requests += 1;
+            let (outcome, error) = self.request(sink, wanted).await?;
+            if !outcome.absent.is_empty() {
+                let (image, count) = (self.reference.to_string(), outcome.absent.len() as u64);
+                let mut examples = outcome.absent;
+                examples.truncate(EXAMPLES);
+                return Err(TransferError::MissingOnRegistry { image, count, examples });
+            }
+            wanted = outcome.remaining;
+            let Some(example) = wanted.first().copied() else { return Ok(requests) };
+            attempt = if wanted.len() < asked { 1 } else { attempt + 1 };
+            let error = match error {
+                Some(error) if !error.is_retryable() => return Err(error.into()),
+                Some(error) => error,
+                None => OriginError::Protocol { url: self.registry.url().to_owned(), reason: format!("{} objects did not arrive", wanted.len()) },
+            };
+            if attempt >= retry.attempts {
+                return Err(match outcome.damaged {
+                    0 => error.into(),
+                    _ => TransferError::Damaged { image: self.reference.to_string(), count: wanted.len() as u64, example },
+                });
+            }
+            tracing::debug!(%error, attempt, remaining = wanted.len(), "asking again for what did not arrive");
+            tokio::time::sleep(retry.pause(attempt, &error)).await;
+        }
+    }
+
+    /// One request. Says what of it did not come, and why if the request failed.
+    async fn request(&self, sink: &mpsc::Sender<Message>, wanted: Vec<Digest>) -> Result<(Outcome, Option<OriginError>), TransferError> {
+        let gone = || TransferError::Worker("the writer has stopped".into());
+        sink.send(Message::Begin(wanted.clone())).await.map_err(|_| gone())?;
+        let mut failed = None;
+        match self.registry.objects(&self.reference.repository, wanted, None, true).await {
+            Err(error) => failed = Some(error),
+            Ok(mut stream) => {
+                while let Some(item) = stream.next().await {
+                    match item {
+                        Ok(Received::End(text)) if !text.is_empty() => tracing::debug!(reason = text, "the registry ended its answer early"),
+                        Ok(record) => sink.send(Message::Record(record)).await.map_err(|_| gone())?,
+                        Err(error) => failed = Some(error),
+                    }
+                }
+            }
+        }
+        let (reply, outcome) = oneshot::channel();
+        sink.send(Message::End(reply)).await.map_err(|_| gone())?;
+        Ok((outcome.await.map_err(|_| gone())?, failed))
+    }
+
+    fn add(&mut self, sink: &SinkReport) {
+        self.report.moved_objects += sink.objects;
+        self.report.moved_plain_bytes += sink.plain_bytes;
+        self.report.moved_bytes += sink.bytes;
+        self.report.packs += sink.packs;
+    }
+}
+
+/// The sink's own error says more than that it has stopped.
+async fn ended(task: tokio::task::JoinHandle<Result<SinkReport, TransferError>>) -> Result<SinkReport, TransferError> {
+    task.await.map_err(|error| TransferError::Worker(error.to_string()))?
+}
+
+async fn absent(store: &Store, digests: Vec<Digest>) -> Result<Vec<Digest>, TransferError> {
+    let store = store.clone();
+    blocking(move || {
+        let here = store.contains(&digests)?;
+        Ok(digests.into_iter().zip(here).filter(|(_, here)| !here).map(|(digest, _)| digest).collect())
+    })
+    .await
+}
+
+type Level = (HashSet<Digest>, Vec<(Digest, ObjectKind)>);
+
+/// Inner objects that those of `current` lead to and that were not seen yet.
+fn next_level(store: &Store, current: Vec<(Digest, ObjectKind)>, kept: &HashMap<Digest, Bytes>, mut seen: HashSet<Digest>) -> Result<Level, TransferError> {
+    let mut next = Vec::new();
+    for (digest, kind) in current {
+        let bytes = match kept.get(&digest) {
+            Some(bytes) => Some(bytes.clone()),
+            None => store.get(&digest)?,
+        };
+        // Found damaged only now: the next pull fetches it.
+        let bytes = bytes.ok_or_else(|| TransferError::Incomplete { image: "the image".into(), count: 1, example: digest })?;
+        for (digest, kind) in references(&digest, kind, &bytes)? {
+            if !matches!(kind, ObjectKind::Chunk { .. }) && seen.insert(digest) {
+                next.push((digest, kind));
+            }
+        }
+    }
+    Ok((seen, next))
+}
+
+/// Cuts chunks into requests of about `bytes` uncompressed bytes.
+fn batches(chunks: Vec<(Digest, u32)>, bytes: u64) -> VecDeque<Vec<Digest>> {
+    let mut out = VecDeque::new();
+    let (mut batch, mut len) = (Vec::new(), 0);
+    for (digest, chunk_len) in chunks {
+        batch.push(digest);
+        len += u64::from(chunk_len);
+        if len >= bytes || batch.len() >= BATCH_DIGESTS {
+            out.push_back(std::mem::take(&mut batch));
+            len = 0;
+        }
+    }
+    if !batch.is_empty() {
+        out.push_back(batch);
+    }
+    out
+}

@@ -1,0 +1,335 @@
+//! Push: all of an image to a registry.
+//!
+//! What the registry lacks is packed in tree order. A stored frame all of whose objects are lacking goes as it is; what
+//! is left of others is compressed anew. Packs are built one ahead of the network, in files below the store's `tmp/`.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use layer_format::Digest;
+use layer_format::api::MAX_DIGESTS;
+use layer_format::reference::{ImageReference, Revision};
+use tokio::sync::mpsc;
+
+use super::assemble::{AssembleError, Assembler};
+use super::{Phase, TransferError, TransferOptions, TransferReport, blocking};
+use crate::cache::ObjectCache;
+use crate::error::StoreError;
+use crate::origin::OriginError;
+use crate::remote::Registry;
+use crate::store::{Store, StoredImage, Walk, WalkError};
+
+/// Level for objects that are packed anew.
+const LEVEL: i32 = 3;
+/// Questions for what is missing, at a time.
+const PARALLEL_QUESTIONS: usize = 3;
+/// How often a push starts over because the registry lost something meanwhile.
+const ROUNDS: usize = 3;
+
+/// Sends all of the local image `image` to the registry, as `target`. What is there already does not travel; an image
+/// that `target` names already costs one small request.
+///
+/// # Errors
+/// [`TransferError`]. Packs that arrived stay there for a while: the same call goes on from there.
+pub async fn push(store: &Store, registry: &Registry, image: &ImageReference, target: &ImageReference, options: &TransferOptions) -> Result<TransferReport, TransferError> {
+    let progress = &options.progress;
+    let (hold, found) = {
+        let (store, image) = (store.clone(), image.clone());
+        blocking(move || Ok((store.hold()?, store.image_get(&image)?))).await?
+    };
+    let image = found.ok_or_else(|| TransferError::NotLocal { image: image.to_string() })?;
+    let mut push = Push { store: store.clone(), registry: registry.clone(), target: target.clone(), options: options.clone(), report: TransferReport::new(image.digest) };
+    progress.phase(Phase::Manifest, None);
+    if !push.has(&push.target.clone()).await? {
+        push.send_image(&image).await?;
+    }
+    let (store, digest) = (store.clone(), image.digest);
+    blocking(move || Ok(store.release_pushed_packs(&digest)?)).await?;
+    drop(hold);
+    Ok(push.report)
+}
+
+struct Push {
+    store: Store,
+    registry: Registry,
+    target: ImageReference,
+    options: TransferOptions,
+    report: TransferReport,
+}
+
+impl Push {
+    /// Whether the registry has the image under this name.
+    async fn has(&mut self, name: &ImageReference) -> Result<bool, TransferError> {
+        let (requests, registry) = (&mut self.report.requests, &self.registry);
+        let head = self.options.retry.run(|| {
+            *requests += 1;
+            registry.head(name)
+        });
+        match head.await {
+            Ok(digest) => Ok(digest == self.report.digest),
+            Err(OriginError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn send_image(&mut self, image: &StoredImage) -> Result<(), TransferError> {
+        let by_digest = ImageReference { repository: self.target.repository.clone(), revision: Revision::Digest(image.digest) };
+        let complete = self.target.release().is_some() && self.has(&by_digest).await?;
+        for round in 1.. {
+            if !complete || round > 1 {
+                self.send_objects(image).await?;
+            }
+            self.options.progress.phase(Phase::Commit, None);
+            let (requests, registry, target) = (&mut self.report.requests, &self.registry, &self.target);
+            let put = self.options.retry.run(|| {
+                *requests += 1;
+                registry.put_manifest(target, image.bytes.clone())
+            });
+            match put.await {
+                // Its garbage collection was faster.
+                Err(OriginError::Refused { code, .. }) if code == "OBJECTS_MISSING" && round < ROUNDS => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_objects(&mut self, image: &StoredImage) -> Result<(), TransferError> {
+        self.options.progress.phase(Phase::Compare, None);
+        let objects = self.closure(image).await?;
+        self.report.objects = objects.len() as u64;
+        let missing = self.missing(objects).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let name = self.target.to_string();
+        let store = self.store.clone();
+        let units = blocking(move || plan(&store, missing, &name)).await?;
+        self.options.progress.phase(Phase::Data, Some(units.iter().map(Unit::stored_len).sum()));
+        self.send_packs(units).await
+    }
+
+    /// All that the image needs, in tree order. What is not here of its inner objects cannot be walked.
+    async fn closure(&self, image: &StoredImage) -> Result<Vec<Digest>, TransferError> {
+        let (store, manifest, name) = (self.store.clone(), image.manifest()?, self.target.to_string());
+        blocking(move || {
+            let (mut objects, mut lacking) = (Vec::new(), Vec::new());
+            Walk::default().image(&store, &manifest, &mut |visit| {
+                objects.push(visit.digest);
+                if visit.is_unknown() {
+                    lacking.push(visit.digest);
+                }
+                Ok::<_, WalkError>(())
+            })?;
+            match lacking.first() {
+                Some(example) => Err(TransferError::Incomplete { image: name, count: lacking.len() as u64, example: *example }),
+                None => Ok(objects),
+            }
+        })
+        .await
+    }
+
+    /// Which of these the registry lacks, in order.
+    async fn missing(&mut self, objects: Vec<Digest>) -> Result<Vec<Digest>, TransferError> {
+        let asked = AtomicU64::new(0);
+        let this = &*self;
+        let batches: Vec<Vec<Digest>> = objects.chunks(MAX_DIGESTS).map(<[_]>::to_vec).collect();
+        drop(objects);
+        let answers: Vec<Vec<Digest>> = stream::iter(batches)
+            .map(|batch| {
+                let asked = &asked;
+                async move {
+                    let answer = this.options.retry.run(|| {
+                        asked.fetch_add(1, Ordering::Relaxed);
+                        this.registry.missing(&this.target.repository, &batch)
+                    });
+                    let lacking = answer.await?;
+                    Ok::<_, OriginError>(batch.iter().zip(lacking).filter(|(_, lacking)| *lacking).map(|(digest, _)| *digest).collect())
+                }
+            })
+            .buffered(PARALLEL_QUESTIONS)
+            .try_collect()
+            .await?;
+        self.report.requests += asked.into_inner();
+        Ok(answers.concat())
+    }
+
+    async fn send_packs(&mut self, units: Vec<Unit>) -> Result<(), TransferError> {
+        let (sender, receiver) = mpsc::channel(1);
+        let (store, name) = (self.store.clone(), self.target.to_string());
+        let building = tokio::task::spawn_blocking(move || build_packs(&store, units, &name, &sender));
+        let requests = Arc::new(AtomicU64::new(0));
+        let this = &*self;
+        let packs = stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|pack| (pack, receiver)) });
+        let sent: Result<Vec<BuiltPack>, TransferError> = packs
+            .map(|pack| {
+                let requests = Arc::clone(&requests);
+                async move { this.send_pack(pack, &requests).await }
+            })
+            .buffer_unordered(self.options.parallel.max(1))
+            .try_collect()
+            .await;
+        let built = building.await.map_err(|error| TransferError::Worker(error.to_string()))?;
+        self.report.requests += requests.load(Ordering::Relaxed);
+        for pack in sent? {
+            self.report.packs += 1;
+            self.report.moved_bytes += pack.len;
+            self.report.moved_objects += pack.objects;
+            self.report.moved_plain_bytes += pack.plain_bytes;
+        }
+        built
+    }
+
+    async fn send_pack(&self, pack: BuiltPack, requests: &AtomicU64) -> Result<BuiltPack, TransferError> {
+        // What was sent in vain is not progress twice.
+        let reported = Arc::new(AtomicU64::new(0));
+        let sent = self.options.retry.run(|| {
+            requests.fetch_add(1, Ordering::Relaxed);
+            let (progress, reported, so_far) = (Arc::clone(&self.options.progress), Arc::clone(&reported), AtomicU64::new(0));
+            self.registry.put_pack(&self.target.repository, &pack.digest, &pack.file.path, move |bytes| {
+                let now = so_far.fetch_add(bytes, Ordering::Relaxed) + bytes;
+                let before = reported.fetch_max(now, Ordering::Relaxed);
+                progress.advance(now.saturating_sub(before));
+            })
+        });
+        sent.await?;
+        Ok(pack)
+    }
+}
+
+/// What goes into packs, in order.
+enum Unit {
+    /// A stored frame as it is, with its objects in order.
+    Frame { pack: u32, offset: u64, len: u32, objects: Vec<Digest> },
+    /// One object, compressed anew with its neighbours.
+    Object { digest: Digest, len: u32 },
+}
+
+impl Unit {
+    /// About what it adds to a pack.
+    fn stored_len(&self) -> u64 {
+        match self {
+            Self::Frame { len, .. } | Self::Object { len, .. } => (*len).into(),
+        }
+    }
+}
+
+/// Decides what goes as a frame and what one by one.
+fn plan(store: &Store, missing: Vec<Digest>, image: &str) -> Result<Vec<Unit>, TransferError> {
+    let places = store.places(&missing)?;
+    let lacking: Vec<Digest> = missing.iter().zip(&places).filter(|(_, place)| place.is_none()).map(|(digest, _)| *digest).collect();
+    if let Some(example) = lacking.first() {
+        return Err(TransferError::Incomplete { image: image.to_owned(), count: lacking.len() as u64, example: *example });
+    }
+    // Objects of each frame that go, by slot.
+    let mut frames: HashMap<(u32, u64), Vec<(u16, Digest)>> = HashMap::new();
+    for (digest, place) in missing.iter().zip(places.iter().flatten()) {
+        if let Some((slot, _)) = place.frame {
+            frames.entry((place.pack, place.offset)).or_default().push((slot, *digest));
+        }
+    }
+    let mut units = Vec::new();
+    let mut decided: HashSet<(u32, u64)> = HashSet::new();
+    let mut whole: HashSet<(u32, u64)> = HashSet::new();
+    for (digest, place) in missing.iter().zip(places.iter().flatten()) {
+        let key = (place.pack, place.offset);
+        if let Some((_, frame_len)) = place.frame {
+            if decided.insert(key)
+                && let Some(going) = frames.get_mut(&key)
+            {
+                going.sort_unstable();
+                let all = store.frame_count(place.pack, place.offset)? == Some(going.len()) && going.iter().enumerate().all(|(at, (slot, _))| at == usize::from(*slot));
+                if all {
+                    whole.insert(key);
+                    units.push(Unit::Frame { pack: place.pack, offset: place.offset, len: frame_len, objects: going.iter().map(|(_, digest)| *digest).collect() });
+                }
+            }
+            if whole.contains(&key) {
+                continue;
+            }
+        }
+        units.push(Unit::Object { digest: *digest, len: place.len });
+    }
+    Ok(units)
+}
+
+/// A pack ready to be sent; its file goes away with it.
+struct BuiltPack {
+    file: TempFile,
+    digest: Digest,
+    len: u64,
+    objects: u64,
+    plain_bytes: u64,
+}
+
+struct TempFile {
+    path: PathBuf,
+    /// Locked, so that no other process takes it for a leftover.
+    _file: File,
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+type OpenPack = (Assembler<std::io::BufWriter<File>>, TempFile);
+
+fn build_packs(store: &Store, units: Vec<Unit>, image: &str, out: &mpsc::Sender<BuiltPack>) -> Result<(), TransferError> {
+    let mut open: Option<OpenPack> = None;
+    let last = units.len().saturating_sub(1);
+    for (at, unit) in units.into_iter().enumerate() {
+        let (mut pack, file) = match open.take() {
+            Some(open) => open,
+            None => {
+                let (path, file) = store.temporary("push")?;
+                let writer = file.try_clone().map_err(|source| StoreError::Io { action: "opening", path: path.clone(), source })?;
+                let pack = Assembler::new(std::io::BufWriter::with_capacity(256 << 10, writer), LEVEL).map_err(|error| assemble_failed(store, error))?;
+                (pack, TempFile { path, _file: file })
+            }
+        };
+        add(store, &mut pack, unit, image)?;
+        if !pack.is_full() && at != last {
+            open = Some((pack, file));
+            continue;
+        }
+        let finished = pack.finish().map_err(|error| assemble_failed(store, error))?;
+        let objects = finished.index.objects.len() as u64;
+        let plain_bytes = finished.index.objects.iter().map(|object| u64::from(object.len)).sum();
+        let built = BuiltPack { file, digest: finished.digest, len: finished.len, objects, plain_bytes };
+        if out.blocking_send(built).is_err() {
+            // The sending side failed and says why.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn add(store: &Store, pack: &mut Assembler<std::io::BufWriter<File>>, unit: Unit, image: &str) -> Result<(), TransferError> {
+    let single = match unit {
+        Unit::Object { digest, .. } => vec![digest],
+        Unit::Frame { pack: id, offset, len, objects } => match store.verified_frame(id, offset, len, &objects)? {
+            Some((encoded, names)) => return pack.push_frame(&encoded, &names).map_err(|error| assemble_failed(store, error)),
+            // Damaged or gone: perhaps not every object of it.
+            None => objects,
+        },
+    };
+    for digest in single {
+        let bytes = store.get(&digest)?.ok_or_else(|| TransferError::Incomplete { image: image.to_owned(), count: 1, example: digest })?;
+        pack.push_object(digest, &bytes).map_err(|error| assemble_failed(store, error))?;
+    }
+    Ok(())
+}
+
+pub(super) fn assemble_failed(store: &Store, error: AssembleError) -> TransferError {
+    match error {
+        AssembleError::Io(source) => StoreError::Io { action: "writing a pack below", path: store.home().to_owned(), source }.into(),
+        AssembleError::Format(source) => TransferError::Format { digest: Digest([0; 32]), source },
+    }
+}

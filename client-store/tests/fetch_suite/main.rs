@@ -1,0 +1,7 @@
+//! The block fetcher, the layer reader and the session over a registry that can be slow, cut, damaged, busy or hostile.
+
+mod demand;
+mod launch;
+mod reader;
+mod stress;
+mod support;

@@ -1,0 +1,132 @@
+//! What all requests share, and how it starts and stops.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::blob_storage::{BlobStorage, FsStorage, RemoteStorage, StorageError};
+use crate::config::Config;
+use crate::db::{Db, DbError};
+use crate::metrics::Metrics;
+use crate::service::frames::Frames;
+use crate::service::launch::Launcher;
+use crate::service::launches::Launches;
+use crate::service::nodes::Nodes;
+use crate::service::objects::Objects;
+use crate::service::predict::Models;
+use crate::service::train::Trainer;
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data folder cannot be made.
+    #[error("could not create the data folder {path}")]
+    Data {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The database does not open.
+    #[error(transparent)]
+    Database(#[from] DbError),
+    /// The storage does not open.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The settings do not allow it.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The socket failed.
+    #[error("could not listen")]
+    Listen(#[source] std::io::Error),
+}
+
+/// A running registry, without its sockets. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct App(pub(crate) Shared);
+
+/// What all requests share.
+pub(crate) type Shared = Arc<Inner>;
+
+/// What [`App`] shares.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) db: Db,
+    pub(crate) storage: Arc<dyn BlobStorage>,
+    pub(crate) objects: Objects,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) launcher: Launcher,
+    pub(crate) launches: Arc<Launches>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// `None` while stopping.
+    pub(crate) trainer: Mutex<Option<Arc<Trainer>>>,
+    trainer_task: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) uploads: Arc<Semaphore>,
+}
+
+impl App {
+    /// Opens database and storage, brings them up to date, and removes what a crash left.
+    ///
+    /// # Errors
+    /// [`StartError`]; a folder that another server uses is [`StorageError::InUse`].
+    pub async fn open(config: Config) -> Result<Self, StartError> {
+        std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
+        let storage = open_storage(&config)?;
+        let url = config.database_url.clone().unwrap_or_else(|| format!("sqlite:{}", config.data.join("registry.db").display()));
+        let db = Db::open(&url).await?;
+        let metrics = Arc::new(Metrics::default());
+        let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::clone(&metrics), config.frame_cache_bytes));
+        let objects = Objects { db: db.clone(), frames };
+        let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
+        let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
+        let limits = &config.limits;
+        let (trainer, task) = Trainer::start(objects.clone(), Arc::clone(&nodes), Arc::clone(&metrics), limits.max_waiting_traces);
+        Ok(Self(Arc::new(Inner {
+            requests: Arc::new(Semaphore::new(limits.max_requests)),
+            streams: Arc::new(Semaphore::new(limits.max_streams)),
+            uploads: Arc::new(Semaphore::new(limits.max_uploads)),
+            config,
+            db,
+            storage,
+            objects,
+            nodes,
+            launcher,
+            launches: Arc::default(),
+            metrics,
+            trainer: Mutex::new(Some(Arc::new(trainer))),
+            trainer_task: Mutex::new(Some(task)),
+        })))
+    }
+
+    /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], and closes
+    /// the database.
+    pub async fn close(&self) {
+        self.0.trainer.lock().take();
+        let task = self.0.trainer_task.lock().take();
+        if let Some(task) = task
+            && tokio::time::timeout(self.0.config.limits.shutdown_grace, task).await.is_err()
+        {
+            tracing::warn!("stopped before all traces were merged");
+        }
+        self.0.db.close().await;
+    }
+}
+
+fn open_storage(config: &Config) -> Result<Arc<dyn BlobStorage>, StorageError> {
+    let Some(text) = &config.storage_url else { return Ok(Arc::new(FsStorage::open(config.data.join("storage"))?)) };
+    let wrong = |source: Box<dyn std::error::Error + Send + Sync>| StorageError::Url { url: text.split('?').next().unwrap_or_default().to_owned(), source };
+    let url = url::Url::parse(text).map_err(|error| wrong(error.into()))?;
+    match url.scheme() {
+        "file" => {
+            let path = url.to_file_path().map_err(|()| wrong("it is not an absolute path of this machine".into()))?;
+            Ok(Arc::new(FsStorage::open(path)?))
+        }
+        _ => Ok(Arc::new(RemoteStorage::open(&url)?)),
+    }
+}

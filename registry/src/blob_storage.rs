@@ -1,0 +1,132 @@
+//! Where packs are kept: whole files under keys such as `packs/ab/<hex>`, written once and never changed.
+
+mod fs;
+mod remote;
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use layer_format::Digest;
+
+pub(crate) use fs::FsStorage;
+pub(crate) use remote::RemoteStorage;
+
+/// The key of a pack.
+pub(crate) fn pack_key(digest: &Digest) -> String {
+    let hex = digest.to_hex();
+    format!("packs/{}/{hex}", &hex[..2])
+}
+
+/// Why a blob could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// There is no blob under this key, or it is shorter than the range.
+    #[error("blob {key} is not there, or was cut short")]
+    NotFound {
+        /// The key.
+        key: String,
+    },
+    /// A file operation failed.
+    #[error("could not {doing} {path}")]
+    Io {
+        /// The operation.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The object store failed.
+    #[error("object store: could not {doing} {key}")]
+    Remote {
+        /// The operation.
+        doing: &'static str,
+        /// The key.
+        key: String,
+        /// Why.
+        source: object_store::Error,
+    },
+    /// The URL names no store.
+    #[error("`{url}` names no storage")]
+    Url {
+        /// The URL, without what may be secret in it.
+        url: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another server uses the folder.
+    #[error("{path} is in use by another turbo-registry")]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+}
+
+/// Immutable blobs. What every implementation keeps:
+/// * a reader sees a whole blob or none, also after a crash at any point;
+/// * once [`BlobWriter::finish`] returned, the blob survives a power failure;
+/// * writing a key again replaces its blob whole, so that a damaged one can be healed;
+/// * a writer that is dropped leaves nothing visible.
+pub(crate) trait BlobStorage: Debug + Send + Sync {
+    /// Starts to write the blob of `key`.
+    fn create(&self, key: &str) -> BoxFuture<'_, Result<Box<dyn BlobWriter>, StorageError>>;
+    /// The bytes of `range`, all of them.
+    fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>>;
+}
+
+/// A blob being written.
+pub(crate) trait BlobWriter: Send {
+    /// Appends bytes.
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StorageError>>;
+    /// Makes the blob durable, then visible.
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StorageError>>;
+    /// Gives up: removes what was written.
+    fn abort(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The contract of [`BlobStorage`], for every implementation.
+    async fn conformance(storage: &dyn BlobStorage) {
+        let key = "packs/ab/abcd";
+        assert!(matches!(storage.read(key, 0..1).await, Err(StorageError::NotFound { .. })));
+        let mut dropped = storage.create(key).await.unwrap();
+        dropped.write(Bytes::from_static(b"gone")).await.unwrap();
+        dropped.abort().await;
+        assert!(storage.read(key, 0..1).await.is_err());
+        for content in [&b"first"[..], b"again, and longer"] {
+            let mut writer = storage.create(key).await.unwrap();
+            for part in content.chunks(4) {
+                writer.write(Bytes::copy_from_slice(part)).await.unwrap();
+            }
+            writer.finish().await.unwrap();
+            assert_eq!(storage.read(key, 1..4).await.unwrap(), content[1..4]);
+            assert!(storage.read(key, 0..100).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn fs_keeps_the_contract() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = FsStorage::open(dir.path().into()).unwrap();
+        conformance(&storage).await;
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+        assert!(matches!(FsStorage::open(dir.path().into()), Err(StorageError::InUse { .. })));
+        drop(storage);
+        std::fs::write(dir.path().join("tmp/left-over"), b"x").unwrap();
+        FsStorage::open(dir.path().into()).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn remote_keeps_the_contract() {
+        let storage = RemoteStorage::new(std::sync::Arc::new(object_store::memory::InMemory::new()), Default::default());
+        conformance(&storage).await;
+    }
+}

@@ -1,0 +1,184 @@
+//! Blobs in a local folder. A blob is written below `tmp/`, synced, renamed to its key, and its folder synced: in this
+//! order, or a crash could keep the name and lose the bytes. One server owns the folder (a lock on `lock`), so whatever
+//! lies in `tmp/` when it starts was left by a crash and is removed.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use lru::LruCache;
+use parking_lot::Mutex;
+use tokio::io::AsyncWriteExt;
+
+use super::{BlobStorage, BlobWriter, StorageError};
+
+/// Open files kept for the next read.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+/// What one write to disk takes together, in bytes.
+const WRITE_BUFFER_LEN: usize = 1 << 20;
+
+/// Blobs below a folder.
+#[derive(Debug)]
+pub(crate) struct FsStorage {
+    root: PathBuf,
+    open: Arc<Mutex<LruCache<String, Arc<File>>>>,
+    next_temp: AtomicU64,
+    /// Held as long as the storage lives; released by the kernel if the process dies.
+    _lock: File,
+}
+
+impl FsStorage {
+    /// Opens or creates the folder and removes what a crash left.
+    pub(crate) fn open(root: PathBuf) -> Result<Self, StorageError> {
+        let temp = root.join("tmp");
+        for dir in [&temp, &root.join("packs")] {
+            std::fs::create_dir_all(dir).map_err(|source| failed("create", dir, source))?;
+        }
+        let lock_path = root.join("lock");
+        let lock = File::options().create(true).append(true).open(&lock_path).map_err(|source| failed("open", &lock_path, source))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => return Err(StorageError::InUse { path: root }),
+            Err(std::fs::TryLockError::Error(source)) => return Err(failed("lock", &lock_path, source)),
+        }
+        let entries = std::fs::read_dir(&temp).map_err(|source| failed("list", &temp, source))?;
+        for entry in entries.flatten() {
+            let path = entry.path();
+            match std::fs::remove_file(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "removed what an interrupted upload left"),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "could not remove what an interrupted upload left"),
+            }
+        }
+        sync_dir(&root)?;
+        Ok(Self { root, open: Arc::new(Mutex::new(LruCache::new(OPEN_FILES))), next_temp: AtomicU64::new(0), _lock: lock })
+    }
+
+    async fn start(&self, key: String) -> Result<Box<dyn BlobWriter>, StorageError> {
+        let number = self.next_temp.fetch_add(1, Ordering::Relaxed);
+        let temp = self.root.join("tmp").join(format!("{}-{number}", std::process::id()));
+        let file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(&temp).await;
+        let file = file.map_err(|source| failed("create", &temp, source))?;
+        let file = tokio::io::BufWriter::with_capacity(WRITE_BUFFER_LEN, file);
+        let path = self.root.join(&key);
+        Ok(Box::new(FsWriter { file: Some(file), temp: TempFile(Some(temp)), path, key, open: Arc::clone(&self.open) }))
+    }
+}
+
+impl BlobStorage for FsStorage {
+    fn create(&self, key: &str) -> BoxFuture<'_, Result<Box<dyn BlobWriter>, StorageError>> {
+        Box::pin(self.start(key.to_owned()))
+    }
+
+    fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>> {
+        let (key, path, open) = (key.to_owned(), self.root.join(key), Arc::clone(&self.open));
+        Box::pin(async move {
+            let shown = path.clone();
+            let read = tokio::task::spawn_blocking(move || read_range(&open, key, &path, range)).await;
+            read.unwrap_or_else(|error| Err(failed("read", &shown, io::Error::other(error))))
+        })
+    }
+}
+
+fn read_range(open: &Mutex<LruCache<String, Arc<File>>>, key: String, path: &Path, range: Range<u64>) -> Result<Bytes, StorageError> {
+    let cached = open.lock().get(&key).cloned();
+    let file = match cached {
+        Some(file) => file,
+        None => match File::open(path) {
+            Ok(file) => {
+                let file = Arc::new(file);
+                open.lock().put(key.clone(), Arc::clone(&file));
+                file
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StorageError::NotFound { key }),
+            Err(source) => return Err(failed("open", path, source)),
+        },
+    };
+    let mut bytes = vec![0; range.end.saturating_sub(range.start) as usize];
+    match file.read_exact_at(&mut bytes, range.start) {
+        Ok(()) => Ok(bytes.into()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(StorageError::NotFound { key }),
+        Err(source) => Err(failed("read", path, source)),
+    }
+}
+
+/// A file that is removed unless it was renamed.
+struct TempFile(Option<PathBuf>);
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "could not remove a temporary file");
+        }
+    }
+}
+
+struct FsWriter {
+    file: Option<tokio::io::BufWriter<tokio::fs::File>>,
+    temp: TempFile,
+    path: PathBuf,
+    key: String,
+    open: Arc<Mutex<LruCache<String, Arc<File>>>>,
+}
+
+impl FsWriter {
+    async fn commit(mut self: Box<Self>) -> Result<(), StorageError> {
+        let temp = self.temp.0.clone().unwrap_or_default();
+        let Some(mut file) = self.file.take() else { return Ok(()) };
+        file.flush().await.map_err(|source| failed("write", &temp, source))?;
+        file.get_ref().sync_all().await.map_err(|source| failed("sync", &temp, source))?;
+        drop(file);
+        let path = self.path.clone();
+        let renamed = tokio::task::spawn_blocking(move || rename_durably(&temp, &path)).await;
+        renamed.unwrap_or_else(|error| Err(failed("rename", &self.path, io::Error::other(error))))?;
+        self.temp.0 = None;
+        // A file that this one replaced must not be read through an old handle.
+        self.open.lock().pop(&self.key);
+        Ok(())
+    }
+}
+
+impl BlobWriter for FsWriter {
+    fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), StorageError>> {
+        Box::pin(async move {
+            let Some(file) = &mut self.file else { return Ok(()) };
+            file.write_all(&bytes).await.map_err(|source| failed("write", &self.path, source))
+        })
+    }
+
+    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StorageError>> {
+        Box::pin(self.commit())
+    }
+
+    fn abort(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { drop(self) })
+    }
+}
+
+fn rename_durably(temp: &Path, path: &Path) -> Result<(), StorageError> {
+    let dir = path.parent().unwrap_or(path);
+    if !dir.is_dir() {
+        std::fs::create_dir_all(dir).map_err(|source| failed("create", dir, source))?;
+        if let Some(above) = dir.parent() {
+            sync_dir(above)?;
+        }
+    }
+    std::fs::rename(temp, path).map_err(|source| failed("rename", path, source))?;
+    sync_dir(dir)
+}
+
+fn sync_dir(dir: &Path) -> Result<(), StorageError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| failed("sync", dir, source))
+}
+
+fn failed(doing: &'static str, path: &Path, source: io::Error) -> StorageError {
+    StorageError::Io { doing, path: path.into(), source }
+}

@@ -1,0 +1,71 @@
+//! Table `repository`.
+
+use layer_format::Digest;
+use layer_format::reference::Repository;
+use sqlx::Row;
+
+use super::namespace::{NamespaceId, namespace_ensure};
+use super::{Connection, DbError, digest_at, failed, now_ms};
+
+/// A repository's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RepositoryId(pub(super) i64);
+
+/// What is known of a repository.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RepositoryRow {
+    pub(crate) id: RepositoryId,
+    pub(crate) namespace: NamespaceId,
+    /// Its learned model.
+    pub(crate) model: Option<Digest>,
+}
+
+/// The repository, if an image was ever put.
+pub(crate) async fn repository_find(db: &mut Connection, name: &Repository) -> Result<Option<RepositoryRow>, DbError> {
+    let doing = "find a repository";
+    let row = sqlx::query("SELECT id, namespace_id, model_digest FROM repository WHERE name = ?").bind(name.as_str()).fetch_optional(db).await.map_err(failed(doing))?;
+    let Some(row) = row else { return Ok(None) };
+    let has_model = row.try_get::<Option<&[u8]>, _>(2).map_err(failed(doing))?.is_some();
+    Ok(Some(RepositoryRow {
+        id: RepositoryId(row.try_get(0).map_err(failed(doing))?),
+        namespace: NamespaceId(row.try_get(1).map_err(failed(doing))?),
+        model: has_model.then(|| digest_at(&row, 2)).transpose().map_err(failed(doing))?,
+    }))
+}
+
+/// The repository, created with its namespace if it is new. Idempotent.
+pub(crate) async fn repository_ensure(db: &mut Connection, name: &Repository) -> Result<RepositoryRow, DbError> {
+    let doing = "create a repository";
+    let namespace = namespace_ensure(db, name.namespace()).await?;
+    sqlx::query("INSERT INTO repository (namespace_id, name, created_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
+        .bind(namespace.0)
+        .bind(name.as_str())
+        .bind(now_ms())
+        .execute(&mut *db)
+        .await
+        .map_err(failed(doing))?;
+    repository_find(db, name).await?.ok_or(DbError::Failed { doing, source: sqlx::Error::RowNotFound })
+}
+
+/// Makes `model` the repository's model if it still is `old`; says whether it was.
+pub(crate) async fn repository_set_model(db: &mut Connection, id: RepositoryId, old: Option<Digest>, model: Option<Digest>) -> Result<bool, DbError> {
+    let done = sqlx::query("UPDATE repository SET model_digest = ? WHERE id = ? AND model_digest IS ?")
+        .bind(model.map(|digest| digest.as_bytes().to_vec()))
+        .bind(id.0)
+        .bind(old.map(|digest| digest.as_bytes().to_vec()))
+        .execute(db)
+        .await;
+    Ok(done.map_err(failed("set a repository's model"))?.rows_affected() == 1)
+}
+
+/// Names of repositories after `after`, by name, at most `limit`. Those without an image are left out.
+pub(crate) async fn repository_list(db: &mut Connection, after: &str, limit: u32) -> Result<Vec<String>, DbError> {
+    let doing = "list repositories";
+    let rows = sqlx::query("SELECT name FROM repository r WHERE name > ? AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = r.id) ORDER BY name LIMIT ?")
+        .bind(after)
+        .bind(limit)
+        .fetch_all(db)
+        .await
+        .map_err(failed(doing))?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed(doing))
+}

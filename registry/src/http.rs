@@ -1,0 +1,49 @@
+//! The HTTP side: routes, bodies, limits, status codes. `docs/http-api.md` is the contract.
+
+mod body;
+mod edge;
+mod error;
+mod launch;
+mod manifests;
+mod models;
+mod objects;
+mod openapi;
+mod packs;
+mod routes;
+pub(crate) mod server;
+mod site;
+mod streams;
+mod traces;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::from_fn_with_state;
+use axum::response::Response;
+use axum::routing::{any, get};
+
+use crate::app::{App, Shared};
+use error::ApiError;
+
+/// The whole service, without its sockets.
+pub fn router(app: App) -> Router {
+    let app = app.0;
+    Router::new()
+        .route("/healthz", get(site::health))
+        .route("/metrics", get(site::metrics))
+        .route("/openapi.json", get(openapi::document))
+        .route("/v1/capabilities", get(site::capabilities))
+        .route("/v1/repositories", get(site::repositories))
+        // What follows a repository's name is routed in `routes`.
+        .route("/v1/repositories/{*rest}", any(in_repository))
+        .fallback(unknown)
+        .layer(from_fn_with_state(app.clone(), edge::edge))
+        .with_state(app)
+}
+
+async fn in_repository(State(app): State<Shared>, request: Request) -> Result<Response, ApiError> {
+    routes::dispatch(&app, request).await
+}
+
+async fn unknown() -> ApiError {
+    ApiError::route_unknown()
+}

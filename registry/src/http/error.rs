@@ -1,0 +1,216 @@
+//! The one place that chooses status codes and client text. `docs/errors.md` lists the codes.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use layer_format::api::{ApiError as Entry, ErrorBody};
+use layer_format::{Digest, FormatError};
+use serde_json::Value;
+
+use super::body::BodyError;
+use crate::chain;
+use crate::db::DbError;
+use crate::service::closure::ClosureError;
+use crate::service::frames::ReadError;
+use crate::service::image::PutError;
+use crate::service::pack_upload::PackError;
+use crate::service::pack_verifier::InvalidPack;
+use crate::service::train::Busy;
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    detail: Value,
+    header: Option<(header::HeaderName, HeaderValue)>,
+}
+
+/// After how many seconds a client that was turned away may come again.
+const RETRY_AFTER_S: u32 = 2;
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl ToString) -> Self {
+        Self { status, code, message: message.to_string(), detail: Value::Null, header: None }
+    }
+
+    /// Something failed here: the chain goes to the log, and no detail to the client.
+    pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error = chain(error), "request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the registry has a problem; its log says which")
+    }
+
+    /// A handler panicked.
+    pub(crate) fn panicked() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the registry has a problem; its log says which")
+    }
+
+    /// An error that the framework made: gets the same form.
+    pub(crate) fn from_status(status: StatusCode) -> Self {
+        let code = match status {
+            StatusCode::NOT_FOUND => "ROUTE_UNKNOWN",
+            StatusCode::METHOD_NOT_ALLOWED => "METHOD_NOT_ALLOWED",
+            StatusCode::PAYLOAD_TOO_LARGE => "BODY_TOO_LARGE",
+            status if status.is_server_error() => "INTERNAL",
+            _ => "BAD_REQUEST",
+        };
+        Self::new(status, code, status.canonical_reason().unwrap_or("error"))
+    }
+
+    pub(crate) fn route_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "ROUTE_UNKNOWN", "there is nothing here; see /openapi.json for what there is")
+    }
+
+    pub(crate) fn method_not_allowed(allowed: &'static str) -> Self {
+        let error = Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", format!("here only {allowed} is possible"));
+        Self { header: Some((header::ALLOW, HeaderValue::from_static(allowed))), ..error }
+    }
+
+    pub(crate) fn name_invalid(error: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "NAME_INVALID", error)
+    }
+
+    pub(crate) fn digest_invalid(error: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", error)
+    }
+
+    pub(crate) fn release_invalid(message: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "RELEASE_INVALID", message)
+    }
+
+    pub(crate) fn body_invalid(error: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BODY_INVALID", error)
+    }
+
+    pub(crate) fn request_invalid(error: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", error)
+    }
+
+    pub(crate) fn repository_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "REPOSITORY_UNKNOWN", "the registry has no such repository")
+    }
+
+    pub(crate) fn manifest_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "the repository has no such image")
+    }
+
+    pub(crate) fn pack_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "PACK_UNKNOWN", "the registry has no such pack")
+    }
+
+    pub(crate) fn object_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "OBJECT_UNKNOWN", "the registry has no such object")
+    }
+
+    pub(crate) fn model_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "MODEL_UNKNOWN", "the repository has no such model")
+    }
+
+    pub(crate) fn traces_disabled() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "TRACES_DISABLED", "this registry takes no traces")
+    }
+
+    pub(crate) fn range_invalid(len: u64) -> Self {
+        let error = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID", format!("the object has {len} bytes"));
+        Self { header: HeaderValue::try_from(format!("bytes */{len}")).ok().map(|value| (header::CONTENT_RANGE, value)), ..error }
+    }
+
+    /// More of something than the server does at a time.
+    pub(crate) fn busy(what: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", format!("the registry is busy with other {what}; try again")).retry()
+    }
+
+    fn retry(self) -> Self {
+        Self { header: Some((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))), ..self }
+    }
+
+    fn unavailable(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error = chain(error), "storage or database does not answer");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry's storage does not answer; try again").retry()
+    }
+
+    fn missing(digests: &[Digest]) -> Self {
+        let error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "OBJECTS_MISSING", format!("{} objects that the image needs are not in this namespace; push them first", digests.len()));
+        Self { detail: digests.iter().map(|digest| Value::String(digest.to_string())).collect(), ..error }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body = ErrorBody { errors: vec![Entry { code: self.code.to_owned(), message: self.message, detail: self.detail }] };
+        let mut response = (self.status, axum::Json(body)).into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<DbError> for ApiError {
+    fn from(error: DbError) -> Self {
+        match &error {
+            DbError::Failed { source: sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed, .. } => Self::unavailable(&error),
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            // Logged where it was found.
+            ReadError::Gone(_) | ReadError::Damaged(_) => Self::object_unknown(),
+            ReadError::Database(error) => error.into(),
+            ReadError::Storage(_) | ReadError::Cancelled => Self::unavailable(&error),
+        }
+    }
+}
+
+impl From<BodyError> for ApiError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", error),
+            BodyError::Slow => Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TOO_SLOW", error),
+            BodyError::Broken(_) => Self::new(StatusCode::BAD_REQUEST, "BODY_INCOMPLETE", "the body ended early"),
+        }
+    }
+}
+
+impl From<PackError<BodyError>> for ApiError {
+    fn from(error: PackError<BodyError>) -> Self {
+        match error {
+            PackError::Body(error) => error.into(),
+            PackError::Invalid(InvalidPack::Digest { .. }) => Self::digest_invalid(error),
+            PackError::Invalid(InvalidPack::TooLong) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", error),
+            PackError::Invalid(_) => Self::new(StatusCode::BAD_REQUEST, "PACK_INVALID", error),
+            PackError::Database(error) => error.into(),
+            PackError::Storage(_) => Self::internal(&error),
+            PackError::Cancelled => Self::unavailable(&error),
+        }
+    }
+}
+
+impl From<PutError> for ApiError {
+    fn from(error: PutError) -> Self {
+        match error {
+            PutError::Invalid(error) => Self::new(StatusCode::BAD_REQUEST, "MANIFEST_INVALID", error),
+            PutError::Digest { .. } => Self::digest_invalid(error),
+            PutError::Closure(ClosureError::Missing(digests)) => Self::missing(&digests),
+            PutError::Closure(ClosureError::Invalid { .. }) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IMAGE_INVALID", error),
+            PutError::Closure(ClosureError::Read(error)) => error.into(),
+            PutError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<FormatError> for ApiError {
+    fn from(error: FormatError) -> Self {
+        Self::body_invalid(error)
+    }
+}
+
+impl From<Busy> for ApiError {
+    fn from(error: Busy) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_TRACES", error).retry()
+    }
+}

@@ -1,0 +1,36 @@
+//! The OpenAPI document, from the handlers.
+
+use axum::Json;
+use utoipa::OpenApi;
+
+use super::{launch, manifests, models, objects, packs, site, traces};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Turbo registry", description = "Native API. A repository stands in the path as it is written, with its slashes. Errors have the body {errors: [{code, message, detail}]}."),
+    paths(
+        site::capabilities,
+        site::repositories,
+        site::health,
+        site::metrics,
+        objects::missing,
+        objects::stream,
+        objects::get,
+        packs::put,
+        packs::head,
+        manifests::put,
+        manifests::get,
+        manifests::delete,
+        manifests::tags,
+        launch::launch,
+        traces::post,
+        models::get,
+        models::delete,
+    )
+)]
+struct Document;
+
+/// The document.
+pub(crate) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}

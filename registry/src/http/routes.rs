@@ -1,0 +1,174 @@
+//! What can be done in a repository: one table from method and path to an action. Nothing else is reachable. Access
+//! control belongs into [`dispatch`], between the table and the handlers.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
+use layer_format::Digest;
+use layer_format::reference::{Repository, is_release};
+
+use super::edge::RouteLabel;
+use super::error::ApiError;
+use super::{launch, manifests, models, objects, packs, traces};
+use crate::app::Shared;
+use crate::service::image::Reference;
+
+/// What a request wants to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Missing,
+    PackPut(Digest),
+    PackHead(Digest),
+    ManifestPut(Reference),
+    ManifestGet(Reference),
+    ManifestDelete(Reference),
+    Tags,
+    Objects,
+    ObjectGet(Digest),
+    Launch(Reference),
+    Traces,
+    ModelGet,
+    ModelDelete,
+}
+
+/// A request that was routed.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) repository: Repository,
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    pub(crate) query: String,
+    pub(crate) body: Body,
+}
+
+impl Call {
+    /// The value of a query parameter. None here needs escapes but `%3A`, the colon of a digest.
+    pub(crate) fn query(&self, name: &str) -> Option<String> {
+        let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.filter(|(key, _)| *key == name).map(|(_, value)| unescape(value)).next()
+    }
+}
+
+fn unescape(text: &str) -> String {
+    text.replace("%3A", ":").replace("%3a", ":")
+}
+
+const PREFIX: &str = "/v1/repositories/";
+
+/// The table: what follows `/v1/repositories/{repository}/-/`.
+fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static str), ApiError> {
+    let path = unescape(path);
+    let rest = path.strip_prefix(PREFIX).ok_or_else(ApiError::route_unknown)?;
+    let (name, action) = rest.split_once("/-/").ok_or_else(ApiError::route_unknown)?;
+    let repository: Repository = name.parse().map_err(ApiError::name_invalid)?;
+    let (noun, argument) = match action.split_once('/') {
+        Some((noun, argument)) => (noun, Some(argument)),
+        None => (action, None),
+    };
+    let get = *method == Method::GET || *method == Method::HEAD;
+    let (action, label) = match (noun, argument) {
+        ("missing", None) if *method == Method::POST => (Action::Missing, "missing"),
+        ("missing", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("packs", Some(pack)) if *method == Method::PUT => (Action::PackPut(digest(pack)?), "pack_put"),
+        ("packs", Some(pack)) if *method == Method::HEAD => (Action::PackHead(digest(pack)?), "pack_head"),
+        ("packs", Some(_)) => return Err(ApiError::method_not_allowed("PUT, HEAD")),
+        ("manifests", Some(image)) if *method == Method::PUT => (Action::ManifestPut(reference(image)?), "manifest_put"),
+        ("manifests", Some(image)) if *method == Method::DELETE => (Action::ManifestDelete(reference(image)?), "manifest_delete"),
+        ("manifests", Some(image)) if get => (Action::ManifestGet(reference(image)?), "manifest_get"),
+        ("manifests", Some(_)) => return Err(ApiError::method_not_allowed("GET, HEAD, PUT, DELETE")),
+        ("tags", None) if get => (Action::Tags, "tags"),
+        ("tags", None) => return Err(ApiError::method_not_allowed("GET, HEAD")),
+        ("objects", None) if *method == Method::POST => (Action::Objects, "objects"),
+        ("objects", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("objects", Some(object)) if get => (Action::ObjectGet(digest(object)?), "object_get"),
+        ("objects", Some(_)) => return Err(ApiError::method_not_allowed("GET, HEAD")),
+        ("launch", Some(image)) if *method == Method::POST => (Action::Launch(reference(image)?), "launch"),
+        ("launch", Some(_)) => return Err(ApiError::method_not_allowed("POST")),
+        ("traces", None) if *method == Method::POST => (Action::Traces, "traces"),
+        ("traces", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("model", None) if get => (Action::ModelGet, "model_get"),
+        ("model", None) if *method == Method::DELETE => (Action::ModelDelete, "model_delete"),
+        ("model", None) => return Err(ApiError::method_not_allowed("GET, HEAD, DELETE")),
+        _ => return Err(ApiError::route_unknown()),
+    };
+    Ok((repository, action, label))
+}
+
+/// Routes a request and answers it.
+pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let (repository, action, label) = route(&parts.method, parts.uri.path())?;
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let call = Call { repository, method: parts.method, headers: parts.headers, query, body };
+    let answer = match action {
+        Action::Missing => objects::missing(app, call).await,
+        Action::PackPut(digest) => packs::put(app, call, digest).await,
+        Action::PackHead(digest) => packs::head(app, call, digest).await,
+        Action::ManifestPut(reference) => manifests::put(app, call, reference).await,
+        Action::ManifestGet(reference) => manifests::get(app, call, reference).await,
+        Action::ManifestDelete(reference) => manifests::delete(app, call, reference).await,
+        Action::Tags => manifests::tags(app, call).await,
+        Action::Objects => objects::stream(app, call).await,
+        Action::ObjectGet(digest) => objects::get(app, call, digest).await,
+        Action::Launch(reference) => launch::launch(app, call, reference).await,
+        Action::Traces => traces::post(app, call).await,
+        Action::ModelGet => models::get(app, call).await,
+        Action::ModelDelete => models::delete(app, call).await,
+    };
+    let mut response = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
+    response.extensions_mut().insert(RouteLabel(label));
+    Ok(response)
+}
+
+pub(crate) fn digest(text: &str) -> Result<Digest, ApiError> {
+    text.parse().map_err(ApiError::digest_invalid)
+}
+
+fn reference(text: &str) -> Result<Reference, ApiError> {
+    if text.contains(':') {
+        return digest(text).map(Reference::Digest);
+    }
+    match is_release(text) {
+        true => Ok(Reference::Release(text.to_owned())),
+        false => Err(ApiError::release_invalid("a release has 1 to 128 letters, digits, `_`, `.` and `-`, and does not begin with the last two")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table() {
+        let hex = Digest::of(b"x").to_string();
+        let parse = |method: &str, path: &str| route(&method.parse().unwrap(), &format!("/v1/repositories/{path}"));
+        for (method, path, label) in [
+            ("POST", "tools/scipy/-/missing", "missing"),
+            ("PUT", &format!("a/b/c/-/packs/{hex}"), "pack_put"),
+            ("PUT", &format!("a/b/-/packs/{}", hex.replace(':', "%3A")), "pack_put"),
+            ("HEAD", "a/b/-/manifests/1.0", "manifest_get"),
+            ("GET", "scipy/-/tags", "tags"),
+            ("DELETE", "a/b/-/model", "model_delete"),
+        ] {
+            assert_eq!(parse(method, path).unwrap().2, label);
+        }
+        for (method, path) in [
+            ("GET", "a/b/-/missing"),
+            ("POST", "a/b/-/packs/b3:00"),
+            ("PUT", "a/b/-/packs/zz"),
+            ("GET", "A/b/-/tags"),
+            ("GET", "a/../b/-/tags"),
+            ("GET", "a%2Fb/-/tags"),
+            ("GET", "a/b/-/tags/"),
+            ("GET", "a/b/-/manifests/"),
+            ("GET", "a/b/-/manifests/.x"),
+            ("GET", "a/b/-/"),
+            ("GET", "a/b"),
+            ("GET", "/-/tags"),
+            ("TRACE", "a/b/-/tags"),
+        ] {
+            assert!(parse(method, path).is_err(), "{method} {path}");
+        }
+    }
+}

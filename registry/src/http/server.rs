@@ -1,0 +1,125 @@
+//! Sockets: accepting connections, limits on them, and stopping without cutting anyone off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::app::{App, StartError};
+use crate::config::Config;
+
+/// How an HTTP/2 connection begins: no other method has these letters.
+const HTTP2_PREFACE: &[u8] = b"PRI ";
+/// Streams of one HTTP/2 connection.
+const MAX_HTTP2_STREAMS: u32 = 256;
+/// Most bytes of a request's head.
+const MAX_HEAD_LEN: usize = 64 << 10;
+
+/// Opens the registry and serves on `listener` until `shutdown` is done; then lets requests in progress end.
+///
+/// # Errors
+/// [`StartError`] if it cannot start; [`crate::ConfigError::Unprotected`] if others could reach it.
+pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+    config.check_listen(listener.local_addr().map_err(StartError::Listen)?)?;
+    let app = App::open(config).await?;
+    serve_app(app, listener, shutdown).await;
+    Ok(())
+}
+
+/// Serves an [`App`] that is open, and closes it.
+pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    let limits = app.0.config.limits.clone();
+    let router = super::router(app.clone());
+    let connections = Arc::new(Semaphore::new(limits.max_connections));
+    let (stop, stopping) = watch::channel(());
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let permit = tokio::select! {
+            () = &mut shutdown => break,
+            permit = connections.clone().acquire_owned() => permit,
+        };
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (router, stopping, header_timeout) = (router.clone(), stopping.clone(), limits.header_timeout);
+                tokio::spawn(async move {
+                    let _permit = permit;
+                    connection(stream, router, stopping, header_timeout).await;
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, say: wait until connections end.
+                tracing::warn!(%error, "could not accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listener);
+    drop(stopping);
+    let _ = stop.send(());
+    tracing::info!("stopping: waiting for requests in progress");
+    if tokio::time::timeout(limits.shutdown_grace, stop.closed()).await.is_err() {
+        tracing::warn!("cut requests that did not end in time");
+    }
+    app.close().await;
+}
+
+async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Receiver<()>, header_timeout: Duration) {
+    // Answers are written in whole pieces: waiting for more would only delay them.
+    let _ = stream.set_nodelay(true);
+    let http2 = tokio::select! {
+        _ = stopping.changed() => return,
+        begun = tokio::time::timeout(header_timeout, is_http2(&stream)) => match begun {
+            Ok(Some(http2)) => http2,
+            _ => return,
+        },
+    };
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(MAX_HEAD_LEN.max(400 << 10));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(header_timeout)
+        .max_concurrent_streams(MAX_HTTP2_STREAMS)
+        .max_header_list_size(MAX_HEAD_LEN as u32)
+        .adaptive_window(true);
+    let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        _ = stopping.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// Whether the client begins with HTTP/2; `None` if it leaves. Looks without taking.
+async fn is_http2(stream: &TcpStream) -> Option<bool> {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    loop {
+        let len = stream.peek(&mut first).await.ok()?;
+        if len == 0 {
+            return None;
+        }
+        if first[..len] != HTTP2_PREFACE[..len] {
+            return Some(false);
+        }
+        if len == first.len() {
+            return Some(true);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

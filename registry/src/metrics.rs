@@ -1,0 +1,98 @@
+//! All metrics: names with units, what they mean, and the Prometheus text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// Counters of one process, from zero at its start.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    /// Requests, by route and status.
+    requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
+    /// Bytes of request bodies.
+    pub(crate) received_bytes: AtomicU64,
+    /// Bytes of answers' bodies.
+    pub(crate) sent_bytes: AtomicU64,
+    /// Bytes read from the storage.
+    pub(crate) storage_read_bytes: AtomicU64,
+    /// Frames wanted, decompressed.
+    pub(crate) frame_reads: AtomicU64,
+    /// Frames that were read and decompressed for that.
+    pub(crate) frame_cache_misses: AtomicU64,
+    /// Objects sent in streams.
+    pub(crate) objects_sent: AtomicU64,
+    /// Stored objects that did not match their digest.
+    pub(crate) objects_damaged: AtomicU64,
+    /// Packs stored.
+    pub(crate) packs_stored: AtomicU64,
+    /// Traces merged into models.
+    pub(crate) traces_merged: AtomicU64,
+}
+
+/// What is measured when metrics are asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    pub(crate) packs: u64,
+    pub(crate) pack_bytes: u64,
+    pub(crate) objects: u64,
+    pub(crate) active_launches: u64,
+    pub(crate) active_requests: u64,
+    pub(crate) waiting_traces: u64,
+    pub(crate) frame_cache_bytes: u64,
+    pub(crate) node_cache_bytes: u64,
+}
+
+impl Metrics {
+    /// Counts a request.
+    pub(crate) fn request(&self, route: &'static str, status: u16) {
+        *self.requests.lock().entry((route, status)).or_default() += 1;
+    }
+
+    /// The Prometheus text.
+    pub(crate) fn render(&self, gauges: &Gauges) -> String {
+        let mut out = String::with_capacity(4096);
+        head(&mut out, "turbo_registry_requests_total", "counter", "Requests answered, by route and status.");
+        for ((route, status), count) in &*self.requests.lock() {
+            let _ = writeln!(out, "turbo_registry_requests_total{{route=\"{route}\",status=\"{status}\"}} {count}");
+        }
+        let counters = [
+            ("turbo_registry_received_bytes_total", "Bytes of request bodies.", &self.received_bytes),
+            ("turbo_registry_sent_bytes_total", "Bytes of answers' bodies.", &self.sent_bytes),
+            ("turbo_registry_storage_read_bytes_total", "Bytes read from the storage.", &self.storage_read_bytes),
+            ("turbo_registry_frame_reads_total", "Decompressed frames wanted.", &self.frame_reads),
+            ("turbo_registry_frame_cache_misses_total", "Frames read and decompressed since they were not cached.", &self.frame_cache_misses),
+            ("turbo_registry_objects_sent_total", "Objects sent in streams.", &self.objects_sent),
+            ("turbo_registry_objects_damaged_total", "Stored objects that did not match their digest. Anything but 0 needs someone to look.", &self.objects_damaged),
+            ("turbo_registry_packs_stored_total", "Packs taken since the start.", &self.packs_stored),
+            ("turbo_registry_traces_merged_total", "Traces merged into models.", &self.traces_merged),
+        ];
+        for (name, help, value) in counters {
+            one(&mut out, name, "counter", help, value.load(Ordering::Relaxed));
+        }
+        let gauges = [
+            ("turbo_registry_packs", "Packs stored.", gauges.packs),
+            ("turbo_registry_pack_bytes", "Bytes of packs stored.", gauges.pack_bytes),
+            ("turbo_registry_objects", "Objects in packs, counted once a pack.", gauges.objects),
+            ("turbo_registry_active_launches", "Launches being answered.", gauges.active_launches),
+            ("turbo_registry_active_requests", "Requests being answered.", gauges.active_requests),
+            ("turbo_registry_waiting_traces", "Traces not yet merged.", gauges.waiting_traces),
+            ("turbo_registry_frame_cache_bytes", "Bytes of decompressed frames kept.", gauges.frame_cache_bytes),
+            ("turbo_registry_node_cache_bytes", "Bytes of parsed tree objects kept, estimated.", gauges.node_cache_bytes),
+        ];
+        for (name, help, value) in gauges {
+            one(&mut out, name, "gauge", help, value);
+        }
+        out
+    }
+}
+
+fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn one(out: &mut String, name: &str, kind: &str, help: &str, value: u64) {
+    head(out, name, kind, help);
+    let _ = writeln!(out, "{name} {value}");
+}

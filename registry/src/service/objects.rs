@@ -1,0 +1,56 @@
+//! Reading objects that a namespace may see.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use layer_format::Digest;
+use layer_format::frame::Frame;
+
+use super::frames::{Frames, ReadError};
+use crate::db::namespace::NamespaceId;
+use crate::db::object::{Location, object_lens, object_locate};
+use crate::db::{Db, DbError};
+
+/// Finds and reads objects.
+#[derive(Clone, Debug)]
+pub(crate) struct Objects {
+    pub(crate) db: Db,
+    pub(crate) frames: Arc<Frames>,
+}
+
+impl Objects {
+    /// Where these objects are; those that the namespace does not have are left out.
+    pub(crate) async fn locate(&self, namespace: NamespaceId, digests: &[Digest]) -> Result<HashMap<Digest, Location>, DbError> {
+        let mut db = self.db.read().await?;
+        object_locate(&mut db, namespace, digests).await
+    }
+
+    /// The lengths of those of the objects that the namespace has.
+    pub(crate) async fn lens(&self, namespace: NamespaceId, digests: &[Digest]) -> Result<HashMap<Digest, u32>, DbError> {
+        let mut db = self.db.read().await?;
+        object_lens(&mut db, namespace, digests).await
+    }
+
+    /// The object's bytes, verified.
+    pub(crate) async fn read(&self, digest: &Digest, location: &Location) -> Result<Vec<u8>, ReadError> {
+        let loaded = self.frames.frame(location.frame).await;
+        let frame = loaded.inspect_err(|error| report(digest, location, error))?;
+        let bytes = verified(&frame, location.slot, digest).map(<[u8]>::to_vec);
+        bytes.ok_or_else(|| {
+            let error = ReadError::Damaged(layer_format::FormatError::DigestMismatch { what: "object" });
+            report(digest, location, &error);
+            error
+        })
+    }
+}
+
+/// The object in this slot of the frame, if it is the one that the digest names.
+pub(crate) fn verified<'a>(frame: &'a Frame, slot: u16, digest: &Digest) -> Option<&'a [u8]> {
+    frame.object(slot.into()).filter(|bytes| Digest::of(bytes) == *digest)
+}
+
+/// Logs that a stored object cannot be read.
+pub(crate) fn report(digest: &Digest, location: &Location, error: &ReadError) {
+    let chain = crate::chain(error);
+    tracing::error!(object.digest = %digest, place = ?location.frame, error = chain, "cannot read object {digest}, which is recorded as stored");
+}

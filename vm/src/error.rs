@@ -1,0 +1,127 @@
+//! Why a run could not start or go on.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+use layer_format::LayerPath;
+use rustix::io::Errno;
+
+use crate::ns::protocol::{Failure, Step};
+use crate::spec::Mode;
+
+/// Why a run could not start or go on. `NotFound` and `NotExecutable` are about the user's command, all others about
+/// the VM.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VmError {
+    /// The command does not exist in the VM (127 by convention).
+    #[error("`{}` was not found in the VM{}", command.display(), if *interpreter_missing { ": the file exists, but not the interpreter or loader that it names" } else { "" })]
+    NotFound {
+        /// The command as given.
+        command: OsString,
+        /// The file is there, but what its first line or ELF header asks for is not.
+        interpreter_missing: bool,
+    },
+    /// The command exists but cannot be executed (126 by convention).
+    #[error("`{}` cannot be executed: {source}", command.display())]
+    NotExecutable {
+        /// The command as given.
+        command: OsString,
+        /// `EACCES`, `ENOEXEC` or another answer of `execve(2)`.
+        source: io::Error,
+    },
+    /// There is no command.
+    #[error("there is no command to run")]
+    NoCommand,
+    /// The working directory cannot be entered.
+    #[error("the working directory {} cannot be entered in the VM: {source}", path.display())]
+    WorkingDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A mode that this version cannot do.
+    #[error("isolation mode `{mode}` (for {path}) is not supported yet; use `full` or `write-copy`")]
+    UnsupportedMode {
+        /// The mode.
+        mode: Mode,
+        /// Where it was asked for.
+        path: LayerPath,
+    },
+    /// `/dev/fuse` cannot be opened.
+    #[error("{}", match source.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => "`/dev/fuse` is not accessible to this user; as root once per boot: chmod 666 /dev/fuse",
+        _ => "`/dev/fuse` does not exist; as root: modprobe fuse (in a container: start it with --device /dev/fuse)",
+    })]
+    FuseDevice {
+        /// Why.
+        source: io::Error,
+    },
+    /// User namespaces are not allowed.
+    #[error(
+        "this user may not create user namespaces: {source}; as root: sysctl -w user.max_user_namespaces=15000, on Debian also \
+         sysctl -w kernel.unprivileged_userns_clone=1, on Ubuntu 23.10 and later sysctl -w kernel.apparmor_restrict_unprivileged_userns=0; \
+         in Docker: --security-opt seccomp=unconfined"
+    )]
+    Namespace {
+        /// Why.
+        source: io::Error,
+    },
+    /// overlayfs refuses the sandbox.
+    #[error(
+        "overlayfs cannot use the sandbox {}: {source}; put it on a local filesystem such as ext4, xfs, btrfs or tmpfs (not overlayfs, NFS or FUSE); Linux 5.11 or later is needed",
+        sandbox.display()
+    )]
+    Overlay {
+        /// The container's directory.
+        sandbox: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The sandbox directory cannot be prepared.
+    #[error("the sandbox {} cannot be prepared: {source}", path.display())]
+    Sandbox {
+        /// The file or directory at fault.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another step of the set-up failed.
+    #[error("could not set up the VM ({what}): {source}")]
+    SetUp {
+        /// The step, with the path it concerns.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The VM's own processes ended without a word, e.g. because someone killed them.
+    #[error("the VM ended unexpectedly")]
+    Died,
+}
+
+impl VmError {
+    pub(crate) fn set_up(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::SetUp { what: what.into(), source: source.into() }
+    }
+
+    /// What a failure reported by the child means.
+    pub(crate) fn from_child(failure: Failure, sandbox: PathBuf) -> Self {
+        let source: io::Error = Errno::from_raw_os_error(failure.errno).into();
+        match failure.step {
+            Step::OpenFuse => Self::FuseDevice { source },
+            Step::Unshare | Step::WriteMaps => Self::Namespace { source },
+            Step::Overlay => Self::Overlay { sandbox, source },
+            Step::Exec => {
+                let command = OsString::from(failure.path);
+                match failure.errno {
+                    libc::ENOENT | libc::ENOTDIR => Self::NotFound { command, interpreter_missing: failure.interpreter_missing },
+                    _ => Self::NotExecutable { command, source },
+                }
+            }
+            Step::WorkingDir => Self::WorkingDir { path: failure.path.into(), source },
+            Step::Other(what) => Self::SetUp { what: format!("{what} {}", failure.path).trim_end().to_owned(), source },
+        }
+    }
+}

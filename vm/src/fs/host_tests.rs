@@ -1,0 +1,89 @@
+//! The host's view over a temporary directory.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use super::*;
+use crate::spec::Mode as Isolation;
+
+const NOBODY: Caller = Caller { pid: 0 };
+
+/// Looks a path up from the root.
+fn walk(fs: &HostFs, path: &Path) -> Option<Attr> {
+    let path = LayerPath::from_absolute(path.as_os_str().as_bytes()).unwrap();
+    let names: Vec<&[u8]> = path.as_bytes().split(|b| *b == b'/').collect();
+    let (last, parents) = names.split_last().unwrap();
+    let mut parent = ROOT;
+    for name in parents {
+        parent = fs.lookup(parent, name, NOBODY).unwrap()?.ino;
+    }
+    fs.lookup(parent, last, NOBODY).unwrap()
+}
+
+fn names(fs: &HostFs, ino: u64) -> Vec<Vec<u8>> {
+    let handle = fs.open_dir(ino).unwrap();
+    let names = fs.list(ino, handle, 0, usize::MAX, NOBODY).unwrap().iter().map(|child| HostFs::name(child).to_vec()).collect();
+    fs.close_dir(handle);
+    names
+}
+
+fn modes(default: Isolation, stated: &[(&Path, Isolation)]) -> ModeMap {
+    let stated: Vec<_> = stated.iter().map(|(path, mode)| (LayerPath::from_absolute(path.as_os_str().as_bytes()).unwrap(), *mode)).collect();
+    ModeMap::new(default, &stated)
+}
+
+#[test]
+fn files_are_read_and_replaced_files_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, link) = (dir.path().join("f"), dir.path().join("l"));
+    fs::write(&file, "first").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("f", &link).unwrap();
+    let host = HostFs::new(modes(Isolation::WriteCopy, &[]), Stubs::default(), &[]);
+    let found = walk(&host, &file).unwrap();
+    assert_eq!((found.perm, found.size, found.kind), (0o640, 5, NodeKind::File));
+    for keep in [false, true] {
+        let (handle, unchanged) = host.open(found.ino).unwrap();
+        assert_eq!(unchanged, keep);
+        assert_eq!(host.read(found.ino, handle, 1, 100, NOBODY).unwrap(), b"irst");
+        host.close(handle);
+    }
+    let found_link = walk(&host, &link).unwrap();
+    assert_eq!(host.read_link(found_link.ino).unwrap(), b"f");
+    fs::write(dir.path().join("new"), "second").unwrap();
+    fs::rename(dir.path().join("new"), &file).unwrap();
+    assert_eq!(host.open(found.ino), Err(Errno::STALE));
+    assert_ne!(walk(&host, &file).unwrap().ino, found.ino);
+}
+
+#[test]
+fn modes_decide_what_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["open/deep", "closed/inner", "closed/other"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    let map = modes(Isolation::Full, &[(&at("open"), Isolation::WriteCopy), (&at("closed/inner"), Isolation::WriteCopy)]);
+    let host = HostFs::new(map, Stubs::default(), &[at("open/deep")]);
+    let top = walk(&host, dir.path()).unwrap();
+    assert_eq!(names(&host, top.ino), [b"closed".to_vec(), b"open".to_vec()]);
+    assert_eq!(names(&host, walk(&host, &at("closed")).unwrap().ino), [b"inner".to_vec()]);
+    assert!(walk(&host, &at("closed/other")).is_none());
+    assert!(walk(&host, &at("open/deep")).is_none(), "it is hidden");
+    assert!(walk(&host, Path::new("/etc")).is_none());
+}
+
+#[test]
+fn stubs_appear_where_the_host_has_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stubs = Stubs::default();
+    stubs.add_dir(LayerPath::from_absolute(dir.path().join("x/y").as_os_str().as_bytes()).unwrap());
+    let host = HostFs::new(modes(Isolation::WriteCopy, &[]), stubs, &[]);
+    let top = walk(&host, dir.path()).unwrap();
+    assert_eq!(names(&host, top.ino), [b"x".to_vec()]);
+    let stub = walk(&host, &dir.path().join("x")).unwrap();
+    assert_eq!((stub.kind, stub.perm), (NodeKind::Directory, 0o755));
+    assert_eq!(names(&host, stub.ino), [b"y".to_vec()]);
+    assert_eq!(host.attr(stub.ino, NOBODY).unwrap(), stub);
+}

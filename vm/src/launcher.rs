@@ -1,0 +1,201 @@
+//! Starting a run.
+//!
+//! [`Launcher::fork`] comes first in `main`; the child makes its namespaces while the caller finds out what to run.
+//! [`Launcher::start`] then sends the plan and serves the filesystems. Nothing of it asks a layer for data but what the
+//! kernel asks for: the root directory, and the path of the command.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use client_store::LayerView;
+use layer_format::LayerPath;
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getegid, geteuid, getpid, getrlimit, setrlimit, waitpid};
+
+use crate::error::VmError;
+use crate::fs::{HostFs, HostHas, ImageFs, ModeMap, Stubs};
+use crate::fuse::{self, Ids};
+use crate::ns::child;
+use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send};
+use crate::pending::Pending;
+use crate::running::Running;
+use crate::sandbox;
+use crate::spec::{Mode, RunSpec};
+use crate::sys::process::{Forked, fork_single_threaded};
+
+/// A forked child that waits to become the VM. Dropping it ends the child.
+#[derive(Debug)]
+pub struct Launcher {
+    /// `None` once the run has taken them over.
+    child: Option<(UnixStream, Pid)>,
+}
+
+impl Launcher {
+    /// Forks the child. Call it at the very start of `main`: the child inherits this process's directory, descriptors,
+    /// limits and signal settings, and gives them to the application.
+    ///
+    /// # Errors
+    /// [`VmError::SetUp`] if there is more than one thread, or no process can be made. That namespaces are not allowed is
+    /// reported by [`Launcher::start`].
+    pub fn fork() -> Result<Self, VmError> {
+        let parent = getpid();
+        let (ours, theirs) = UnixStream::pair().map_err(|error| VmError::set_up("make a socket pair", error))?;
+        match fork_single_threaded().map_err(|error| VmError::set_up("fork", error))? {
+            Forked::Child => {
+                drop(ours);
+                child::main(theirs, parent)
+            }
+            Forked::Parent(pid) => Ok(Self { child: Some((ours, pid)) }),
+        }
+    }
+
+    /// Starts the command of `spec` over `layers`, lowest first. Returns when it was executed, which may need data of the
+    /// layers and hence the network. From here until [`Running`] is dropped, signals to this process are handled.
+    ///
+    /// # Errors
+    /// [`VmError::NotFound`], [`VmError::NotExecutable`] and [`VmError::WorkingDir`] if the command cannot be executed;
+    /// otherwise what the machine does not allow, with the remedy.
+    pub fn start(mut self, spec: RunSpec, layers: Vec<Arc<dyn LayerView>>) -> Result<Running, VmError> {
+        spec.check()?;
+        let sandbox = absolute(&spec.sandbox)?;
+        sandbox::prepare(&sandbox)?;
+        let binds = usable_binds(&spec)?;
+        let plan = plan(&spec, &sandbox, &binds)?;
+        let ids = Ids { uid: plan.inner_uid, gid: plan.inner_gid };
+        let own_group = plan.own_group;
+        let (socket, pid) = self.child.take().ok_or(VmError::Died)?;
+        let mut running = Running::new(socket, pid, sandbox.clone(), spec.since, own_group);
+        // A child that failed early has closed its end, but what it said is still there to be read.
+        let _ = send(running.socket(), &ToVm::Start(Box::new(plan)));
+        let devices = receive_devices(running.socket(), &sandbox)?;
+        serve(&spec, layers, &binds, &sandbox, devices, ids, running.pending())?;
+        running.run_until_started()?;
+        Ok(running)
+    }
+
+    /// For [`crate::probe()`]: the socket and the child's pid.
+    pub(crate) fn into_child(mut self) -> Option<(UnixStream, Pid)> {
+        self.child.take()
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        if let Some((socket, pid)) = self.child.take() {
+            drop(socket);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        }
+    }
+}
+
+fn receive_devices(socket: &UnixStream, sandbox: &Path) -> Result<Vec<OwnedFd>, VmError> {
+    match receive_with(socket).map_err(|error| VmError::set_up("talk to the VM", error))? {
+        Some((FromVm::Fuse, devices)) => Ok(devices),
+        Some((FromVm::Failed(failure), _)) => Err(VmError::from_child(failure, sandbox.to_owned())),
+        _ => Err(VmError::Died),
+    }
+}
+
+/// Starts the threads that answer the kernel.
+fn serve(
+    spec: &RunSpec,
+    layers: Vec<Arc<dyn LayerView>>,
+    binds: &[(PathBuf, PathBuf)],
+    sandbox: &Path,
+    devices: Vec<OwnedFd>,
+    ids: Ids,
+    pending: &Arc<Pending>,
+) -> Result<(), VmError> {
+    let mut targets = Stubs::default();
+    for (source, target) in binds {
+        if let Ok(path) = LayerPath::from_absolute(target.as_os_str().as_bytes()) {
+            if source.is_dir() { targets.add_dir(path) } else { targets.add_file(path, Vec::new()) }
+        }
+    }
+    let host = spec.shows_host();
+    let mut always = Stubs::default();
+    for name in ["proc", "sys", "dev"].iter().chain(if host { &[][..] } else { &["tmp"][..] }) {
+        always.add_dir(LayerPath::new(*name).unwrap_or_default());
+    }
+    if !host {
+        for path in ["etc/resolv.conf", "etc/hosts"] {
+            if let Ok(content) = std::fs::read(Path::new("/").join(path)) {
+                targets.add_file(LayerPath::new(path).unwrap_or_default(), content);
+            }
+        }
+    }
+    // Where the host is visible its own directories stand at the mount points, with their own modes.
+    let (image_stubs, host_stubs) = if host { (Stubs::default(), targets) } else { (targets, Stubs::default()) };
+    let failed = |error: io::Error| VmError::set_up("serve FUSE", error);
+    let mut devices = devices.into_iter();
+    let (image_device, host_device) = (devices.next().ok_or(VmError::Died)?, devices.next());
+    let mut host_has: Option<HostHas> = None;
+    let mut host_fs = None;
+    if host_device.is_some() {
+        allow_many_open_files();
+        let mut hidden: Vec<PathBuf> = spec.hidden.clone();
+        hidden.push(sandbox.to_owned());
+        let fs = Arc::new(HostFs::new(ModeMap::new(spec.mode, &spec.modes), host_stubs, &hidden));
+        let asked = Arc::clone(&fs);
+        host_has = Some(Box::new(move |path| asked.has_directory(path)));
+        host_fs = Some(fs);
+    }
+    let image = ImageFs::new(layers, always, image_stubs, host_has);
+    fuse::serve(Arc::new(image), image_device, fuse::Settings::image(spec, ids), pending).map_err(failed)?;
+    if let (Some(fs), Some(device)) = (host_fs, host_device) {
+        fuse::serve(fs, device, fuse::Settings::host(ids), pending).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Each host file that the application has open is open here, too.
+fn allow_many_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, VmError> {
+    std::path::absolute(path).map_err(|source| VmError::Sandbox { path: path.to_owned(), source })
+}
+
+/// Sources and targets, absolute, of the mounts that can be made.
+fn usable_binds(spec: &RunSpec) -> Result<Vec<(PathBuf, PathBuf)>, VmError> {
+    let mut binds = Vec::new();
+    for mount in &spec.mounts {
+        let source = absolute(&mount.source)?;
+        let target = mount.target.clone().unwrap_or_else(|| source.clone());
+        if let Err(error) = source.metadata() {
+            tracing::warn!(source = %source.display(), "mount left out: {} cannot be used: {error}", source.display());
+        } else if !target.is_absolute() || LayerPath::from_absolute(target.as_os_str().as_bytes()).map_or(true, |path| path.is_root()) {
+            tracing::warn!(target = %target.display(), "mount left out: {} is not an absolute path below /, without `..`", target.display());
+        } else {
+            binds.push((source, target));
+        }
+    }
+    Ok(binds)
+}
+
+fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<Plan, VmError> {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+    let path = spec.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes().to_vec());
+    Ok(Plan {
+        sandbox: bytes(sandbox),
+        argv: spec.command.iter().cloned().map(OsStringExt::into_vec).collect(),
+        env: spec.env.iter().map(|(name, value)| [name.as_bytes(), value.as_bytes()].join(&b'=')).collect(),
+        path: path.unwrap_or_default(),
+        working_dir: bytes(&spec.working_dir),
+        working_dir_required: spec.working_dir_required,
+        binds: binds.iter().map(|(source, target)| (bytes(source), bytes(target))).collect(),
+        uid,
+        gid,
+        inner_uid: if spec.map_root { 0 } else { uid },
+        inner_gid: if spec.map_root { 0 } else { gid },
+        host: spec.shows_host(),
+        private_dev_and_tmp: spec.mode == Mode::Full && !spec.shows_host(),
+        own_group: std::fs::File::open("/dev/tty").is_err(),
+    })
+}

@@ -1,0 +1,206 @@
+//! The mounts of the VM, in the order in which they must be made.
+//!
+//! A tmpfs over `<sandbox>/mnt`, seen by nobody else, has the mount points: `img` and `host` for FUSE, `root` for the
+//! overlay that becomes `/`. Sandbox directories are named through `/proc/self/fd`, so that no character of the
+//! sandbox's path has to be quoted in mount options. Targets inside the new root are resolved with `RESOLVE_IN_ROOT`:
+//! a symbolic link of an image cannot lead a mount out of it.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, unmount};
+
+use super::protocol::{Failure, Plan, Step};
+
+/// Maps one user and one group into the user namespace.
+pub(crate) fn write_maps(uid: u32, gid: u32, inner_uid: u32, inner_gid: u32) -> Result<(), Failure> {
+    let write = |path: &str, text: String| {
+        let failed = |error: std::io::Error| Failure::new(Step::WriteMaps, Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        std::fs::write(path, text).map_err(failed)
+    };
+    // Without giving up setgroups(2) first, an unprivileged user may not write a group map.
+    write("/proc/self/setgroups", "deny".to_owned())?;
+    write("/proc/self/uid_map", format!("{inner_uid} {uid} 1"))?;
+    write("/proc/self/gid_map", format!("{inner_gid} {gid} 1"))
+}
+
+/// Keeps later mounts of ours from the host, and the host's from us.
+pub(crate) fn leave_host_mounts() -> Result<(), Failure> {
+    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", flags).map_err(|errno| Failure::at("make mounts private", "/", errno))
+}
+
+/// Opens the FUSE device. It must happen inside the user namespace: the kernel refuses a descriptor from outside.
+pub(crate) fn open_fuse() -> Result<OwnedFd, Failure> {
+    openat(CWD, "/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| Failure::new(Step::OpenFuse, errno))
+}
+
+/// Where the mounts are put together before they become the root.
+pub(crate) struct Staging {
+    upper: OwnedFd,
+    work: OwnedFd,
+    /// The tmpfs.
+    stage: OwnedFd,
+}
+
+impl Staging {
+    /// Opens the sandbox's directories and covers its `mnt`.
+    pub(crate) fn new(sandbox: &[u8]) -> Result<Self, Failure> {
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: Vec<u8>| openat(CWD, &path[..], directory, Mode::empty()).map_err(|errno| Failure::at("open", &path, errno));
+        let below = |name: &str| [sandbox, b"/", name.as_bytes()].concat();
+        let (upper, work) = (open(below("upper"))?, open(below("work"))?);
+        let mnt = below("mnt");
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("turbo", &mnt[..], "tmpfs", flags, c"mode=0755,size=1m").map_err(|errno| Failure::at("mount a tmpfs on", &mnt, errno))?;
+        let stage = open(mnt)?;
+        for name in ["img", "host", "root"] {
+            mkdirat(&stage, name, Mode::from_raw_mode(0o755)).map_err(|errno| Failure::at("make the mount point", name, errno))?;
+        }
+        rustix::process::fchdir(&stage).map_err(|errno| Failure::at("enter", "mnt", errno))?;
+        Ok(Self { upper, work, stage })
+    }
+
+    /// Mounts the filesystems that the parent will serve: the images', and the host's if asked for.
+    pub(crate) fn mount_fuse(&self, uid: u32, gid: u32, host: bool) -> Result<Vec<OwnedFd>, Failure> {
+        let names = if host { &["img", "host"][..] } else { &["img"][..] };
+        names.iter().map(|name| mount_fuse(name, uid, gid)).collect()
+    }
+
+    /// Puts the sandbox over the FUSE mounts.
+    pub(crate) fn mount_overlay(&self, host: bool) -> Result<(), Failure> {
+        self.overlay(if host { "img:host" } else { "img" }, "root")
+    }
+
+    /// Mounts an overlay over empty directories.
+    pub(crate) fn try_overlay(&self) -> Result<(), Failure> {
+        self.overlay("img:host", "root")
+    }
+
+    fn overlay(&self, lower: &str, target: &str) -> Result<(), Failure> {
+        let (upper, work) = (self.upper.as_raw_fd(), self.work.as_raw_fd());
+        let options = format!("lowerdir={lower},upperdir=/proc/self/fd/{upper},workdir=/proc/self/fd/{work},userxattr");
+        let options = CString::new(options).map_err(|_| Failure::new(Step::Overlay, Errno::INVAL))?;
+        mount("turbo", target, "overlay", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str()).map_err(|errno| Failure::new(Step::Overlay, errno))
+    }
+
+    /// Adds what an application expects around the overlay and makes it the root. Runs as pid 1, since `/proc` shows the pid
+    /// namespace of whoever mounts it. Returns warnings.
+    pub(crate) fn enter(&self, plan: &Plan) -> Result<Vec<String>, Failure> {
+        let root = openat(&self.stage, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| Failure::at("open", "root", errno))?;
+        let mut warnings = Vec::new();
+        mount_proc()?;
+        if let Err(errno) = mount_bind_recursive("/sys", "root/sys") {
+            warnings.push(format!("/sys is not available in the VM: {errno}"));
+        }
+        if plan.private_dev_and_tmp {
+            private_dev()?;
+            tmpfs("root/tmp", c"mode=1777")?;
+        } else {
+            mount_bind_recursive("/dev", "root/dev").map_err(|errno| Failure::at("bind", "/dev", errno))?;
+            // Not the host's: write-copy never writes to the host.
+            let _ = tmpfs("root/dev/shm", c"mode=1777");
+        }
+        for (source, target) in &plan.binds {
+            if let Err(errno) = bind(&root, source, target) {
+                let (source, target) = (String::from_utf8_lossy(source), String::from_utf8_lossy(target));
+                warnings.push(format!("{source} could not be mounted on {target}: {errno}"));
+            }
+        }
+        pivot(&root)?;
+        Ok(warnings)
+    }
+}
+
+fn mount_fuse(target: &str, uid: u32, gid: u32) -> Result<OwnedFd, Failure> {
+    let device = open_fuse()?;
+    let options = format!("fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions", device.as_raw_fd());
+    let options = CString::new(options).map_err(|_| Failure::at("mount FUSE on", target, Errno::INVAL))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
+    mount("turbo", target, "fuse.turbo", flags, options.as_c_str()).map_err(|errno| Failure::at("mount FUSE on", target, errno))?;
+    Ok(device)
+}
+
+fn mount_proc() -> Result<(), Failure> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("proc", "root/proc", "proc", flags, None)
+        // Where parts of /proc are covered (containers) a new one is refused; the host's shows more processes, but works.
+        .or_else(|_| mount_bind_recursive("/proc", "root/proc"))
+        .map_err(|errno| Failure::at("mount", "/proc", errno))
+}
+
+fn tmpfs(target: &str, options: &std::ffi::CStr) -> Result<(), Failure> {
+    mount("tmpfs", target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options).map_err(|errno| Failure::at("mount a tmpfs on", target, errno))
+}
+
+/// A `/dev` with what every program may expect, and the host's terminals.
+fn private_dev() -> Result<(), Failure> {
+    tmpfs("root/dev", c"mode=0755,size=1m")?;
+    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+        let (source, target) = (format!("/dev/{name}"), format!("root/dev/{name}"));
+        let bound =
+            openat(CWD, &target, OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o666)).and_then(|_| mount_bind(&source, &target));
+        bound.map_err(|errno| Failure::at("bind", source, errno))?;
+    }
+    for name in ["pts", "shm"] {
+        let path = format!("root/dev/{name}");
+        mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).map_err(|errno| Failure::at("make", path, errno))?;
+    }
+    // The host's, not a new instance: the terminal that the application was started on must be found by its name.
+    let _ = mount_bind_recursive("/dev/pts", "root/dev/pts");
+    tmpfs("root/dev/shm", c"mode=1777")?;
+    for (target, name) in [("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr"), ("pts/ptmx", "ptmx")] {
+        rustix::fs::symlinkat(target, CWD, format!("root/dev/{name}")).map_err(|errno| Failure::at("link", name, errno))?;
+    }
+    Ok(())
+}
+
+/// Makes a file or folder of the host visible in the new root.
+fn bind(root: &OwnedFd, source: &[u8], target: &[u8]) -> Result<(), Errno> {
+    let is_dir = FileType::from_raw_mode(statat(CWD, source, AtFlags::empty())?.st_mode) == FileType::Directory;
+    let place = match open_inside(root, target) {
+        Err(Errno::NOENT) => {
+            make_inside(root, target, is_dir)?;
+            open_inside(root, target)?
+        }
+        other => other?,
+    };
+    mount_bind_recursive(source, format!("/proc/self/fd/{}", place.as_raw_fd()))
+}
+
+fn open_inside(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+    openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
+}
+
+/// Makes `path` and its missing parents. Only reached if the filesystems below do not already show a stub there, because the
+/// sandbox or a layer deleted it.
+fn make_inside(root: &OwnedFd, path: &[u8], is_dir: bool) -> Result<(), Errno> {
+    let mut parent = open_inside(root, b"/")?;
+    let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
+    for (at, part) in parts.iter().enumerate() {
+        let so_far = parts[..=at].join(&b'/');
+        parent = match open_inside(root, &so_far) {
+            Err(Errno::NOENT) if at + 1 == parts.len() && !is_dir => {
+                return openat(&parent, *part, OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o644)).map(drop);
+            }
+            Err(Errno::NOENT) => {
+                mkdirat(&parent, *part, Mode::from_raw_mode(0o755))?;
+                open_inside(root, &so_far)?
+            }
+            other => other?,
+        };
+    }
+    Ok(())
+}
+
+/// Makes `root` the root of this mount namespace, and takes the host's away.
+fn pivot(root: &OwnedFd) -> Result<(), Failure> {
+    let step = |what: &'static str| move |errno| Failure::at(what, "", errno);
+    rustix::process::fchdir(root).map_err(step("enter the new root"))?;
+    rustix::process::pivot_root(".", ".").map_err(step("pivot_root"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(step("unmount the old root"))?;
+    rustix::process::chdir("/").map_err(step("enter the new root"))
+}

@@ -1,0 +1,163 @@
+//! The messages between the parent and the VM's processes: a length, little-endian u32, and that many bytes of JSON, over
+//! a stream socket pair. The parent speaks first (the plan); later pid 1 holds the other end.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Longest message: an environment and arguments of a few megabytes, as JSON.
+const MAX_LEN: u32 = 64 << 20;
+
+/// What the parent says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ToVm {
+    Start(Box<Plan>),
+    /// Send this signal to the application.
+    Signal(i32),
+    /// Try namespaces, FUSE and overlayfs, and report.
+    Probe {
+        sandbox: Vec<u8>,
+        uid: u32,
+        gid: u32,
+    },
+}
+
+/// What the VM says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FromVm {
+    /// FUSE is mounted; so many descriptors come with the message: the images' and, if there is one, the host's.
+    Fuse,
+    /// The host's pid of pid 1.
+    Init(i32),
+    /// The root is complete and entered.
+    Mounted,
+    /// The command was executed.
+    Started,
+    /// Something harmless went wrong.
+    Warning(String),
+    /// The run is over before it began.
+    Failed(Failure),
+    /// The application stopped (job control).
+    Stopped(i32),
+    Exited(i32),
+    Signaled(i32),
+    /// A step of a probe worked.
+    Passed,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Step {
+    Unshare,
+    WriteMaps,
+    OpenFuse,
+    Overlay,
+    WorkingDir,
+    Exec,
+    Other(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) step: Step,
+    pub(crate) path: String,
+    pub(crate) errno: i32,
+    pub(crate) interpreter_missing: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(step: Step, errno: rustix::io::Errno) -> Self {
+        Self { step, path: String::new(), errno: errno.raw_os_error(), interpreter_missing: false }
+    }
+
+    pub(crate) fn at(what: &str, path: impl AsRef<[u8]>, errno: rustix::io::Errno) -> Self {
+        Self { path: String::from_utf8_lossy(path.as_ref()).into_owned(), ..Self::new(Step::Other(what.to_owned()), errno) }
+    }
+}
+
+/// What the child needs to know of a run. Paths are bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) sandbox: Vec<u8>,
+    pub(crate) argv: Vec<Vec<u8>>,
+    /// `NAME=value`
+    pub(crate) env: Vec<Vec<u8>>,
+    pub(crate) path: Vec<u8>,
+    pub(crate) working_dir: Vec<u8>,
+    pub(crate) working_dir_required: bool,
+    /// Source and target, both absolute.
+    pub(crate) binds: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// What they are inside.
+    pub(crate) inner_uid: u32,
+    pub(crate) inner_gid: u32,
+    /// Whether a second FUSE filesystem shows the host.
+    pub(crate) host: bool,
+    /// Whether `/dev` and `/tmp` are the VM's own.
+    pub(crate) private_dev_and_tmp: bool,
+    /// Whether the application gets a process group of its own: if there is no terminal.
+    pub(crate) own_group: bool,
+}
+
+pub(crate) fn send<T: Serialize>(socket: &UnixStream, message: &T) -> io::Result<()> {
+    send_with(socket, message, &[])
+}
+
+/// Sends a message and, with its first byte, descriptors.
+pub(crate) fn send_with<T: Serialize>(mut socket: &UnixStream, message: &T, fds: &[OwnedFd]) -> io::Result<()> {
+    let body = serde_json::to_vec(message)?;
+    let mut bytes = Vec::with_capacity(4 + body.len());
+    bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    let mut sent = 0;
+    if !fds.is_empty() {
+        let borrowed: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
+        sent = rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    }
+    socket.write_all(&bytes[sent..])
+}
+
+/// The next message, or `None` if the other side is gone.
+pub(crate) fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<Option<T>> {
+    Ok(receive_with(socket)?.map(|(message, _)| message))
+}
+
+/// The next message and the descriptors that came with it.
+pub(crate) fn receive_with<T: DeserializeOwned>(mut socket: &UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut head = [0; 4];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut head)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Err(rustix::io::Errno::INTR) => {}
+            // The other side died with unread messages of ours.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            other => break other?.bytes,
+        }
+    };
+    if received == 0 {
+        return Ok(None);
+    }
+    let mut fds = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    socket.read_exact(&mut head[received..])?;
+    let len = u32::from_le_bytes(head);
+    if len > MAX_LEN {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of the VM is too long"));
+    }
+    let mut body = vec![0; len as usize];
+    socket.read_exact(&mut body)?;
+    Ok(Some((serde_json::from_slice(&body)?, fds)))
+}

@@ -1,0 +1,266 @@
+//! A run in progress: its signals, its end.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
+use rustix::termios::{tcgetpgrp, tcsetpgrp};
+
+use crate::error::VmError;
+use crate::ns::protocol::{FromVm, ToVm, receive, send};
+use crate::pending::Pending;
+use crate::sandbox;
+use crate::sys::signals::{Arrived, Watch, ignore, reset};
+
+/// Signals passed on to the application.
+const FORWARDED: [i32; 9] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH, libc::SIGTSTP, libc::SIGCONT];
+
+/// How the application ended: exactly one of the two is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExitStatus {
+    /// Its exit code, `0..=255`.
+    pub code: Option<i32>,
+    /// The signal that killed it.
+    pub signal: Option<i32>,
+}
+
+impl ExitStatus {
+    /// As a shell would report it: the code, or 128 plus the signal.
+    pub fn shell_code(&self) -> i32 {
+        self.code.unwrap_or_else(|| 128 + self.signal.unwrap_or(0))
+    }
+}
+
+/// When what happened, in microseconds after `RunSpec::since`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// The VM's root was complete.
+    pub mounted_us: u64,
+    /// The command was executed.
+    pub started_us: u64,
+}
+
+/// Sends signals to the application, from any thread.
+#[derive(Clone, Debug)]
+pub struct Control {
+    socket: Arc<Mutex<UnixStream>>,
+}
+
+impl Control {
+    /// Sends a signal to the application (not to its children). Without effect after its end.
+    pub fn kill(&self, signal: i32) {
+        let _ = send(&self.socket.lock(), &ToVm::Signal(signal));
+    }
+}
+
+/// A run in progress. While it exists, signals to this process go to the application. Dropping it kills everything in
+/// the VM.
+#[derive(Debug)]
+pub struct Running {
+    socket: UnixStream,
+    control: Option<Control>,
+    child: Option<Pid>,
+    init: i32,
+    sandbox: PathBuf,
+    since: Instant,
+    timings: Timings,
+    watch: Option<Watch>,
+    terminal: Option<Terminal>,
+    pending: Arc<Pending>,
+}
+
+enum Event {
+    Started,
+    Ended(ExitStatus),
+    Other,
+}
+
+impl Running {
+    pub(crate) fn new(socket: UnixStream, child: Pid, sandbox: PathBuf, since: Instant, own_group: bool) -> Self {
+        let terminal = if own_group { None } else { Terminal::find() };
+        Self {
+            socket,
+            control: None,
+            child: Some(child),
+            init: 0,
+            sandbox,
+            since,
+            timings: Timings::default(),
+            watch: None,
+            terminal,
+            pending: Arc::new(Pending::default()),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
+    pub(crate) fn pending(&self) -> &Arc<Pending> {
+        &self.pending
+    }
+
+    /// The VM's pid 1, as a process id of the host: for joining its namespaces.
+    pub fn pid(&self) -> i32 {
+        self.init
+    }
+
+    /// When what happened.
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// Something that can send signals while another thread is in [`Running::wait`].
+    ///
+    /// # Errors
+    /// If the process has no descriptor left.
+    pub fn control(&mut self) -> io::Result<Control> {
+        if let Some(control) = &self.control {
+            return Ok(control.clone());
+        }
+        let control = Control { socket: Arc::new(Mutex::new(self.socket.try_clone()?)) };
+        self.control = Some(control.clone());
+        Ok(control)
+    }
+
+    /// Sends a signal to the application.
+    pub fn kill(&self, signal: i32) {
+        match &self.control {
+            Some(control) => control.kill(signal),
+            None => drop(send(&self.socket, &ToVm::Signal(signal))),
+        }
+    }
+
+    /// Waits for the application's end, passing signals on meanwhile. When it returns no process of the VM is left, and the
+    /// sandbox holds all that was written.
+    ///
+    /// # Errors
+    /// [`VmError::Died`] if the VM was killed from outside.
+    pub fn wait(&mut self) -> Result<ExitStatus, VmError> {
+        loop {
+            if let Event::Ended(status) = self.next()? {
+                self.finish();
+                return Ok(status);
+            }
+        }
+    }
+
+    pub(crate) fn run_until_started(&mut self) -> Result<(), VmError> {
+        self.watch = Some(Watch::start(&FORWARDED).map_err(|error| VmError::set_up("handle signals", error))?);
+        loop {
+            if let Event::Started = self.next()? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Event, VmError> {
+        let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
+        fds.extend(self.watch.as_ref().map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(VmError::set_up("wait for the VM", errno)),
+        }
+        let ready = !fds[0].revents().is_empty();
+        drop(fds);
+        for arrived in self.watch.as_ref().map(Watch::take).unwrap_or_default() {
+            self.on_signal(arrived);
+        }
+        if ready { self.on_message() } else { Ok(Event::Other) }
+    }
+
+    fn on_signal(&self, arrived: Arrived) {
+        // A terminal's key reached the application without us: it is in the foreground process group, as we are.
+        if !(arrived.by_kernel && self.terminal.is_some()) {
+            self.kill(arrived.signal);
+        }
+    }
+
+    fn on_message(&mut self) -> Result<Event, VmError> {
+        let elapsed = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match receive(&self.socket).map_err(|error| VmError::set_up("talk to the VM", error))? {
+            Some(FromVm::Init(pid)) => self.init = pid,
+            Some(FromVm::Mounted) => self.timings.mounted_us = elapsed,
+            Some(FromVm::Started) => {
+                self.timings.started_us = elapsed;
+                return Ok(Event::Started);
+            }
+            Some(FromVm::Warning(text)) => tracing::warn!("{text}"),
+            Some(FromVm::Failed(failure)) => {
+                self.finish();
+                return Err(VmError::from_child(failure, self.sandbox.clone()));
+            }
+            Some(FromVm::Stopped(signal)) => self.stop(signal),
+            Some(FromVm::Exited(code)) => return Ok(Event::Ended(ExitStatus { code: Some(code), signal: None })),
+            Some(FromVm::Signaled(signal)) => return Ok(Event::Ended(ExitStatus { code: None, signal: Some(signal) })),
+            Some(FromVm::Fuse | FromVm::Passed) => {}
+            None => {
+                self.finish();
+                return Err(VmError::Died);
+            }
+        }
+        Ok(Event::Other)
+    }
+
+    /// The application was stopped from the terminal: stop as well, so that the shell notices. Only then, since it may want
+    /// to read files on its way.
+    fn stop(&self, signal: i32) {
+        if self.terminal.is_some() && matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
+            let _ = kill_process(getpid(), Signal::STOP);
+        }
+    }
+
+    /// Cleans up after the last process.
+    fn finish(&mut self) {
+        let Some(child) = self.child.take() else { return };
+        // Whoever waits for data has been killed; without an answer it could not die.
+        self.pending.close();
+        while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
+        self.watch = None;
+        if let Some(terminal) = &self.terminal {
+            terminal.take_back();
+        }
+        sandbox::clean(&self.sandbox);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = self.child {
+            let _ = kill_process(child, Signal::KILL);
+            self.finish();
+        }
+    }
+}
+
+/// The controlling terminal, if this process started in its foreground.
+#[derive(Debug)]
+struct Terminal {
+    device: File,
+    foreground: bool,
+}
+
+impl Terminal {
+    fn find() -> Option<Self> {
+        let device = File::open("/dev/tty").ok()?;
+        let foreground = tcgetpgrp(&device).is_ok_and(|group| group == getpgrp());
+        Some(Self { device, foreground })
+    }
+
+    /// An interactive shell in the VM moves the terminal to process groups of its own, which are gone now.
+    fn take_back(&self) {
+        if self.foreground && tcgetpgrp(&self.device).map_or(true, |group| group != getpgrp()) {
+            let changed = ignore(&[libc::SIGTTOU]);
+            let _ = tcsetpgrp(&self.device, getpgrp());
+            reset(&changed);
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What to run, and what it may see.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use layer_format::LayerPath;
+pub use layer_format::manifest::Mode;
+
+use crate::error::VmError;
+
+/// A folder or file of the host that is visible and writable in the VM, whatever the mode there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindMount {
+    /// Path on the host. If it does not exist, the mount is left out with a warning.
+    pub source: PathBuf,
+    /// Absolute path in the VM; `source`, made absolute, if `None`.
+    pub target: Option<PathBuf>,
+}
+
+/// One run of one command. All paths but those of [`Self::command`] and [`Self::working_dir`] are paths on the host.
+#[derive(Clone, Debug)]
+pub struct RunSpec {
+    /// The mode of what [`Self::modes`] does not mention.
+    pub mode: Mode,
+    /// Modes of paths and what is below them; the longest path that fits wins.
+    pub modes: Vec<(LayerPath, Mode)>,
+    /// The container's directory; made if missing. `upper` in it receives what the application writes, in overlayfs's
+    /// form (a deleted name is a character device 0:0, an opaque directory has the attribute `user.overlay.opaque`).
+    /// `work` and `mnt` belong to the VM and are empty or absent between runs. Only one run at a time may use it: the
+    /// caller locks it. Not on overlayfs, NFS or FUSE.
+    pub sandbox: PathBuf,
+    /// Program and arguments. A program without a slash is searched in the `PATH` of [`Self::env`], inside the VM.
+    pub command: Vec<OsString>,
+    /// The complete environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where the command starts: an absolute path in the VM.
+    pub working_dir: PathBuf,
+    /// Whether a missing working directory is an error; otherwise the command starts in `/`.
+    pub working_dir_required: bool,
+    /// Host folders to show as they are.
+    pub mounts: Vec<BindMount>,
+    /// Whether the application sees itself as uid 0 and gid 0, rather than as the calling user.
+    pub map_root: bool,
+    /// How many bytes after those asked for the kernel may read in advance from an image file. Each is fetched over the
+    /// network if it is not local. At most what the kernel allows (usually 131072).
+    pub max_readahead: u32,
+    /// Whether it is known that no layer has an extended attribute or an opaque directory. The kernel then stops asking,
+    /// which saves a round trip of about 10 µs for the first look at each file. If set wrongly, attributes are not seen.
+    pub plain_layers: bool,
+    /// Names of the host that the VM must not see in write-copy, besides [`Self::sandbox`].
+    pub hidden: Vec<PathBuf>,
+    /// From when [`crate::Timings`] count.
+    pub since: Instant,
+}
+
+/// Default of [`RunSpec::max_readahead`], in bytes.
+pub const DEFAULT_READAHEAD: u32 = 32 * 1024;
+
+impl RunSpec {
+    /// A run of `command` in `sandbox`, in `/`, with an empty environment and default settings.
+    pub fn new(sandbox: impl Into<PathBuf>, command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        Self {
+            mode: Mode::default(),
+            modes: Vec::new(),
+            sandbox: sandbox.into(),
+            command: command.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
+            working_dir: PathBuf::from("/"),
+            working_dir_required: false,
+            mounts: Vec::new(),
+            map_root: false,
+            max_readahead: DEFAULT_READAHEAD,
+            plain_layers: false,
+            hidden: Vec::new(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Refuses what this version cannot do.
+    pub(crate) fn check(&self) -> Result<(), VmError> {
+        if self.command.is_empty() {
+            return Err(VmError::NoCommand);
+        }
+        let root = (LayerPath::root(), self.mode);
+        for (path, mode) in std::iter::once(&root).chain(&self.modes) {
+            if matches!(mode, Mode::Merge | Mode::Hide) {
+                return Err(VmError::UnsupportedMode { mode: *mode, path: path.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any path shows the host.
+    pub(crate) fn shows_host(&self) -> bool {
+        self.mode == Mode::WriteCopy || self.modes.iter().any(|(_, mode)| *mode == Mode::WriteCopy)
+    }
+}

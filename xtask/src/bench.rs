@@ -1,0 +1,21 @@
+//! Benchmarks and the demo. Both live in `benches/`, since they share the link, the root filesystems
+//! and the way in which launches are measured; here they get the release build that they run.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::workspace;
+
+/// Builds the product and the benchmarks in release, then runs `turbo-bench` with the arguments.
+pub(crate) fn run(args: &[OsString]) -> Result<()> {
+    workspace::run(workspace::cargo("build").args(["--release", "-p", "cli", "-p", "registry", "-p", "benchmarks", "--bins"]))?;
+    let mut bench = workspace::cargo("run");
+    workspace::run(bench.args(["--release", "-p", "benchmarks", "--bin", "turbo-bench", "--"]).args(args))
+}
+
+/// `turbo-bench demo`: launches scipy over a link of 100 Mbit/s and 100 ms, pulled and streamed.
+pub(crate) fn demo(args: &[OsString]) -> Result<()> {
+    let words: Vec<_> = std::iter::once(OsString::from("demo")).chain(args.iter().cloned()).collect();
+    run(&words)
+}

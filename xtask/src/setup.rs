@@ -1,0 +1,108 @@
+//! What the tests need beyond a Rust toolchain and a C compiler, brought about as far as the caller may.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::steps::Outcome;
+use crate::workspace;
+
+const CARGO_DENY_VERSION: &str = "0.20.2";
+
+/// Programs that tests run, and the Debian package of each. A real interpreter means the
+/// distribution's: one in somebody's home is out of reach for an unprivileged test user.
+const PROGRAMS: &[(&str, &str)] = &[("/usr/bin/python3", "python3"), ("/usr/bin/setfattr", "attr"), ("/usr/bin/strace", "strace"), ("/usr/bin/git", "git")];
+
+/// Name of the user whom privileged test runs become to test what an ordinary user can do.
+const TEST_USER: &str = "turbo-test";
+/// Ids for the same where no user can be added: free on any ordinary system.
+const TEST_ID: u32 = 65533;
+
+/// Path of cargo-deny, which is installed beside what cargo builds if the machine has none.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let tools = workspace::target_dir().join("tools");
+    for candidate in [tools.join("bin/cargo-deny"), PathBuf::from("cargo-deny")] {
+        let version = Command::new(&candidate).arg("--version").stderr(Stdio::null()).output();
+        if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(CARGO_DENY_VERSION)) {
+            return Ok(candidate);
+        }
+    }
+    println!("installing cargo-deny {CARGO_DENY_VERSION}, once");
+    let build = tools.join("build");
+    let mut install = workspace::cargo("install");
+    install.args(["cargo-deny", "--locked", "--version", CARGO_DENY_VERSION, "--root"]).arg(&tools).arg("--target-dir").arg(&build);
+    workspace::run(&mut install)?;
+    fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))?;
+    Ok(tools.join("bin/cargo-deny"))
+}
+
+/// Installs the Debian packages of missing programs. A program that stays missing is not an error
+/// here: the test that needs it says so.
+pub(crate) fn programs() -> Outcome {
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(path, _)| !Path::new(path).exists()).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Outcome::Done;
+    }
+    if !is_root() {
+        return Outcome::Skipped(format!("only root can install {}", missing.join(", ")));
+    }
+    let apt = |args: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.args(["-q", "-y", "-o", "Acquire::Retries=2"]).args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+        workspace::run(&mut apt)
+    };
+    // The lists may be old or absent; a failure to renew them shows in the installation.
+    let installed = apt(&["update"]).and_then(|()| apt(&[&["install", "--no-install-recommends"], &*missing].concat()));
+    match installed {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Skipped(format!("{} not installed: {error:#}", missing.join(", "))),
+    }
+}
+
+/// Lets ordinary users open `/dev/fuse`, as distributions do.
+pub(crate) fn fuse() -> Result<Outcome> {
+    let device = Path::new("/dev/fuse");
+    let Ok(metadata) = fs::metadata(device) else { return Ok(Outcome::Skipped("there is no /dev/fuse (modprobe fuse)".to_owned())) };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o666 == 0o666 || !metadata.file_type().is_char_device() {
+        return Ok(Outcome::Done);
+    }
+    if !is_root() {
+        return Ok(Outcome::Skipped(format!("/dev/fuse has mode {mode:o}; `chmod 666 /dev/fuse` as root lets users mount")));
+    }
+    println!("chmod 666 /dev/fuse (it had {mode:o})");
+    fs::set_permissions(device, fs::Permissions::from_mode(0o666)).context("cannot change the mode of /dev/fuse")?;
+    Ok(Outcome::Done)
+}
+
+/// User and group ids for what tests must try as an ordinary user, added to the system if need be.
+/// `None` without root: the tests are then run by an ordinary user anyway.
+pub(crate) fn test_user() -> Option<(u32, u32)> {
+    if !is_root() {
+        return None;
+    }
+    if let Some(ids) = user_ids(TEST_USER) {
+        return Some(ids);
+    }
+    let useradd = Command::new("useradd").args(["--system", "--no-create-home", "--shell", "/usr/sbin/nologin", TEST_USER]).status();
+    match useradd {
+        Ok(status) if status.success() => println!("added the user {TEST_USER}"),
+        _ => println!("useradd did not work; tests use the user id {TEST_ID}, which has no name"),
+    }
+    Some(user_ids(TEST_USER).unwrap_or((TEST_ID, TEST_ID)))
+}
+
+fn user_ids(name: &str) -> Option<(u32, u32)> {
+    let users = fs::read_to_string("/etc/passwd").ok()?;
+    let fields: Vec<_> = users.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name)?;
+    Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?))
+}
+
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    ids.split_ascii_whitespace().nth(1) == Some("0")
+}
