@@ -96,7 +96,11 @@ fn touched(root: &Path, command: &[String]) -> Result<Vec<(PathBuf, Content)>> {
     run_once(root, command)?;
     let mut needed = std::collections::BTreeMap::new();
     for path in &all {
-        let metadata = root.join(path).symlink_metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+        let metadata = match root.join(path).symlink_metadata() {
+            // It was in the emptied /tmp.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata.with_context(|| format!("cannot look at {}", path.display()))?,
+        };
         if metadata.is_dir() || metadata.atime() == 0 {
             continue;
         }

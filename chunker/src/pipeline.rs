@@ -44,4 +44,4 @@ pub const BATCH_LEN: usize = 256 * 1024;
 /// A batch is handed on once it holds this many items, such as empty files and links.
 pub const BATCH_ITEMS: usize = 512;
 /// Files longer than this are read in segments; others by a worker at once.
-pub const LARGE_FILE_LEN: u64 = 1 << 20;
+pub const LARGE_FILE_LEN: u64 = 512 * 1024;

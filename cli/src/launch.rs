@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use client_store::store::ImageOrigin;
 use client_store::{Origin, Policy, RunStats, Session, SessionOptions, Store};
 use layer_format::api::HaveFilter;
@@ -144,6 +144,7 @@ impl Launch {
             };
             options.push(SessionOptions {
                 digest,
+                manifest: local.map(|local| local.bytes),
                 is_complete,
                 entry_point: self.trigger.clone().or_else(|| self.startup_file.as_deref().and_then(|text| startup::split(text).ok()?.into_iter().next())),
                 policy,
@@ -204,9 +205,7 @@ impl Launch {
             if store.image_get(image)?.is_some_and(|known| known.digest == session.digest()) {
                 continue;
             }
-            let found = session.fetcher().local(&session.digest());
-            let Some(bytes) = found else { bail!("the manifest of {image} was not kept") };
-            if let Err(error) = store.image_put(image, &bytes, ImageOrigin::Streamed) {
+            if let Err(error) = store.image_put(image, session.manifest_bytes(), ImageOrigin::Streamed) {
                 tracing::warn!(%error, "{image} could not be noted in the local store");
             }
         }

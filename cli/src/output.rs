@@ -74,6 +74,13 @@ pub fn shows_progress() -> bool {
     std::io::stderr().is_terminal()
 }
 
+/// Prints bytes as they are. A closed pipe is not an error.
+pub fn write_to_stdout(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    ignore_closed_pipe(out.write_all(bytes).and_then(|()| out.flush()))?;
+    Ok(())
+}
+
 /// `turbo images | head -1` is not an error.
 fn ignore_closed_pipe(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {

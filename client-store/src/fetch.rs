@@ -98,7 +98,11 @@ impl FetcherOptions {
 
 impl fmt::Debug for FetcherOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FetcherOptions").field("repository", &self.repository).field("offline", &self.offline).field("wait_limit", &self.wait_limit).finish_non_exhaustive()
+        f.debug_struct("FetcherOptions")
+            .field("repository", &self.repository)
+            .field("offline", &self.offline)
+            .field("wait_limit", &self.wait_limit)
+            .finish_non_exhaustive()
     }
 }
 

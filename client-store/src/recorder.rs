@@ -1,7 +1,7 @@
 //! Records first touches: which tree objects and which buckets of which files a run used, when, and whether they were
 //! there in time.
 //!
-//! Called on every read, so the common case, a bucket that was touched before, is one look into one of [`SHARDS`] small
+//! Called on every read, so the common case, a bucket that was touched before, is one look into one of a few small
 //! tables. Only a first touch takes the lock of the list. The list is bounded by what a trace may hold; then the
 //! recorder goes on counting, and records no more.
 

@@ -14,11 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use layer_format::api::{BITMAP_MEDIA_TYPE, Capabilities, DIGEST_HEADER, DIGESTS_MEDIA_TYPE, IMAGE_MEDIA_TYPE, ManifestPut, Tags, decode_bitmap, encode_digests};
+use layer_format::Digest;
+use layer_format::api::{
+    BITMAP_MEDIA_TYPE, Capabilities, DIGEST_HEADER, DIGESTS_MEDIA_TYPE, IMAGE_MEDIA_TYPE, ManifestPut, Tags, decode_bitmap, encode_digests,
+};
 use layer_format::manifest::MAX_MANIFEST_LEN;
 use layer_format::model::MAX_MODEL_LEN;
 use layer_format::reference::{HEAD, ImageReference, Repository, Revision};
-use layer_format::Digest;
 use reqwest::{Method, StatusCode};
 
 use crate::origin::OriginError;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use layer_format::api::{HaveFilter, LaunchRequest};
 use layer_format::manifest::{ImageManifest, LayerManifest, Manifest};
 use layer_format::model::Model;
@@ -27,6 +28,8 @@ use crate::view::LayerView;
 
 /// Most uncompressed bytes that a launch stream may carry, unless configured otherwise.
 pub const DEFAULT_LAUNCH_BUDGET_BYTES: u64 = 1 << 30;
+/// Connections opened at the start of a run: for the launch, demands and prefetches.
+const CONNECTIONS: usize = 3;
 /// How long the end of a run waits for its trace to be sent.
 pub const TRACE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -38,7 +41,7 @@ pub enum SessionError {
     #[error("{image} is not in the local store, and turbo runs offline; `turbo pull {image}` first")]
     NotLocal {
         /// The image.
-        image: ImageReference,
+        image: String,
     },
     /// The registry did not give the image.
     #[error(transparent)]
@@ -50,7 +53,7 @@ pub enum SessionError {
     #[error("the manifest {digest} of {image} is not valid")]
     Manifest {
         /// The image.
-        image: ImageReference,
+        image: String,
         /// The manifest.
         digest: Digest,
         /// Which rule it breaks.
@@ -72,9 +75,11 @@ pub struct SessionOptions {
     /// The digest of its manifest, if it is known here which one is meant: then the run starts from local data if the
     /// manifest is local, and no other image is accepted.
     pub digest: Option<Digest>,
+    /// The manifest's bytes, if they are kept here.
+    pub manifest: Option<Bytes>,
     /// The whole image is local: no launch request is made. What turns out to be missing or damaged is still fetched.
     pub is_complete: bool,
-    /// The program or trigger that is started, as the model knows it.
+    /// The program or trigger that is started, as the model knows it; the image's startup file if `None`.
     pub entry_point: Option<String>,
     /// Processor architecture, as `uname -m` names it.
     pub architecture: String,
@@ -107,6 +112,7 @@ impl SessionOptions {
             runtime,
             image,
             digest: None,
+            manifest: None,
             is_complete: false,
             entry_point: None,
             architecture: std::env::consts::ARCH.into(),
@@ -171,6 +177,7 @@ pub struct Session {
     image: ImageReference,
     digest: Digest,
     manifest: ImageManifest,
+    manifest_bytes: Bytes,
     layer_manifests: Vec<LayerManifest>,
     layers: Vec<Arc<LayerReader>>,
     fetcher: Arc<Fetcher>,
@@ -210,7 +217,8 @@ impl Session {
             offline: options.policy == Policy::Offline,
             ..FetcherOptions::new(options.cache.clone(), options.origin.clone(), options.image.repository.clone(), options.runtime.clone())
         })?);
-        let local = named.and_then(|digest| Some((digest, fetcher.local(&digest)?)));
+        let given = options.manifest.clone().filter(|bytes| named == Some(Digest::of(bytes)));
+        let local = named.and_then(|digest| Some((digest, given.or_else(|| fetcher.local(&digest))?)));
         let models = Arc::new(Mutex::new(Models { is_alone: true, ..Models::default() }));
         if options.policy == Policy::Predicted
             && let Some(digest) = options.model
@@ -219,17 +227,20 @@ impl Session {
             models.lock().set(digest, model);
         }
         // A complete image that lost its manifest is not complete.
-        let launch = (!fetcher.is_offline() && !(options.is_complete && local.is_some())).then(|| launch(&options, named, &fetcher, &models));
+        let launch = (!fetcher.is_offline() && (!options.is_complete || local.is_none())).then(|| launch(&options, named, &fetcher, &models));
         let (digest, bytes) = match (local, &launch) {
             (Some(local), _) => local,
             (None, Some(launch)) => launch.wait_image()?,
-            (None, None) => return Err(SessionError::NotLocal { image: options.image }),
+            (None, None) => return Err(SessionError::NotLocal { image: options.image.to_string() }),
         };
         let invalid = |digest| {
-            let image = options.image.clone();
+            let image = options.image.to_string();
             move |source| SessionError::Manifest { image, digest, source }
         };
         let manifest = ImageManifest::decode(&bytes).map_err(invalid(digest))?;
+        // As the registry sees it when the launch request names none.
+        let program = || manifest.startup(None).next().or(manifest.startup_files.first()).and_then(|file| file.command.first()).cloned();
+        let entry_point = options.entry_point.clone().or_else(program);
         let wanted: Vec<Wanted> = manifest.layers.iter().map(|digest| Wanted { digest: *digest, len: 0 }).collect();
         let found = fetcher.get_many(&wanted, &no_candidates)?;
         let mut layer_manifests = Vec::with_capacity(found.len());
@@ -242,11 +253,12 @@ impl Session {
         let roots: Vec<Digest> = layer_manifests.iter().map(|layer| layer.root).collect();
         let prefetcher = match options.policy {
             Policy::Predicted if !fetcher.is_offline() && !options.is_complete => {
-                let prefetcher = Arc::new(Prefetcher::new(nodes.clone(), roots.clone(), options.entry_point.clone(), options.architecture.clone()));
+                let prefetcher = Arc::new(Prefetcher::new(nodes.clone(), roots.clone(), entry_point.clone(), options.architecture.clone()));
                 models.lock().attach(prefetcher.clone());
                 let for_thread = prefetcher.clone();
                 let thread = std::thread::Builder::new().name("turbo-prefetch".into()).spawn(move || for_thread.run());
-                let thread = thread.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })?;
+                let thread =
+                    thread.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })?;
                 Some((prefetcher, thread))
             }
             _ => None,
@@ -260,6 +272,7 @@ impl Session {
             image: options.image,
             digest,
             manifest,
+            manifest_bytes: bytes,
             layer_manifests,
             fetcher,
             recorder,
@@ -268,7 +281,7 @@ impl Session {
             launch,
             origin: options.origin,
             runtime: options.runtime,
-            entry_point: options.entry_point,
+            entry_point,
             architecture: options.architecture,
             send_trace: options.send_trace,
         })
@@ -282,6 +295,11 @@ impl Session {
     /// The image's manifest.
     pub fn manifest(&self) -> &ImageManifest {
         &self.manifest
+    }
+
+    /// Its bytes.
+    pub fn manifest_bytes(&self) -> &Bytes {
+        &self.manifest_bytes
     }
 
     /// The layers' manifests, lowest first.
@@ -387,6 +405,10 @@ fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, mo
         model: models.lock().digest,
     };
     models.lock().is_alone = false;
+    if let Some(origin) = &options.origin {
+        // The launch takes one connection; demands should not wait for the handshake of another.
+        options.runtime.spawn(origin.warm_up(CONNECTIONS));
+    }
     let (for_model, for_end) = (models.clone(), models.clone());
     let on_model: Option<fetch::OnModel> = is_predicted.then(|| Box::new(move |digest, model| for_model.lock().set(digest, model)) as fetch::OnModel);
     let on_end: fetch::OnEnd = Box::new(move |whole| {

@@ -121,7 +121,9 @@ pub enum TransferError {
         image: String,
     },
     /// Objects that must be sent are not here, or damaged.
-    #[error("{count} objects of {image} are neither on the registry nor (undamaged) in the local store, such as {example}; `turbo pull` fetches them from where the image came from")]
+    #[error(
+        "{count} objects of {image} are neither on the registry nor (undamaged) in the local store, such as {example}; `turbo pull` fetches them from where the image came from"
+    )]
     Incomplete {
         /// The image.
         image: String,

@@ -56,17 +56,21 @@ fn run(ops: Vec<Op>) {
         match op {
             Op::Insert(seeds) => {
                 let objects: Vec<_> = seeds.iter().map(|seed| bytes_of(*seed)).map(|bytes| (Digest::of(&bytes), bytes.into())).collect();
+                let digests: Vec<_> = objects.iter().map(|(digest, _)| *digest).collect();
+                // What is in a pack already is not kept twice.
+                let here = store.contains(&digests).unwrap();
                 store.insert(&objects).unwrap();
-                // What was in a pack already is not kept twice.
-                let fresh: Vec<_> = objects.iter().map(|(digest, _)| *digest).filter(|digest| !sure.contains(digest)).collect();
-                streamed.extend(&fresh);
-                sure.extend(fresh);
+                streamed.extend(digests.iter().zip(here).filter(|(_, here)| !here).map(|(digest, _)| *digest));
+                sure.extend(digests);
             }
             Op::Flush => store.flush().unwrap(),
             Op::Pack(seeds, imported) => {
                 let objects: Vec<_> = seeds.iter().map(|seed| bytes_of(*seed)).collect();
                 add_pack(&store, &objects, if imported { PackOrigin::Imported } else { PackOrigin::Pulled });
-                sure.extend(objects.iter().map(|object| Digest::of(object)));
+                let digests: Vec<_> = objects.iter().map(|object| Digest::of(object)).collect();
+                // What was streamed and not flushed is now kept once, in the pack.
+                streamed.retain(|digest| !digests.contains(digest));
+                sure.extend(digests);
             }
             Op::Abandon(seeds) => {
                 use std::io::Write;
@@ -149,7 +153,10 @@ fn a_full_stream_pack_is_finished_and_goes_on_in_a_new_one() {
     assert_eq!((stats.packs, stats.objects), (2, 80));
     let report = store.verify(Repair::No, |_, _| {}).unwrap();
     assert!(report.damaged.is_empty() && report.objects == 80);
-    let finished = std::fs::read_dir(home.path().join("packs")).unwrap().flatten().filter(|entry| layer_format::pack::read_index(&std::fs::read(entry.path()).unwrap()).is_ok());
+    let finished = std::fs::read_dir(home.path().join("packs"))
+        .unwrap()
+        .flatten()
+        .filter(|entry| layer_format::pack::read_index(&std::fs::read(entry.path()).unwrap()).is_ok());
     assert_eq!(finished.count(), 1, "the full one has its index");
 }
 

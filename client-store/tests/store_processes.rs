@@ -14,7 +14,13 @@ const HOME: &str = "TURBO_TEST_CHILD_HOME";
 const ROLE: &str = "TURBO_TEST_CHILD_ROLE";
 
 fn spawn(home: &Path, role: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap()).args(["child", "--exact", "--nocapture"]).env(HOME, home).env(ROLE, role).stdout(Stdio::null()).spawn().unwrap()
+    Command::new(std::env::current_exe().unwrap())
+        .args(["child", "--exact", "--nocapture"])
+        .env(HOME, home)
+        .env(ROLE, role)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// Does nothing unless it is started by another test.

@@ -78,8 +78,7 @@ impl App {
     pub async fn open(config: Config) -> Result<Self, StartError> {
         std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
         let storage = open_storage(&config)?;
-        let url = config.database_url.clone().unwrap_or_else(|| format!("sqlite:{}", config.data.join("registry.db").display()));
-        let db = Db::open(&url).await?;
+        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db")).await?;
         let metrics = Arc::new(Metrics::default());
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::clone(&metrics), config.frame_cache_bytes));
         let objects = Objects { db: db.clone(), frames };

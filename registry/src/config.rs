@@ -169,7 +169,9 @@ pub enum ConfigError {
     #[error("compression level {0} is not between -7 and 19")]
     Level(i32),
     /// Others could reach a server that lets everyone write.
-    #[error("refusing to listen on {0}: others can reach it, and this server has no authentication yet. Listen on 127.0.0.1, or give --insecure-no-auth if everyone who can reach it may read and write everything")]
+    #[error(
+        "refusing to listen on {0}: others can reach it, and this server has no authentication yet. Listen on 127.0.0.1, or give --insecure-no-auth if everyone who can reach it may read and write everything"
+    )]
     Unprotected(SocketAddr),
 }
 

@@ -14,15 +14,13 @@ pub(crate) mod tag;
 pub(crate) mod trace_statistics;
 pub(crate) mod verified;
 
+use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use layer_format::Digest;
-use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Row, Sqlite, Transaction};
-
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// Connections that read.
 const READERS: u32 = 8;
@@ -68,14 +66,14 @@ pub(crate) struct Db {
 }
 
 impl Db {
-    /// Opens or creates the database and applies migrations.
-    pub(crate) async fn open(url: &str) -> Result<Self, DbError> {
-        match url.split(':').next() {
-            Some("sqlite") => {}
-            scheme => return Err(DbError::Unsupported { scheme: scheme.unwrap_or_default().to_owned() }),
-        }
-        let options = SqliteConnectOptions::from_str(url)
-            .map_err(failed("understand the database URL"))?
+    /// Opens or creates the database at `url`, or else in the file `default`, and applies migrations.
+    pub(crate) async fn open(url: Option<&str>, default: &Path) -> Result<Self, DbError> {
+        let options = match url {
+            None => SqliteConnectOptions::new().filename(default),
+            Some(url) if url.starts_with("sqlite:") => SqliteConnectOptions::from_str(url).map_err(failed("understand the database URL"))?,
+            Some(url) => return Err(DbError::Unsupported { scheme: url.split(':').next().unwrap_or_default().to_owned() }),
+        };
+        let options = options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
@@ -84,10 +82,19 @@ impl Db {
             .statement_cache_capacity(64)
             .row_buffer_size(1024)
             .pragma("cache_size", "-16384");
-        let write = SqlitePoolOptions::new().max_connections(1).acquire_timeout(BUSY_TIMEOUT).connect_with(options.clone()).await.map_err(failed("open the database"))?;
-        MIGRATIONS.run(&write).await.map_err(DbError::Migrate)?;
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_with(options.clone())
+            .await
+            .map_err(failed("open the database"))?;
+        // A newer replica may have added migrations: this binary runs against them.
+        let mut migrations = sqlx::migrate!("../migrations");
+        migrations.set_ignore_missing(true);
+        migrations.run(&write).await.map_err(DbError::Migrate)?;
         let readers = options.pragma("query_only", "ON");
-        let read = SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(BUSY_TIMEOUT).connect_with(readers).await.map_err(failed("open the database"))?;
+        let read =
+            SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(BUSY_TIMEOUT).connect_with(readers).await.map_err(failed("open the database"))?;
         Ok(Self { read, write })
     }
 

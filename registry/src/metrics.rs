@@ -64,7 +64,11 @@ impl Metrics {
             ("turbo_registry_frame_reads_total", "Decompressed frames wanted.", &self.frame_reads),
             ("turbo_registry_frame_cache_misses_total", "Frames read and decompressed since they were not cached.", &self.frame_cache_misses),
             ("turbo_registry_objects_sent_total", "Objects sent in streams.", &self.objects_sent),
-            ("turbo_registry_objects_damaged_total", "Stored objects that did not match their digest. Anything but 0 needs someone to look.", &self.objects_damaged),
+            (
+                "turbo_registry_objects_damaged_total",
+                "Stored objects that did not match their digest. Anything but 0 needs someone to look.",
+                &self.objects_damaged,
+            ),
             ("turbo_registry_packs_stored_total", "Packs taken since the start.", &self.packs_stored),
             ("turbo_registry_traces_merged_total", "Traces merged into models.", &self.traces_merged),
         ];

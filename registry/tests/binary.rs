@@ -20,7 +20,8 @@ struct Server {
 
 impl Server {
     fn start(data: &Path) -> Self {
-        let mut child = command().args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data).env("RUST_LOG", "warn").stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command().args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data).env("RUST_LOG", "warn").stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let url = lines.find_map(|line| line.unwrap().strip_prefix("listening on ").map(str::to_owned)).expect("a line that says where it listens");
         std::thread::spawn(move || lines.for_each(drop));

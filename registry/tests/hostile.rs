@@ -54,7 +54,15 @@ async fn nonsense_to_every_route_is_refused() {
             body.splice(0..0, start.iter().copied());
         }
         let digest = Digest::of(&body);
-        for (method, action) in [("POST", "missing".to_owned()), ("PUT", format!("packs/{digest}")), ("PUT", "manifests/x".into()), ("POST", "objects".into()), ("POST", "objects?frames=1".into()), ("POST", "launch/1".into()), ("POST", "traces".into())] {
+        for (method, action) in [
+            ("POST", "missing".to_owned()),
+            ("PUT", format!("packs/{digest}")),
+            ("PUT", "manifests/x".into()),
+            ("POST", "objects".into()),
+            ("POST", "objects?frames=1".into()),
+            ("POST", "launch/1".into()),
+            ("POST", "traces".into()),
+        ] {
             let request = registry.client.request(method.parse().unwrap(), format!("{}/v1/repositories/tools/app/-/{action}", registry.url));
             let (status, _) = code(request.body(body.clone()).send().await.unwrap()).await;
             assert!((400..500).contains(&status), "{method} {action} with seed {seed} gave {status}");
@@ -149,5 +157,48 @@ async fn a_client_that_is_gone_leaves_nothing() {
     }
     let remote = registry.repository("a/b");
     assert!(remote.put_pack(&pack).await.status().is_success());
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_is_cut_and_others_are_told_to_come_again() {
+    let data = tempdir().unwrap();
+    let mut config = Config::new(data.path());
+    config.limits.max_streams = 1;
+    config.limits.write_stall_timeout = Duration::from_millis(500);
+    let registry = TestRegistry::with_config(config).await;
+    let remote = registry.repository("tools/app");
+    let sample = Sample::generated(4, 1500, common::CHUNK_LEN);
+    assert!(remote.put_pack(&sample.pack()).await.status().is_success());
+    // Asks for 23 MiB and reads none of it.
+    let list = layer_format::api::encode_digests(&sample.digests());
+    let mut lazy = TcpStream::connect(registry.url.strip_prefix("http://").unwrap()).await.unwrap();
+    lazy.write_all(format!("POST /v1/repositories/tools/app/-/objects?frames=1 HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", list.len()).as_bytes())
+        .await
+        .unwrap();
+    lazy.write_all(&list).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let ask = || remote.client.post(format!("{}/objects", remote.base)).body(list.clone()).send();
+    let answer = ask().await.unwrap();
+    assert!(answer.headers().contains_key("retry-after"));
+    assert_eq!(code(answer).await, (503, "BUSY".into()));
+    let began = Instant::now();
+    while !ask().await.unwrap().status().is_success() {
+        assert!(began.elapsed() < Duration::from_secs(20), "the place is never free again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn http2_works_without_tls() {
+    let data = tempdir().unwrap();
+    let registry = TestRegistry::start(data.path()).await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let remote = common::Remote { client, ..registry.repository("tools/app") };
+    let sample = Sample::generated(5, 200, common::CHUNK_LEN);
+    remote.push("1", &sample).await;
+    let streams = futures::future::join_all((0..8).map(|_| async { remote.objects(&sample.digests(), "").await.sent().len() })).await;
+    assert_eq!(streams, [sample.objects.len(); 8]);
     registry.stop().await;
 }

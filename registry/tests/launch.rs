@@ -77,7 +77,18 @@ async fn what_was_touched_before_is_sent_in_that_order() {
     remote.push("1", &sample).await;
     assert_eq!(code(remote.get("model").await).await, (404, "MODEL_UNKNOWN".into()));
     // bin/app is touched first, then the middle of the library (behind a recipe node), then a file that was made up.
-    let trace = trace_of(&sample, &[("bin/app", Touch::Meta), ("bin/app", DATA(0)), ("bin/app", DATA(1)), ("lib/big.so", DATA(20)), ("lib/none.so", Touch::Meta), ("lib/none.so", DATA(0)), ("lib/big.so", DATA(999))]);
+    let trace = trace_of(
+        &sample,
+        &[
+            ("bin/app", Touch::Meta),
+            ("bin/app", DATA(0)),
+            ("bin/app", DATA(1)),
+            ("lib/big.so", DATA(20)),
+            ("lib/none.so", Touch::Meta),
+            ("lib/none.so", DATA(0)),
+            ("lib/big.so", DATA(999)),
+        ],
+    );
     learn(&registry, &remote, &trace).await;
 
     let answer = remote.get("model").await;
@@ -130,7 +141,12 @@ async fn what_is_asked_for_meanwhile_is_not_sent_again() {
     let registry = TestRegistry::start(data.path()).await;
     let remote = registry.repository("tools/app");
     // More than the buffers of a connection hold, of noise that does not compress.
-    let content: Vec<u8> = (0..24 << 20).scan(7u64, |state, _| { *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1); Some((*state >> 56) as u8) }).collect();
+    let content: Vec<u8> = (0..24 << 20)
+        .scan(7u64, |state, _| {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            Some((*state >> 56) as u8)
+        })
+        .collect();
     let sample = Sample::new(&[("bin/app", content)]);
     remote.push("1", &sample).await;
     let chunks = sample.chunks("bin/app");

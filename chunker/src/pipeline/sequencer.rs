@@ -49,7 +49,7 @@ pub(crate) fn run<C: Collect>(
     collector: C,
     produce: impl FnOnce(&mut Feed) -> Result<(), ImportError> + Send,
 ) -> Result<Imported, ImportError> {
-    let under_way = settings.threads + 4;
+    let under_way = settings.threads + 14;
     let (event_sender, events) = unbounded();
     let (frame_sender, frames) = unbounded();
     let (batch_sender, batches) = unbounded();

@@ -7,6 +7,7 @@ use clap::CommandFactory;
 
 use crate::args::Turbo;
 use crate::exit::Exit;
+use crate::output::write_to_stdout;
 
 /// Which shell.
 #[derive(Debug, clap::Args)]
@@ -18,7 +19,9 @@ pub struct Completions {
 impl Completions {
     /// Prints the script.
     pub fn run(self) -> Result<Exit> {
-        clap_complete::generate(self.shell, &mut Turbo::command(), "turbo", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Turbo::command(), "turbo", &mut script);
+        write_to_stdout(&script)?;
         Ok(Exit::Success)
     }
 }

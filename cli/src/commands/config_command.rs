@@ -24,7 +24,8 @@ impl Config {
         let mut file = config::read(&settings.config)?;
         let before = file.clone();
         // Only what was typed is written; a variable that happens to be set is not.
-        let typed = |name: &str| std::env::args().any(|arg| arg == format!("--{name}") || arg.starts_with(&format!("--{name}=")));
+        // An option in front of the command applies to this call alone.
+        let typed = |name: &str| std::env::args().skip_while(|arg| arg != "config").any(|arg| arg == format!("--{name}") || arg.starts_with(&format!("--{name}=")));
         if typed("hub") && given.hub.is_some() {
             file.hub = Some(settings.hub.clone());
             if !self.no_verify {

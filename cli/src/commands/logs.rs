@@ -33,7 +33,7 @@ impl Logs {
             return Ok(Exit::Success);
         }
         if !self.stderr {
-            std::io::stdout().write_all(&read("stdout")?).context("writing to stdout")?;
+            crate::output::write_to_stdout(&read("stdout")?)?;
         }
         if !self.stdout {
             std::io::stderr().write_all(&read("stderr")?).context("writing to stderr")?;

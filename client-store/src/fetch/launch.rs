@@ -66,13 +66,13 @@ pub enum LaunchError {
     #[error("{image} is not on the registry")]
     NotFound {
         /// The image.
-        image: ImageReference,
+        image: String,
     },
     /// The registry could not be reached in time.
     #[error("{image} could not be asked for within {waited_s} s: {reason}")]
     Unreachable {
         /// The image.
-        image: ImageReference,
+        image: String,
         /// How long was tried, in seconds.
         waited_s: u64,
         /// The last failure.
@@ -82,7 +82,7 @@ pub enum LaunchError {
     #[error("{image} cannot be launched: {message}")]
     Refused {
         /// The image.
-        image: ImageReference,
+        image: String,
         /// Its error code and message.
         message: String,
     },
@@ -145,7 +145,7 @@ impl LaunchStream {
             }
             if progress.ended || self.state.changed.wait_until(&mut progress, deadline).timed_out() {
                 let reason = self.shared.queue.lock().last_failure.clone().unwrap_or_else(|| "the registry does not answer".into());
-                return Err(LaunchError::Unreachable { image: self.image.clone(), waited_s: started.elapsed().as_secs(), reason });
+                return Err(LaunchError::Unreachable { image: self.image.to_string(), waited_s: started.elapsed().as_secs(), reason });
             }
         }
     }
@@ -208,7 +208,7 @@ impl Reader {
                 return;
             }
             if !error.is_retryable() || started.elapsed() >= self.shared.options.wait_limit || self.shared.queue.lock().closing {
-                let image = self.options.image.clone();
+                let image = self.options.image.to_string();
                 self.state.progress.lock().failure = Some(match error {
                     OriginError::NotFound { .. } => LaunchError::NotFound { image },
                     OriginError::Refused { .. } => LaunchError::Refused { image, message: error.to_string() },

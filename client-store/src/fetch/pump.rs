@@ -89,7 +89,9 @@ impl Shared {
             if room < *WINDOW_BYTES.start() / 4 {
                 break;
             }
-            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), |len, probability| f64::from(probability) > link.threshold(len.into())) else { break };
+            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), |len, probability| f64::from(probability) > link.threshold(len.into())) else {
+                break;
+            };
             batches.push(batch);
         }
         if queue.has_prefetch() {

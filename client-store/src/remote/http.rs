@@ -81,9 +81,11 @@ impl Registry {
         let (code, message) = describe(status, &body);
         Err(match status {
             StatusCode::NOT_FOUND => OriginError::NotFound { what: what(), url: self.inner.url.clone() },
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                OriginError::Busy { message, retry_after }
-            }
+            StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => OriginError::Busy { message, retry_after },
             _ => OriginError::Refused { status: status.as_u16(), code, message },
         })
     }

@@ -12,7 +12,13 @@ use super::stream::StreamDecoder;
 use crate::origin::{ObjectStream, Origin, OriginError, Received};
 
 impl Origin for Registry {
-    fn objects(&self, repository: &Repository, digests: Vec<Digest>, launch: Option<&str>, frames: bool) -> BoxFuture<'static, Result<ObjectStream, OriginError>> {
+    fn objects(
+        &self,
+        repository: &Repository,
+        digests: Vec<Digest>,
+        launch: Option<&str>,
+        frames: bool,
+    ) -> BoxFuture<'static, Result<ObjectStream, OriginError>> {
         let path = if frames { "objects?frames=1" } else { "objects" };
         let mut request = self.request(Method::POST, repository, path).header("content-type", DIGESTS_MEDIA_TYPE).header("accept", STREAM_MEDIA_TYPE);
         if let Some(launch) = launch {

@@ -199,7 +199,7 @@ mod tests {
     fn a_window_beyond_the_bound_is_refused() {
         let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
         encoder.window_log(STREAM_WINDOW_LOG + 2).unwrap();
-        encoder.write_all(&vec![0; 100]).unwrap();
+        encoder.write_all(&[0; 100]).unwrap();
         let bytes = encoder.finish().unwrap();
         assert!(decode(&bytes, 10).is_err());
     }

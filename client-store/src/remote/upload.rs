@@ -27,8 +27,15 @@ impl Registry {
     ///
     /// # Errors
     /// [`OriginError::Refused`] if the pack is not valid; [`OriginError::Network`] also if the file cannot be read.
-    pub async fn put_pack(&self, repository: &Repository, digest: &Digest, file: &Path, sent: impl Fn(u64) + Send + Sync + 'static) -> Result<bool, OriginError> {
-        let unreadable = |error: std::io::Error| OriginError::Network { url: self.url().to_owned(), reason: format!("{} cannot be read: {error}", file.display()) };
+    pub async fn put_pack(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        file: &Path,
+        sent: impl Fn(u64) + Send + Sync + 'static,
+    ) -> Result<bool, OriginError> {
+        let unreadable =
+            |error: std::io::Error| OriginError::Network { url: self.url().to_owned(), reason: format!("{} cannot be read: {error}", file.display()) };
         let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
         let len = opened.metadata().await.map_err(unreadable)?.len();
         let taken = Arc::new(AtomicU64::new(0));

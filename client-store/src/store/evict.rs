@@ -21,8 +21,9 @@ const LEAVE_PERCENT: u64 = 90;
 const EVICTIONS_KEY: &[u8] = b"evictions";
 
 impl Store {
-    /// Evicts if the store is above its cap and nobody holds the content. Failing is no one's loss but the disk's.
-    pub(super) fn enforce_cap(&self) {
+    /// Evicts if the store is above its cap and nobody holds the content. For the end of an import; flushes and pulls do it
+    /// by themselves. Failing is no one's loss but the disk's.
+    pub fn enforce_cap(&self) {
         if self.inner.options.cap_bytes != 0
             && let Err(error) = self.evict_to(self.inner.options.cap_bytes)
         {
@@ -169,7 +170,8 @@ impl Inner {
 
     /// An open file keeps the space of a removed pack.
     pub(super) fn close_files_of_evicted_packs(&self) -> Result<(), StoreError> {
-        let count = self.index.read(|txn| Ok(self.index.meta.get(txn, EVICTIONS_KEY)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)))?;
+        let count =
+            self.index.read(|txn| Ok(self.index.meta.get(txn, EVICTIONS_KEY)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)))?;
         let mut seen = self.seen_evictions.lock();
         if std::mem::replace(&mut *seen, count) != count {
             self.reader.close_files();

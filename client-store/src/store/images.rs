@@ -176,7 +176,9 @@ impl Store {
         let repository = &reference.repository;
         let release = reference.release().map(str::to_owned);
         let digest = match (&reference.revision, &release) {
-            (_, Some(release)) => index.read(|txn| index.refs.get(txn, &ref_key(repository, release))?.map(decode::<RefRow>).transpose())?.map(|row| row.digest),
+            (_, Some(release)) => {
+                index.read(|txn| index.refs.get(txn, &ref_key(repository, release))?.map(decode::<RefRow>).transpose())?.map(|row| row.digest)
+            }
             (Revision::Digest(digest), _) => Some(*digest),
             (Revision::Prefix(prefix), _) => {
                 let mut matches: Vec<_> = self.refs_of(Some(repository))?.into_iter().map(|(.., row)| row.digest).collect();

@@ -29,7 +29,7 @@ pub struct PackWriter {
     len: u64,
     origin: PackOrigin,
     /// Keeps gc and eviction away until the caller has named its image.
-    _content: File,
+    content: Option<File>,
 }
 
 impl PackWriter {
@@ -38,7 +38,7 @@ impl PackWriter {
         let content = store.content_shared()?;
         let (path, file) = create_locked(|| layout.tmp_name("pack"))?;
         let file = Some(io::BufWriter::with_capacity(WRITE_BUFFER_LEN, file));
-        Ok(Self { store: store.clone(), file, path, len: 0, origin, _content: content })
+        Ok(Self { store: store.clone(), file, path, len: 0, origin, content: Some(content) })
     }
 
     /// Makes the pack and its objects visible and durable. `digest` is the BLAKE3 of all bytes written, `index` what the
@@ -57,6 +57,7 @@ impl PackWriter {
         std::fs::rename(&self.path, &path).map_err(io_error("renaming", &self.path))?;
         sync_parent(&path)?;
         self.store.add_pack(name, self.len, self.origin, true, index)?;
+        self.content = None;
         self.store.enforce_cap();
         Ok(())
     }

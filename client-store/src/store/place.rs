@@ -10,7 +10,6 @@ use layer_format::frame::{FRAME_HEADER_LEN, Frame, FrameHeader};
 use super::Store;
 use super::index::Location;
 use super::layout::create_locked;
-use super::reader::ReadError;
 use crate::error::StoreError;
 
 /// Where an object lies.
@@ -23,6 +22,9 @@ pub(crate) struct Place {
     /// Uncompressed length.
     pub(crate) len: u32,
 }
+
+/// An encoded frame, and its objects with their lengths.
+pub(crate) type VerifiedFrame = (Vec<u8>, Vec<(Digest, u32)>);
 
 impl Store {
     /// Where each of these objects lies; what was inserted and not flushed is flushed first.
@@ -41,30 +43,22 @@ impl Store {
         })
     }
 
-    fn open_file(&self, pack: u32) -> Option<File> {
-        match self.inner.open_pack(pack) {
-            Ok(file) => Some(file),
-            Err(ReadError::Vanished | ReadError::Damaged(_) | ReadError::Io(_)) => None,
-        }
-    }
-
     /// How many objects the frame at `offset` holds, if it can be read.
-    pub(crate) fn frame_count(&self, pack: u32, offset: u64) -> Result<Option<usize>, StoreError> {
+    pub(crate) fn frame_count(&self, pack: u32, offset: u64) -> Option<usize> {
         let mut head = [0; FRAME_HEADER_LEN];
-        let read = self.inner.reader.file(pack, || self.inner.open_pack(pack)).ok().and_then(|file| file.read_exact_at(&mut head, offset).ok());
-        Ok(read.and_then(|()| FrameHeader::decode(&head).ok()).map(|header| header.count))
+        let file = self.inner.reader.file(pack, || self.inner.open_pack(pack)).ok()?;
+        file.read_exact_at(&mut head, offset).ok()?;
+        FrameHeader::decode(&head).ok().map(|header| header.count)
     }
 
     /// The encoded frame at `offset` and its objects' lengths, if it holds exactly these objects, undamaged.
-    pub(crate) fn verified_frame(&self, pack: u32, offset: u64, len: u32, objects: &[Digest]) -> Result<Option<(Vec<u8>, Vec<(Digest, u32)>)>, StoreError> {
-        let Some(file) = self.open_file(pack) else { return Ok(None) };
+    pub(crate) fn verified_frame(&self, pack: u32, offset: u64, len: u32, objects: &[Digest]) -> Option<VerifiedFrame> {
+        let file = self.inner.reader.file(pack, || self.inner.open_pack(pack)).ok()?;
         let mut encoded = vec![0; (len as usize).min(layer_format::frame::MAX_ENCODED_LEN)];
-        if file.read_exact_at(&mut encoded, offset).is_err() {
-            return Ok(None);
-        }
-        let Ok(frame) = Frame::decode(&encoded) else { return Ok(None) };
+        file.read_exact_at(&mut encoded, offset).ok()?;
+        let frame = Frame::decode(&encoded).ok()?;
         let names: Vec<_> = frame.objects().map(|object| (Digest::of(object), object.len() as u32)).collect();
-        Ok(names.iter().map(|(digest, _)| digest).eq(objects).then_some((encoded, names)))
+        names.iter().map(|(digest, _)| digest).eq(objects).then_some((encoded, names))
     }
 
     /// A new file below `tmp/`, locked: gone when this process is.

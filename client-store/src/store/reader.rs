@@ -97,7 +97,12 @@ pub(super) struct PackReader {
 impl PackReader {
     pub(super) fn new(cache_bytes: usize) -> Self {
         let shard = || Mutex::new(Shard { frames: LruCache::unbounded(), bytes: 0 });
-        Self { files: Mutex::new(LruCache::new(OPEN_PACKS)), shards: std::array::from_fn(|_| shard()), shard_bytes: cache_bytes / SHARDS, decoded: AtomicU64::new(0) }
+        Self {
+            files: Mutex::new(LruCache::new(OPEN_PACKS)),
+            shards: std::array::from_fn(|_| shard()),
+            shard_bytes: cache_bytes / SHARDS,
+            decoded: AtomicU64::new(0),
+        }
     }
 
     /// The object at `location`, verified. `open` opens its pack if it is not open yet.

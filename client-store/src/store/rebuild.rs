@@ -24,13 +24,15 @@ impl Store {
             let file = File::open(&path).map_err(io_error("opening", &path))?;
             let len = file.metadata().map_err(io_error("reading", &path))?.len();
             // How it came here is not known any more: an imported pack is kept until a push or a gc knows better.
-            let origin = if name.starts_with("stream-") { PackOrigin::Streamed } else { PackOrigin::Imported };
+            let streamed = name.starts_with("stream-");
+            let origin = if streamed { PackOrigin::Streamed } else { PackOrigin::Imported };
             match read_index(&file, &path)? {
                 Ok(index) => self.add_pack(name, len, origin, true, &index)?,
                 // A pack that grew when the index was lost, or is damaged: what its frames say.
                 Err(_) => {
                     let scanned = scan_frames(&file, len);
-                    self.add_pack(name, scanned.len(), origin, false, &scanned.finish().1)?
+                    let len = if streamed { scanned.len() } else { len };
+                    self.add_pack(name, len, origin, !streamed, &scanned.finish().1)?
                 }
             };
             count += 1;

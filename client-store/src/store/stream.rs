@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -243,7 +243,8 @@ impl Growing {
 impl Inner {
     /// A pack to append to: one that a process left unfinished, or a new one.
     fn growing_pack(&self) -> Result<Growing, StoreError> {
-        for (id, row) in self.index.all_packs()?.into_iter().filter(|(_, row)| !row.finished && row.len < TARGET_PACK_LEN) {
+        for (id, row) in self.index.all_packs()?.into_iter().filter(|(_, row)| row.origin == PackOrigin::Streamed && !row.finished && row.len < TARGET_PACK_LEN)
+        {
             let path = self.layout.pack(&row.file);
             let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
             if file.try_lock().is_err() {
@@ -265,25 +266,27 @@ impl Inner {
     }
 
     /// Syncs the file up to `end` and names `rows` in the index. Returns the pack's number and path.
-    fn commit_stream(&self, id: Option<u32>, file: &File, path: &PathBuf, end: u64, rows: &[Row]) -> Result<(u32, PathBuf), StoreError> {
+    fn commit_stream(&self, id: Option<u32>, file: &File, path: &Path, end: u64, rows: &[Row]) -> Result<(u32, PathBuf), StoreError> {
         file.sync_data().map_err(io_error("syncing", path))?;
         let is_new = id.is_none();
-        let (name, path) = match id {
-            Some(_) => (String::new(), path.clone()),
+        let path = match id {
+            Some(_) => path.to_owned(),
             None => {
                 let name = format!("stream-{:016x}.pack", rand::random::<u64>());
                 let to = self.layout.pack(&name);
                 std::fs::rename(path, &to).map_err(io_error("renaming", path))?;
                 sync_parent(&to)?;
-                (name, to)
+                to
             }
         };
+        let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut sorted: Vec<_> = rows.iter().collect();
         sorted.sort_unstable_by_key(|(digest, ..)| *digest);
         let mut repaired = Vec::new();
         let id = self.index.write(|txn| {
             let id = id.map_or_else(|| self.index.next_pack(txn), Ok)?;
-            let fresh = PackRow { file: name, origin: PackOrigin::Streamed, len: 0, plain: 0, objects: 0, finished: false, used: 0, on_registry: false, dead: 0 };
+            let fresh =
+                PackRow { file: file_name, origin: PackOrigin::Streamed, len: 0, plain: 0, objects: 0, finished: false, used: 0, on_registry: false, dead: 0 };
             let mut row = self.index.pack_in(txn, id)?.unwrap_or(fresh);
             for (digest, offset, len) in sorted {
                 let old = self.index.location_in(txn, digest)?;
@@ -313,7 +316,7 @@ impl Inner {
     }
 
     /// Writes index and footer of a full stream pack.
-    pub(super) fn finish_stream(&self, id: u32, file: &File, path: &PathBuf, committed: u64) -> Result<(), StoreError> {
+    pub(super) fn finish_stream(&self, id: u32, file: &File, path: &Path, committed: u64) -> Result<(), StoreError> {
         let scanned = scan_frames(file, committed);
         if scanned.len() != committed {
             // A frame is damaged; the rows of the others stay good. It stays without index, and is read through the rows.

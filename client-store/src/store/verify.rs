@@ -92,8 +92,10 @@ impl Store {
         for (digest, location) in by_pack.into_values().flatten() {
             bad.push((digest, location, String::new(), "its pack is not in the index".into()));
         }
-        for (digest, location, ..) in &bad {
-            inner.bad.add(*digest, *location);
+        if repair == Repair::Forget {
+            for (digest, location, ..) in &bad {
+                inner.bad.add(*digest, *location);
+            }
         }
         report.damaged = bad.into_iter().map(|(digest, _, pack, reason)| DamagedObject { digest, pack, reason, images: Vec::new() }).collect();
         self.find_images(&mut report)?;
@@ -115,7 +117,8 @@ impl Store {
                 if let Some(at) = places.get(&visit.digest) {
                     report.damaged[*at].images.push(image);
                 }
-                complete &= visit.bytes.is_some() || self.inner.usable_location(&visit.digest).map_err(WalkError::Store)?.is_some();
+                complete &= visit.bytes.is_some()
+                    || !places.contains_key(&visit.digest) && self.inner.usable_location(&visit.digest).map_err(WalkError::Store)?.is_some();
                 Ok::<_, WalkError>(())
             });
             match walked {

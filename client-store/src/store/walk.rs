@@ -109,7 +109,12 @@ impl Visit<'_> {
 impl Walk {
     /// Visits what `image` needs, depth first in tree order. Goes on past objects that are not here: they are visited
     /// without bytes, and what they lead to stays unknown.
-    pub(crate) fn image<E: From<WalkError>>(&mut self, store: &Store, image: &ImageManifest, visit: &mut impl FnMut(Visit<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub(crate) fn image<E: From<WalkError>>(
+        &mut self,
+        store: &Store,
+        image: &ImageManifest,
+        visit: &mut impl FnMut(Visit<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut stack: Vec<_> = image.layers.iter().rev().map(|digest| (*digest, ObjectKind::Layer)).collect();
         while let Some((digest, kind)) = stack.pop() {
             if !self.seen.insert(digest) {

@@ -47,7 +47,8 @@ impl<W: Write> Assembler<W> {
     /// Starts a pack; single objects are compressed at `level`.
     pub(super) fn new(out: W, level: i32) -> Result<Self, AssembleError> {
         let compressor = zstd::bulk::Compressor::new(level).ok();
-        let mut this = Self { out, hasher: blake3::Hasher::new(), pack: PackBuilder::new(), frame: FrameBuilder::new(), names: Vec::new(), compressor, plain_bytes: 0 };
+        let mut this =
+            Self { out, hasher: blake3::Hasher::new(), pack: PackBuilder::new(), frame: FrameBuilder::new(), names: Vec::new(), compressor, plain_bytes: 0 };
         this.write(&header())?;
         Ok(this)
     }

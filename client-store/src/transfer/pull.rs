@@ -37,8 +37,20 @@ const EXAMPLES: usize = 10;
 /// # Errors
 /// [`TransferError`]. Then nothing has a new name, and what had arrived stays: the same call goes on from there.
 pub async fn pull(store: &Store, registry: &Registry, reference: &ImageReference, options: &TransferOptions) -> Result<TransferReport, TransferError> {
-    let mut pull = Pull { store: store.clone(), registry: registry.clone(), reference: reference.clone(), options: options.clone(), report: TransferReport::new(Digest([0; 32])) };
+    let mut pull = Pull {
+        store: store.clone(),
+        registry: registry.clone(),
+        reference: reference.clone(),
+        options: options.clone(),
+        report: TransferReport::new(Digest([0; 32])),
+    };
     pull.run().await?;
+    let store = store.clone();
+    blocking(move || {
+        store.enforce_cap();
+        Ok(())
+    })
+    .await?;
     Ok(pull.report)
 }
 
@@ -89,11 +101,14 @@ impl Pull {
         }
         let requests = &mut self.report.requests;
         let (registry, reference) = (&self.registry, &self.reference);
-        Ok(self.options.retry.run(|| {
-            *requests += 1;
-            registry.head(reference)
-        })
-        .await?)
+        Ok(self
+            .options
+            .retry
+            .run(|| {
+                *requests += 1;
+                registry.head(reference)
+            })
+            .await?)
     }
 
     async fn fetch_manifest(&mut self, image: &ImageReference) -> Result<Bytes, TransferError> {
@@ -119,25 +134,39 @@ impl Pull {
         let mut seen = HashSet::new();
         let mut frontier: Vec<(Digest, ObjectKind)> = manifest.layers.iter().map(|digest| (*digest, ObjectKind::Layer)).collect();
         frontier.retain(|(digest, _)| seen.insert(*digest));
+        let (sender, task) = sink::start(&self.store, true, |_| {});
+        let fetched = self.fetch_levels(&sender, frontier, seen).await;
+        drop(sender);
+        // What arrived is kept, also if the rest did not.
+        let report = ended(task).await?;
+        self.add(&report);
+        self.report.requests += fetched?;
+        Ok(())
+    }
+
+    /// Returns the number of requests.
+    async fn fetch_levels(
+        &self,
+        sink: &mpsc::Sender<Message>,
+        mut frontier: Vec<(Digest, ObjectKind)>,
+        mut seen: HashSet<Digest>,
+    ) -> Result<u64, TransferError> {
+        let mut requests = 0;
         while !frontier.is_empty() {
             let digests: Vec<Digest> = frontier.iter().map(|(digest, _)| *digest).collect();
             let wanted = absent(&self.store, digests).await?;
-            // Kept in memory for the next step; their pack is finished by then, but reading it back would be slower.
+            // In memory for the next step: they cannot be read from their pack before it is finished.
             let mut kept = HashMap::new();
             for batch in wanted.chunks(INNER_BATCH) {
-                let (sender, task) = sink::start(&self.store, true, |_| {});
-                let fetched = self.fetch(&sender, batch.to_vec()).await;
-                drop(sender);
-                let mut report = ended(task).await?;
-                kept.extend(std::mem::take(&mut report.kept));
-                self.add(&report);
-                self.report.requests += fetched?;
+                let (count, objects) = self.fetch(sink, batch.to_vec()).await?;
+                requests += count;
+                kept.extend(objects);
             }
             let store = self.store.clone();
             let current = std::mem::take(&mut frontier);
             (seen, frontier) = blocking(move || next_level(&store, current, &kept, seen)).await?;
         }
-        Ok(())
+        Ok(requests)
     }
 
     /// The chunks that are not here, in tree order.
@@ -191,7 +220,7 @@ impl Pull {
                 loop {
                     let Some(batch) = queue.lock().pop_front() else { break };
                     match this.fetch(&sender, batch).await {
-                        Ok(count) => requests += count,
+                        Ok((count, _)) => requests += count,
                         Err(error) => {
                             // The others finish what they are at; what has arrived is kept.
                             queue.lock().clear();
@@ -220,14 +249,18 @@ impl Pull {
     }
 
     /// Fetches these objects into a sink, asking again for what did not come as long as something does. Returns the
-    /// number of requests.
-    async fn fetch(&self, sink: &mpsc::Sender<Message>, mut wanted: Vec<Digest>) -> Result<u64, TransferError> {
+    /// number of requests, and the objects if the sink keeps them.
+    async fn fetch(&self, sink: &mpsc::Sender<Message>, mut wanted: Vec<Digest>) -> Result<(u64, HashMap<Digest, Bytes>), TransferError> {
         let retry = &self.options.retry;
-        let (mut requests, mut attempt) = (0, 0);
+        let (mut requests, mut attempt, mut kept) = (0, 0, HashMap::new());
         loop {
             let asked = wanted.len();
+            if wanted.is_empty() {
+                return Ok((requests, kept));
+            }
             requests += 1;
             let (outcome, error) = self.request(sink, wanted).await?;
+            kept.extend(outcome.kept);
             if !outcome.absent.is_empty() {
                 let (image, count) = (self.reference.to_string(), outcome.absent.len() as u64);
                 let mut examples = outcome.absent;
@@ -235,7 +268,7 @@ impl Pull {
                 return Err(TransferError::MissingOnRegistry { image, count, examples });
             }
             wanted = outcome.remaining;
-            let Some(example) = wanted.first().copied() else { return Ok(requests) };
+            let Some(example) = wanted.first().copied() else { return Ok((requests, kept)) };
             attempt = if wanted.len() < asked { 1 } else { attempt + 1 };
             let error = match error {
                 Some(error) if !error.is_retryable() => return Err(error.into()),

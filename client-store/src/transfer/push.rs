@@ -35,14 +35,21 @@ const ROUNDS: usize = 3;
 ///
 /// # Errors
 /// [`TransferError`]. Packs that arrived stay there for a while: the same call goes on from there.
-pub async fn push(store: &Store, registry: &Registry, image: &ImageReference, target: &ImageReference, options: &TransferOptions) -> Result<TransferReport, TransferError> {
+pub async fn push(
+    store: &Store,
+    registry: &Registry,
+    image: &ImageReference,
+    target: &ImageReference,
+    options: &TransferOptions,
+) -> Result<TransferReport, TransferError> {
     let progress = &options.progress;
     let (hold, found) = {
         let (store, image) = (store.clone(), image.clone());
         blocking(move || Ok((store.hold()?, store.image_get(&image)?))).await?
     };
     let image = found.ok_or_else(|| TransferError::NotLocal { image: image.to_string() })?;
-    let mut push = Push { store: store.clone(), registry: registry.clone(), target: target.clone(), options: options.clone(), report: TransferReport::new(image.digest) };
+    let mut push =
+        Push { store: store.clone(), registry: registry.clone(), target: target.clone(), options: options.clone(), report: TransferReport::new(image.digest) };
     progress.phase(Phase::Manifest, None);
     if !push.has(&push.target.clone()).await? {
         push.send_image(&image).await?;
@@ -243,10 +250,16 @@ fn plan(store: &Store, missing: Vec<Digest>, image: &str) -> Result<Vec<Unit>, T
                 && let Some(going) = frames.get_mut(&key)
             {
                 going.sort_unstable();
-                let all = store.frame_count(place.pack, place.offset)? == Some(going.len()) && going.iter().enumerate().all(|(at, (slot, _))| at == usize::from(*slot));
+                let all = store.frame_count(place.pack, place.offset) == Some(going.len())
+                    && going.iter().enumerate().all(|(at, (slot, _))| at == usize::from(*slot));
                 if all {
                     whole.insert(key);
-                    units.push(Unit::Frame { pack: place.pack, offset: place.offset, len: frame_len, objects: going.iter().map(|(_, digest)| *digest).collect() });
+                    units.push(Unit::Frame {
+                        pack: place.pack,
+                        offset: place.offset,
+                        len: frame_len,
+                        objects: going.iter().map(|(_, digest)| *digest).collect(),
+                    });
                 }
             }
             if whole.contains(&key) {
@@ -314,7 +327,7 @@ fn build_packs(store: &Store, units: Vec<Unit>, image: &str, out: &mpsc::Sender<
 fn add(store: &Store, pack: &mut Assembler<std::io::BufWriter<File>>, unit: Unit, image: &str) -> Result<(), TransferError> {
     let single = match unit {
         Unit::Object { digest, .. } => vec![digest],
-        Unit::Frame { pack: id, offset, len, objects } => match store.verified_frame(id, offset, len, &objects)? {
+        Unit::Frame { pack: id, offset, len, objects } => match store.verified_frame(id, offset, len, &objects) {
             Some((encoded, names)) => return pack.push_frame(&encoded, &names).map_err(|error| assemble_failed(store, error)),
             // Damaged or gone: perhaps not every object of it.
             None => objects,

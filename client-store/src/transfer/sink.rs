@@ -38,6 +38,8 @@ pub(super) struct Outcome {
     pub(super) absent: Vec<Digest>,
     /// Objects that came with other bytes than their digest says.
     pub(super) damaged: u64,
+    /// What came, if that was asked for.
+    pub(super) kept: HashMap<Digest, Bytes>,
 }
 
 /// What a sink did.
@@ -47,14 +49,17 @@ pub(super) struct SinkReport {
     pub(super) plain_bytes: u64,
     pub(super) bytes: u64,
     pub(super) packs: u64,
-    /// Objects kept in memory, if that was asked for.
-    pub(super) kept: HashMap<Digest, Bytes>,
 }
 
-/// Starts a sink. It ends, and its last pack is finished, when the sender is dropped.
-pub(super) fn start(store: &Store, keep: bool, advance: impl Fn(u64) + Send + 'static) -> (mpsc::Sender<Message>, tokio::task::JoinHandle<Result<SinkReport, TransferError>>) {
+/// Starts a sink; with `keep` it also hands back what came. It ends, and its last pack is finished, when the sender is dropped.
+pub(super) fn start(
+    store: &Store,
+    keep: bool,
+    advance: impl Fn(u64) + Send + 'static,
+) -> (mpsc::Sender<Message>, tokio::task::JoinHandle<Result<SinkReport, TransferError>>) {
     let (sender, receiver) = mpsc::channel(QUEUE_LEN);
-    let mut sink = Sink { store: store.clone(), keep, pack: None, wanted: HashSet::new(), order: Vec::new(), outcome: Outcome::default(), report: SinkReport::default() };
+    let mut sink =
+        Sink { store: store.clone(), keep, pack: None, wanted: HashSet::new(), order: Vec::new(), outcome: Outcome::default(), report: SinkReport::default() };
     let task = tokio::task::spawn_blocking(move || sink.run(receiver, advance).map(|()| sink.report));
     (sender, task)
 }
@@ -102,7 +107,7 @@ impl Sink {
                 }
                 self.count(&bytes, bytes.len());
                 if self.keep {
-                    self.report.kept.insert(digest, bytes.clone());
+                    self.outcome.kept.insert(digest, bytes.clone());
                 }
                 self.assemble(|pack| pack.push_object(digest, &bytes))
             }
@@ -131,7 +136,7 @@ impl Sink {
             if self.wanted.remove(digest) {
                 self.count(object, if whole { 0 } else { object.len() });
                 if self.keep {
-                    self.report.kept.insert(*digest, Bytes::copy_from_slice(object));
+                    self.outcome.kept.insert(*digest, Bytes::copy_from_slice(object));
                 }
                 if !whole {
                     self.assemble(|pack| pack.push_object(*digest, object))?;

@@ -28,7 +28,8 @@ impl Run {
     }
 
     fn options(&self) -> SessionOptions {
-        let mut options = SessionOptions::new(self.cache.clone(), Some(Arc::new(self.origin.clone())), self.runtime.handle().clone(), self.image.reference.clone());
+        let mut options =
+            SessionOptions::new(self.cache.clone(), Some(Arc::new(self.origin.clone())), self.runtime.handle().clone(), self.image.reference.clone());
         options.wait_limit = LONG;
         options
     }
@@ -222,7 +223,11 @@ fn model(touches: &[(LayerPath, Touch)]) -> Model {
 }
 
 fn touches(image: &Image) -> Vec<(LayerPath, Touch)> {
-    image.contents.iter().flat_map(|(path, content)| (0..content.len().div_ceil(16384)).map(|bucket| (path.clone(), Touch::Data { bucket: bucket as u32 }))).collect()
+    image
+        .contents
+        .iter()
+        .flat_map(|(path, content)| (0..content.len().div_ceil(16384)).map(|bucket| (path.clone(), Touch::Data { bucket: bucket as u32 })))
+        .collect()
 }
 
 #[test]

@@ -129,10 +129,14 @@ fn records_what_was_touched_and_where_it_came_from() {
     run.layer.read(&entry, 0, content.len(), caller(11)).unwrap();
     let trace = run.recorder.trace(Digest::of(b"image"), "app", "x86_64");
     assert_eq!((&trace.paths[0], trace.events[0].touch, trace.events[0].source), (path, Touch::Meta, Source::Missed));
-    let buckets: Vec<u64> = trace.events.iter().filter_map(|event| match event.touch {
-        Touch::Data { bucket } => Some(u64::from(bucket)),
-        Touch::Meta => None,
-    }).collect();
+    let buckets: Vec<u64> = trace
+        .events
+        .iter()
+        .filter_map(|event| match event.touch {
+            Touch::Data { bucket } => Some(u64::from(bucket)),
+            Touch::Meta => None,
+        })
+        .collect();
     assert_eq!(buckets, (0..(content.len() as u64).div_ceil(BUCKET_LEN)).collect::<Vec<_>>());
     assert_eq!(trace.events.iter().filter(|event| event.process == 0).count(), 2);
     // The same again, all local: a new recorder sees no miss.

@@ -120,7 +120,6 @@ struct Inner {
     launches: Mutex<Vec<LaunchRequest>>,
     traces: Mutex<Vec<Vec<u8>>>,
     taken_out: Mutex<HashSet<Digest>>,
-    launch_bytes: AtomicUsize,
 }
 
 /// A registry in memory.
@@ -163,10 +162,6 @@ impl FakeOrigin {
 
     pub(crate) fn traces(&self) -> Vec<Vec<u8>> {
         self.0.traces.lock().clone()
-    }
-
-    pub(crate) fn launch_bytes(&self) -> usize {
-        self.0.launch_bytes.load(Ordering::SeqCst)
     }
 
     async fn wait_while_held(&self) {
@@ -255,7 +250,6 @@ impl Origin for FakeOrigin {
                         Some(record) => {
                             if let Received::Object(bytes) = &record {
                                 origin.transfer(bytes.len()).await;
-                                origin.0.launch_bytes.fetch_add(bytes.len(), Ordering::SeqCst);
                             }
                             return Some((Ok(record), (origin, records, at + 1)));
                         }
@@ -305,7 +299,7 @@ pub(crate) fn candidate((digest, bytes): &(Digest, Bytes), probability: f32) -> 
 
 /// A fetcher over fakes, with its runtime.
 pub(crate) struct Bench {
-    pub(crate) runtime: tokio::runtime::Runtime,
+    _runtime: tokio::runtime::Runtime,
     pub(crate) cache: Arc<FakeCache>,
     pub(crate) origin: FakeOrigin,
     pub(crate) fetcher: Arc<Fetcher>,
@@ -326,7 +320,7 @@ impl Bench {
         options.wait_limit = LONG;
         change(&mut options);
         let fetcher = Arc::new(Fetcher::new(options).unwrap());
-        Self { runtime, cache, origin, fetcher }
+        Self { _runtime: runtime, cache, origin, fetcher }
     }
 
     pub(crate) fn get(&self, digest: &Digest) -> Result<Bytes, FetchError> {
@@ -415,7 +409,16 @@ impl Image {
         let manifest = ImageManifest::new("x86_64", vec![layer_digest]).encode().unwrap();
         let Ok(digest) = put(manifest.clone());
         let objects = objects.into_inner();
-        Self { reference: "tools/app".parse().unwrap(), digest, manifest: manifest.into(), layer: (layer_digest, layer.into()), root, objects, entries, contents }
+        Self {
+            reference: "tools/app".parse().unwrap(),
+            digest,
+            manifest: manifest.into(),
+            layer: (layer_digest, layer.into()),
+            root,
+            objects,
+            entries,
+            contents,
+        }
     }
 
     /// The part of the launch stream before the plan.

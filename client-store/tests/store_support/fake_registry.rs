@@ -12,6 +12,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use client_store::remote::{Registry, RegistryOptions};
 use client_store::store::ObjectKind;
+use futures::StreamExt;
 use layer_format::Digest;
 use layer_format::api::{DIGEST_HEADER, ManifestPut, Record, STREAM_MEDIA_TYPE, Tags, decode_digests, encode_bitmap};
 use layer_format::frame::Frame;
@@ -20,7 +21,7 @@ use layer_format::manifest::{ImageManifest, Manifest};
 /// What goes wrong with the next request that it fits.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// `POST objects`: the connection breaks after so many bytes of the answer.
+    /// `POST objects`: the connection breaks after so many bytes of an answer that is longer.
     Cut(usize),
     /// `POST objects`: a bit of an object or frame is flipped.
     Damage,
@@ -216,9 +217,10 @@ async fn handle(State(fake): State<FakeRegistry>, request: Request) -> Response 
 async fn objects(fake: &FakeRegistry, wanted: &[Digest], frames: bool) -> Response {
     let (answer, cut, stall) = {
         let mut inner = fake.inner.lock().unwrap();
-        let cut = inner.fault(|fault| matches!(fault, Fault::Cut(_)));
         let stall = inner.fault(|fault| matches!(fault, Fault::Stall(_)));
-        (inner.stream(wanted, frames), cut, stall)
+        let answer = inner.stream(wanted, frames);
+        let cut = inner.fault(|fault| matches!(fault, Fault::Cut(at) if *at < answer.len()));
+        (answer, cut, stall)
     };
     if let Some(Fault::Stall(time)) = stall {
         tokio::time::sleep(time).await;
@@ -226,11 +228,18 @@ async fn objects(fake: &FakeRegistry, wanted: &[Digest], frames: bool) -> Respon
     let head = [(header::CONTENT_TYPE, STREAM_MEDIA_TYPE)];
     match cut {
         Some(Fault::Cut(len)) => {
-            let part = Bytes::copy_from_slice(&answer[..len.min(answer.len() - 1)]);
-            let pieces = futures::stream::iter([Ok(part), Err(std::io::Error::other("cut"))]);
+            let part = Bytes::copy_from_slice(&answer[..len]);
+            // The server sends what it has before it notices the error.
+            let pieces = futures::stream::iter([Some(part), None]).then(|piece| async {
+                if piece.is_none() {
+                    tokio::time::sleep(Duration::from_millis(60)).await;
+                }
+                piece.ok_or_else(|| std::io::Error::other("cut"))
+            });
             (head, Body::from_stream(pieces)).into_response()
         }
-        _ => (head, Body::from_stream(futures::stream::iter(answer.chunks(7000).map(Bytes::copy_from_slice).map(Ok::<_, Infallible>).collect::<Vec<_>>()))).into_response(),
+        _ => (head, Body::from_stream(futures::stream::iter(answer.chunks(7000).map(Bytes::copy_from_slice).map(Ok::<_, Infallible>).collect::<Vec<_>>())))
+            .into_response(),
     }
 }
 

@@ -29,8 +29,10 @@ impl RemoteStorage {
     /// By URL; credentials and endpoint come from the environment (`AWS_*`).
     pub(crate) fn open(url: &url::Url) -> Result<Self, StorageError> {
         let options = std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).map(|(name, value)| (name.to_ascii_lowercase(), value));
-        let (store, prefix) = object_store::parse_url_opts(url, options)
-            .map_err(|source| StorageError::Url { url: format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path()), source: source.into() })?;
+        let (store, prefix) = object_store::parse_url_opts(url, options).map_err(|source| StorageError::Url {
+            url: format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path()),
+            source: source.into(),
+        })?;
         Ok(Self::new(store.into(), prefix))
     }
 

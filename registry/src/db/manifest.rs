@@ -29,14 +29,22 @@ pub(crate) async fn manifest_put(db: &mut Connection, repository: RepositoryId, 
 /// The image's bytes.
 pub(crate) async fn manifest_get(db: &mut Connection, repository: RepositoryId, digest: &Digest) -> Result<Option<Vec<u8>>, DbError> {
     let doing = "read a manifest";
-    let row = sqlx::query("SELECT bytes FROM manifest WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await;
+    let row = sqlx::query("SELECT bytes FROM manifest WHERE repository_id = ? AND digest = ?")
+        .bind(repository.0)
+        .bind(&digest.as_bytes()[..])
+        .fetch_optional(db)
+        .await;
     row.map_err(failed(doing))?.map(|row| row.try_get(0)).transpose().map_err(failed(doing))
 }
 
 /// How many layers the image has, if the repository has it.
 pub(crate) async fn manifest_layer_count(db: &mut Connection, repository: RepositoryId, digest: &Digest) -> Result<Option<u8>, DbError> {
     let doing = "find a manifest";
-    let row = sqlx::query("SELECT layer_count FROM manifest WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await;
+    let row = sqlx::query("SELECT layer_count FROM manifest WHERE repository_id = ? AND digest = ?")
+        .bind(repository.0)
+        .bind(&digest.as_bytes()[..])
+        .fetch_optional(db)
+        .await;
     let count: Option<i64> = row.map_err(failed(doing))?.map(|row| row.try_get(0)).transpose().map_err(failed(doing))?;
     Ok(count.map(|count| u8::try_from(count).unwrap_or(u8::MAX)))
 }
@@ -50,6 +58,7 @@ pub(crate) async fn manifest_delete(db: &mut Connection, repository: RepositoryI
 /// The image that was pushed last.
 pub(crate) async fn manifest_newest(db: &mut Connection, repository: RepositoryId) -> Result<Option<Digest>, DbError> {
     let doing = "find the newest manifest";
-    let row = sqlx::query("SELECT digest FROM manifest WHERE repository_id = ? ORDER BY pushed_at DESC, digest LIMIT 1").bind(repository.0).fetch_optional(db).await;
+    let row =
+        sqlx::query("SELECT digest FROM manifest WHERE repository_id = ? ORDER BY pushed_at DESC, digest LIMIT 1").bind(repository.0).fetch_optional(db).await;
     row.map_err(failed(doing))?.map(|row| digest_at(&row, 0)).transpose().map_err(failed(doing))
 }

@@ -37,6 +37,7 @@ pub(crate) async fn model_put(db: &mut Connection, repository: RepositoryId, dig
 /// The model's bytes.
 pub(crate) async fn model_get(db: &mut Connection, repository: RepositoryId, digest: &Digest) -> Result<Option<Vec<u8>>, DbError> {
     let doing = "read a model";
-    let row = sqlx::query("SELECT bytes FROM model WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await;
+    let row =
+        sqlx::query("SELECT bytes FROM model WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await;
     row.map_err(failed(doing))?.map(|row| row.try_get(0)).transpose().map_err(failed(doing))
 }

@@ -48,7 +48,14 @@ pub(crate) async fn pack_exists(db: &mut Connection, namespace: NamespaceId, dig
 }
 
 /// Records a pack whose bytes are durable. `None` if the namespace has it already.
-pub(crate) async fn pack_insert(db: &mut Connection, namespace: NamespaceId, digest: &Digest, size_bytes: u64, object_count: usize, frames: &[StoredFrame]) -> Result<Option<PackId>, DbError> {
+pub(crate) async fn pack_insert(
+    db: &mut Connection,
+    namespace: NamespaceId,
+    digest: &Digest,
+    size_bytes: u64,
+    object_count: usize,
+    frames: &[StoredFrame],
+) -> Result<Option<PackId>, DbError> {
     let doing = "record a pack";
     let row = sqlx::query(
         "INSERT INTO pack (namespace_id, digest, size_bytes, object_count, frames, stored_at) VALUES (?, ?, ?, ?, ?, ?)
@@ -86,7 +93,8 @@ pub(crate) struct PackTotals {
 /// How much is stored.
 pub(crate) async fn pack_totals(db: &mut Connection) -> Result<PackTotals, DbError> {
     let doing = "count packs";
-    let row = sqlx::query("SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(object_count), 0) FROM pack").fetch_one(db).await.map_err(failed(doing))?;
+    let row =
+        sqlx::query("SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(object_count), 0) FROM pack").fetch_one(db).await.map_err(failed(doing))?;
     let number = |at: usize| row.try_get::<i64, _>(at).map(|n| n as u64).map_err(failed(doing));
     Ok(PackTotals { packs: number(0)?, bytes: number(1)?, objects: number(2)? })
 }

@@ -23,7 +23,11 @@ pub(crate) struct RepositoryRow {
 /// The repository, if an image was ever put.
 pub(crate) async fn repository_find(db: &mut Connection, name: &Repository) -> Result<Option<RepositoryRow>, DbError> {
     let doing = "find a repository";
-    let row = sqlx::query("SELECT id, namespace_id, model_digest FROM repository WHERE name = ?").bind(name.as_str()).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = sqlx::query("SELECT id, namespace_id, model_digest FROM repository WHERE name = ?")
+        .bind(name.as_str())
+        .fetch_optional(db)
+        .await
+        .map_err(failed(doing))?;
     let Some(row) = row else { return Ok(None) };
     let has_model = row.try_get::<Option<&[u8]>, _>(2).map_err(failed(doing))?.is_some();
     Ok(Some(RepositoryRow {
@@ -61,11 +65,12 @@ pub(crate) async fn repository_set_model(db: &mut Connection, id: RepositoryId, 
 /// Names of repositories after `after`, by name, at most `limit`. Those without an image are left out.
 pub(crate) async fn repository_list(db: &mut Connection, after: &str, limit: u32) -> Result<Vec<String>, DbError> {
     let doing = "list repositories";
-    let rows = sqlx::query("SELECT name FROM repository r WHERE name > ? AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = r.id) ORDER BY name LIMIT ?")
-        .bind(after)
-        .bind(limit)
-        .fetch_all(db)
-        .await
-        .map_err(failed(doing))?;
+    let rows =
+        sqlx::query("SELECT name FROM repository r WHERE name > ? AND EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = r.id) ORDER BY name LIMIT ?")
+            .bind(after)
+            .bind(limit)
+            .fetch_all(db)
+            .await
+            .map_err(failed(doing))?;
     rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed(doing))
 }

@@ -6,7 +6,13 @@ use super::repository::RepositoryId;
 use super::{Connection, DbError, failed, now_ms};
 
 /// Counts a trace. A new entry point beyond what a model holds is not counted, so that the table stays bounded.
-pub(crate) async fn trace_statistics_add(db: &mut Connection, repository: RepositoryId, entry_point: &str, architecture: &str, events: usize) -> Result<(), DbError> {
+pub(crate) async fn trace_statistics_add(
+    db: &mut Connection,
+    repository: RepositoryId,
+    entry_point: &str,
+    architecture: &str,
+    events: usize,
+) -> Result<(), DbError> {
     sqlx::query(
         "INSERT INTO trace_statistics (repository_id, entry_point, architecture, trace_count, event_count, last_at)
          SELECT ?1, ?2, ?3, 1, ?4, ?5

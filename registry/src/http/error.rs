@@ -23,7 +23,7 @@ pub(crate) struct ApiError {
     code: &'static str,
     message: String,
     detail: Value,
-    header: Option<(header::HeaderName, HeaderValue)>,
+    header: Option<Box<(header::HeaderName, HeaderValue)>>,
 }
 
 /// After how many seconds a client that was turned away may come again.
@@ -63,7 +63,7 @@ impl ApiError {
 
     pub(crate) fn method_not_allowed(allowed: &'static str) -> Self {
         let error = Self::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", format!("here only {allowed} is possible"));
-        Self { header: Some((header::ALLOW, HeaderValue::from_static(allowed))), ..error }
+        Self { header: Some(Box::new((header::ALLOW, HeaderValue::from_static(allowed)))), ..error }
     }
 
     pub(crate) fn name_invalid(error: impl ToString) -> Self {
@@ -112,7 +112,7 @@ impl ApiError {
 
     pub(crate) fn range_invalid(len: u64) -> Self {
         let error = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "RANGE_INVALID", format!("the object has {len} bytes"));
-        Self { header: HeaderValue::try_from(format!("bytes */{len}")).ok().map(|value| (header::CONTENT_RANGE, value)), ..error }
+        Self { header: HeaderValue::try_from(format!("bytes */{len}")).ok().map(|value| Box::new((header::CONTENT_RANGE, value))), ..error }
     }
 
     /// More of something than the server does at a time.
@@ -121,7 +121,7 @@ impl ApiError {
     }
 
     fn retry(self) -> Self {
-        Self { header: Some((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S))), ..self }
+        Self { header: Some(Box::new((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S)))), ..self }
     }
 
     fn unavailable(error: &(dyn std::error::Error + 'static)) -> Self {
@@ -130,7 +130,11 @@ impl ApiError {
     }
 
     fn missing(digests: &[Digest]) -> Self {
-        let error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "OBJECTS_MISSING", format!("{} objects that the image needs are not in this namespace; push them first", digests.len()));
+        let error = Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "OBJECTS_MISSING",
+            format!("{} objects that the image needs are not in this namespace; push them first", digests.len()),
+        );
         Self { detail: digests.iter().map(|digest| Value::String(digest.to_string())).collect(), ..error }
     }
 }
@@ -139,7 +143,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = ErrorBody { errors: vec![Entry { code: self.code.to_owned(), message: self.message, detail: self.detail }] };
         let mut response = (self.status, axum::Json(body)).into_response();
-        if let Some((name, value)) = self.header {
+        if let Some(header) = self.header {
+            let (name, value) = *header;
             response.headers_mut().insert(name, value);
         }
         response

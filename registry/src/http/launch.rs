@@ -18,10 +18,10 @@ const MAX_REQUEST_LEN: usize = 2 * HaveFilter::MAX_LEN + (16 << 10);
 /// All that a first start needs, in the order in which it is needed.
 #[utoipa::path(post, path = "/v1/repositories/{repository}/-/launch/{reference}", request_body(content_type = "application/json"), responses((status = 200, content_type = "application/vnd.turbo.stream+zstd"), (status = 404, description = "unknown")))]
 pub(crate) async fn launch(app: &Shared, call: Call, reference: Reference) -> Result<Response, ApiError> {
-    let permit = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::busy("streams"))?;
     let id = streams::launch_id(&call.headers)?;
     let body = PacedBody::new(app, &call.headers, call.body, MAX_REQUEST_LEN).collect().await?;
     let request: LaunchRequest = serde_json::from_slice(&body).map_err(ApiError::body_invalid)?;
+    let permit = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::busy("streams"))?;
     let have = request.have.as_deref().map(HaveFilter::from_hex).transpose()?;
     let image = image_get(&app.db, &call.repository, &reference).await?.ok_or_else(ApiError::manifest_unknown)?;
     let manifest = LaunchOrder::parse_manifest(&image).map_err(|error| ApiError::internal(&error))?;

@@ -15,7 +15,8 @@ pub(crate) async fn get(app: &Shared, call: Call) -> Result<Response, ApiError> 
     let wanted = call.query("digest").map(|text| routes::digest(&text)).transpose()?;
     let (digest, bytes) = model_find(&app.db, &call.repository, wanted).await?.ok_or_else(ApiError::model_unknown)?;
     let etag = format!("\"{digest}\"");
-    let unchanged = call.headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|tags| tags.split(',').any(|tag| tag.trim() == etag));
+    let unchanged =
+        call.headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|tags| tags.split(',').any(|tag| tag.trim() == etag));
     let len = bytes.len();
     let mut response = match (unchanged, &call.method) {
         (true, _) => StatusCode::NOT_MODIFIED.into_response(),

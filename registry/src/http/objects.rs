@@ -3,8 +3,8 @@
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use layer_format::Digest;
-use layer_format::reference::Repository;
 use layer_format::api::{BITMAP_MEDIA_TYPE, MAX_DIGESTS, decode_digests, encode_bitmap};
+use layer_format::reference::Repository;
 
 use super::body::PacedBody;
 use super::error::ApiError;
@@ -46,9 +46,10 @@ pub(crate) async fn missing(app: &Shared, call: Call) -> Result<Response, ApiErr
 /// Many objects in the order asked.
 #[utoipa::path(post, path = "/v1/repositories/{repository}/-/objects", request_body(content_type = "application/vnd.turbo.digests"), responses((status = 200, content_type = "application/vnd.turbo.stream+zstd")))]
 pub(crate) async fn stream(app: &Shared, call: Call) -> Result<Response, ApiError> {
-    let permit = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::busy("streams"))?;
     let (call, digests) = digests(app, call).await?;
     let launch = streams::launch_id(&call.headers)?;
+    // After the body, so that a slow one holds nothing.
+    let permit = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::busy("streams"))?;
     let frames = call.query("frames").is_some_and(|value| value == "1");
     let namespace = namespace(app, &call.repository).await?;
     if let Some(id) = launch {
@@ -78,7 +79,11 @@ pub(crate) async fn get(app: &Shared, call: Call, digest: Digest) -> Result<Resp
     let namespace = namespace(app, &call.repository).await?.ok_or_else(ApiError::object_unknown)?;
     let place = app.objects.locate(namespace, &[digest]).await?.remove(&digest).ok_or_else(ApiError::object_unknown)?;
     let etag = format!("\"{digest}\"");
-    let unchanged = call.headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|tags| tags.trim() == "*" || tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag));
+    let unchanged = call
+        .headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|tags| tags.trim() == "*" || tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag));
     let len = u64::from(place.len);
     let range = match call.headers.get(header::RANGE).and_then(|value| value.to_str().ok()) {
         Some(text) if call.method == Method::GET && !unchanged => parse_range(text, len),

@@ -7,7 +7,10 @@ use super::{launch, manifests, models, objects, packs, site, traces};
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Turbo registry", description = "Native API. A repository stands in the path as it is written, with its slashes. Errors have the body {errors: [{code, message, detail}]}."),
+    info(
+        title = "Turbo registry",
+        description = "Native API. A repository stands in the path as it is written, with its slashes. Errors have the body {errors: [{code, message, detail}]}."
+    ),
     paths(
         site::capabilities,
         site::repositories,

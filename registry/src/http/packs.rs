@@ -11,7 +11,7 @@ use super::body::PacedBody;
 use super::error::ApiError;
 use super::routes::Call;
 use crate::app::Shared;
-use crate::service::pack_upload::{pack_known, pack_store};
+use crate::service::pack_upload::{PackError, pack_known, pack_store};
 
 /// Takes a pack: streamed, every object verified before the answer.
 #[utoipa::path(put, path = "/v1/repositories/{repository}/-/packs/{digest}", request_body(content_type = "application/vnd.turbo.pack"),
@@ -20,7 +20,8 @@ pub(crate) async fn put(app: &Shared, call: Call, digest: Digest) -> Result<Resp
     let _permit = app.uploads.clone().try_acquire_owned().map_err(|_| ApiError::busy("uploads"))?;
     let mut body = PacedBody::new(app, &call.headers, call.body, MAX_PACK_LEN as usize);
     if pack_known(&app.db, call.repository.namespace(), &digest).await? {
-        body.drain().await;
+        // Read it, or the client would see a broken connection instead of the answer.
+        while body.next().await.transpose()?.is_some() {}
         return Ok(StatusCode::OK.into_response());
     }
     match pack_store(&app.db, &app.storage, call.repository.namespace(), digest, &mut body).await {
@@ -30,7 +31,9 @@ pub(crate) async fn put(app: &Shared, call: Call, digest: Digest) -> Result<Resp
         }
         Ok(false) => Ok(StatusCode::OK.into_response()),
         Err(error) => {
-            body.drain().await;
+            if let PackError::Invalid(_) = error {
+                body.drain().await;
+            }
             Err(error.into())
         }
     }

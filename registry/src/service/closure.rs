@@ -70,7 +70,8 @@ struct Walk<'a> {
 
 /// Checks an image, and returns the nodes that are now known to be complete and were not before.
 pub(crate) async fn closure_check(objects: &Objects, nodes: &Arc<Nodes>, namespace: NamespaceId, image: &ImageManifest) -> Result<Vec<NodeKey>, ClosureError> {
-    let mut walk = Walk { objects, nodes, namespace, pending: Vec::new(), seen: HashSet::new(), chunks: HashMap::new(), missing: HashSet::new(), walked: Vec::new() };
+    let mut walk =
+        Walk { objects, nodes, namespace, pending: Vec::new(), seen: HashSet::new(), chunks: HashMap::new(), missing: HashSet::new(), walked: Vec::new() };
     for layer in &image.layers {
         walk.add(*layer, NodeKind::Layer);
     }
@@ -165,7 +166,13 @@ fn invalid(digest: Digest, what: &'static str, rule: &'static str) -> ClosureErr
 }
 
 /// Notes what a node refers to, and checks that the node is of the level and length that the reference to it says.
-fn follow(pending: &mut Vec<NodeKey>, seen: &mut HashSet<NodeKey>, chunks: &mut HashMap<Digest, u32>, from: NodeKey, references: &References) -> Result<(), ClosureError> {
+fn follow(
+    pending: &mut Vec<NodeKey>,
+    seen: &mut HashSet<NodeKey>,
+    chunks: &mut HashMap<Digest, u32>,
+    from: NodeKey,
+    references: &References,
+) -> Result<(), ClosureError> {
     let mut add = |digest, kind| {
         let key = NodeKey { digest, kind };
         if seen.insert(key) {

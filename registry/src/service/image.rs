@@ -12,7 +12,7 @@ use super::nodes::Nodes;
 use super::objects::Objects;
 use crate::db::manifest::{manifest_delete, manifest_get, manifest_newest, manifest_put};
 use crate::db::model::model_get;
-use crate::db::namespace::namespace_ensure;
+use crate::db::namespace::{NamespaceId, namespace_find};
 use crate::db::repository::{RepositoryRow, repository_ensure, repository_find};
 use crate::db::tag::{tag_delete, tag_get, tag_list, tag_move};
 use crate::db::verified::verified_insert;
@@ -67,17 +67,23 @@ pub(crate) async fn image_put(objects: &Objects, nodes: &Arc<Nodes>, repository:
         return Err(PutError::Digest { wanted: *wanted, got: digest });
     }
     let db = &objects.db;
-    let namespace = {
-        let mut transaction = db.begin().await?;
-        let namespace = namespace_ensure(&mut transaction, repository.namespace()).await?;
-        commit(transaction).await?;
-        namespace
+    // A namespace without packs has no row, and gets none from an image that is refused.
+    let found = {
+        let mut db = db.read().await?;
+        namespace_find(&mut db, repository.namespace()).await?
     };
-    let walked = closure_check(objects, nodes, namespace, &image).await?;
-    check_pinned_model(objects, namespace, repository, &image).await?;
+    let walked = match found {
+        Some(namespace) => {
+            let walked = closure_check(objects, nodes, namespace, &image).await?;
+            check_pinned_model(objects, namespace, repository, &image).await?;
+            walked
+        }
+        None if image.layers.is_empty() && image.model.is_none() => Vec::new(),
+        None => return Err(ClosureError::Missing(image.layers.iter().copied().chain(image.model).collect()).into()),
+    };
     let mut transaction = db.begin().await?;
-    verified_insert(&mut transaction, namespace, &walked).await?;
     let row = repository_ensure(&mut transaction, repository).await?;
+    verified_insert(&mut transaction, row.namespace, &walked).await?;
     let existed = manifest_put(&mut transaction, row.id, &digest, bytes, &image).await?;
     if let Reference::Release(release) = reference {
         tag_move(&mut transaction, row.id, release, &digest).await?;
@@ -88,7 +94,7 @@ pub(crate) async fn image_put(objects: &Objects, nodes: &Arc<Nodes>, repository:
 }
 
 /// A pinned model is an object of the namespace, or one that was learned in this repository.
-async fn check_pinned_model(objects: &Objects, namespace: crate::db::namespace::NamespaceId, repository: &Repository, image: &ImageManifest) -> Result<(), PutError> {
+async fn check_pinned_model(objects: &Objects, namespace: NamespaceId, repository: &Repository, image: &ImageManifest) -> Result<(), PutError> {
     let Some(model) = image.model else { return Ok(()) };
     if objects.lens(namespace, &[model]).await?.contains_key(&model) {
         return Ok(());

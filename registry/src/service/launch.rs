@@ -152,7 +152,12 @@ impl Launcher {
     }
 
     /// The model to predict with: the one that the image pins, else the repository's.
-    async fn model(&self, repository: &crate::db::repository::RepositoryRow, namespace: NamespaceId, pinned: Option<Digest>) -> Result<Option<(Digest, Vec<u8>)>, StreamError> {
+    async fn model(
+        &self,
+        repository: &crate::db::repository::RepositoryRow,
+        namespace: NamespaceId,
+        pinned: Option<Digest>,
+    ) -> Result<Option<(Digest, Vec<u8>)>, StreamError> {
         let Some(digest) = pinned.or(repository.model) else { return Ok(None) };
         let learned = {
             let mut db = self.objects.db.read().await?;
@@ -168,7 +173,14 @@ impl Launcher {
     }
 
     /// Without a prediction: the tree objects that lead to the program.
-    async fn send_way(&self, writer: &mut StreamWriter, layers: &Arc<Layers>, known: &mut Known, launch: &ActiveLaunch, program: &str) -> Result<(), StreamError> {
+    async fn send_way(
+        &self,
+        writer: &mut StreamWriter,
+        layers: &Arc<Layers>,
+        known: &mut Known,
+        launch: &ActiveLaunch,
+        program: &str,
+    ) -> Result<(), StreamError> {
         let mut way = layers.program(program).await?;
         way.retain(|digest| known.is_new(*digest));
         let found = self.objects.locate(layers.namespace, &way).await?;
@@ -177,7 +189,15 @@ impl Launcher {
     }
 
     /// Resolves what is expected, ahead of what is being sent.
-    async fn send_expected(&self, writer: &mut StreamWriter, layers: &Arc<Layers>, known: &mut Known, launch: &ActiveLaunch, expected: Vec<Expected>, budget_bytes: u64) -> Result<(), StreamError> {
+    async fn send_expected(
+        &self,
+        writer: &mut StreamWriter,
+        layers: &Arc<Layers>,
+        known: &mut Known,
+        launch: &ActiveLaunch,
+        expected: Vec<Expected>,
+        budget_bytes: u64,
+    ) -> Result<(), StreamError> {
         let (sender, mut receiver) = mpsc::channel::<Part>(PARTS_AHEAD);
         let resolving = async move {
             let mut budget = budget_bytes;

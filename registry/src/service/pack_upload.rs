@@ -59,7 +59,13 @@ pub(crate) async fn pack_known(db: &Db, namespace: &str, digest: &Digest) -> Res
 }
 
 /// Takes a pack; says whether it is new to the namespace. When it returns, the pack survives a power failure.
-pub(crate) async fn pack_store<P: Pieces>(db: &Db, storage: &Arc<dyn BlobStorage>, namespace: &str, digest: Digest, body: &mut P) -> Result<bool, PackError<P::Error>> {
+pub(crate) async fn pack_store<P: Pieces>(
+    db: &Db,
+    storage: &Arc<dyn BlobStorage>,
+    namespace: &str,
+    digest: Digest,
+    body: &mut P,
+) -> Result<bool, PackError<P::Error>> {
     let mut writer = storage.create(&pack_key(&digest)).await?;
     let verified = match receive(&mut *writer, digest, body).await {
         Ok(verified) => verified,

@@ -68,7 +68,17 @@ pub(crate) struct PackVerifier {
 impl PackVerifier {
     /// Expects the pack of this digest.
     pub(crate) fn new(wanted: Digest) -> Self {
-        Self { wanted, hasher: blake3::Hasher::new(), state: State::Header, buffer: Vec::new(), len: 0, offset: 0, frames: Vec::new(), counts: Vec::new(), objects: Vec::new() }
+        Self {
+            wanted,
+            hasher: blake3::Hasher::new(),
+            state: State::Header,
+            buffer: Vec::new(),
+            len: 0,
+            offset: 0,
+            frames: Vec::new(),
+            counts: Vec::new(),
+            objects: Vec::new(),
+        }
     }
 
     /// Takes the next bytes.
@@ -205,7 +215,8 @@ mod tests {
         for (count, len, level) in [(0, 0, None), (1, 0, None), (1, 10, Some(1)), (3, 100, None), (200, 5000, Some(1)), (9000, 3, Some(1))] {
             let bytes = sample(count, len, level);
             for piece in [1, 7, 1000, 1 << 20] {
-                let verified = verify(&bytes, Digest::of(&bytes), piece).unwrap_or_else(|error| panic!("{count} objects of {len} in pieces of {piece}: {error}"));
+                let verified =
+                    verify(&bytes, Digest::of(&bytes), piece).unwrap_or_else(|error| panic!("{count} objects of {len} in pieces of {piece}: {error}"));
                 assert_eq!(verified.index, pack::read_index(&bytes).unwrap());
                 assert_eq!(verified.frames.len(), verified.index.frames.len());
             }

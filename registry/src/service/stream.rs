@@ -281,7 +281,12 @@ async fn load_result(objects: Objects, unit: Result<Unit, ReadError>) -> Result<
 }
 
 /// Sends located objects of a launch, leaving out what the client has asked for otherwise meanwhile.
-pub(crate) async fn send_launch(writer: &mut StreamWriter, objects: &Objects, launch: &Arc<Launch>, wanted: Vec<(Digest, Location)>) -> Result<(), StreamError> {
+pub(crate) async fn send_launch(
+    writer: &mut StreamWriter,
+    objects: &Objects,
+    launch: &Arc<Launch>,
+    wanted: Vec<(Digest, Location)>,
+) -> Result<(), StreamError> {
     let units = units(wanted.into_iter().map(|(digest, location)| (digest, Some(location))));
     let (for_load, of_launch) = (objects.clone(), Arc::clone(launch));
     let mut items = stream::iter(units).map(move |unit| load_wanted(for_load.clone(), Arc::clone(&of_launch), unit).boxed()).buffered(READ_AHEAD);
@@ -309,7 +314,13 @@ async fn load_wanted(objects: Objects, launch: Arc<Launch>, unit: Unit) -> Resul
 
 /// Sends objects as frames, each frame where its first object is due. A frame of which all objects are asked for goes
 /// out as it is stored; of another one, those that are asked for, packed again.
-pub(crate) async fn send_frames(writer: &mut StreamWriter, objects: &Objects, namespace: Option<NamespaceId>, digests: &[Digest], level: i32) -> Result<(), StreamError> {
+pub(crate) async fn send_frames(
+    writer: &mut StreamWriter,
+    objects: &Objects,
+    namespace: Option<NamespaceId>,
+    digests: &[Digest],
+    level: i32,
+) -> Result<(), StreamError> {
     let found = match namespace {
         Some(namespace) => objects.locate(namespace, digests).await?,
         None => HashMap::new(),

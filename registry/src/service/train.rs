@@ -82,7 +82,9 @@ async fn work(mut jobs: mpsc::Receiver<Job>, waiting: Arc<Mutex<HashMap<Reposito
         let repository = job.repository.clone();
         match merge(&objects, &nodes, job).await {
             Ok(()) => drop(metrics.traces_merged.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
-            Err(error) => tracing::error!(repository = repository.as_str(), error = crate::chain(&error), "could not merge a trace into the model of {repository}"),
+            Err(error) => {
+                tracing::error!(repository = repository.as_str(), error = crate::chain(&error), "could not merge a trace into the model of {repository}")
+            }
         }
         let mut waiting = waiting.lock();
         if let Some(count) = waiting.get_mut(&repository) {

@@ -234,7 +234,8 @@ impl Sample {
 
     /// `count` files of `len` bytes each.
     pub fn generated(seed: u64, count: usize, len: usize) -> Self {
-        let files: Vec<(String, Vec<u8>)> = (0..count).map(|n| (format!("opt/app/d{}/file{n}", n % 13), noise(seed.wrapping_mul(1000) + n as u64, len))).collect();
+        let files: Vec<(String, Vec<u8>)> =
+            (0..count).map(|n| (format!("opt/app/d{}/file{n}", n % 13), noise(seed.wrapping_mul(1000) + n as u64, len))).collect();
         let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(path, content)| (path.as_str(), content.clone())).collect();
         Self::new(&files)
     }
