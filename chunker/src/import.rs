@@ -13,7 +13,7 @@ use crate::scan::Scanner;
 use crate::sink::ObjectSink;
 use crate::sorted::Sorted;
 
-/// Most workers: beyond that the memory bound of 128 MiB would not hold, and the sequencer is the limit anyway.
+/// Most workers: more would need more than 128 MiB, and the sequencer is the limit before.
 const MAX_THREADS: usize = 24;
 
 /// How to import.

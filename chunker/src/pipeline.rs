@@ -15,10 +15,11 @@
 //! the same input gives the same frames and packs whatever the number of threads. Workers do frames before batches, so
 //! that what is finished leaves memory first.
 //!
-//! **Memory.** With n workers at most n + 4 batches and n + 4 frames (and those of one batch) are under way. A batch
-//! holds at most [`BATCH_LEN`] + [`LARGE_FILE_LEN`] bytes, a frame at most 320 KiB plus as much compressed, a worker's
-//! compressor under 2 MiB: about 18 MiB for two workers, 4 MiB more for each further one. On top of that, and independent of the
-//! length of the content:
+//! **Memory.** With n workers at most n + 14 batches and n + 14 frames (and those of one batch) are under way: so many
+//! that a worker still has work while the sequencer waits for a busy core. A batch holds at most [`BATCH_LEN`] +
+//! [`LARGE_FILE_LEN`] bytes (mostly [`BATCH_LEN`]), a frame at most 320 KiB plus as much compressed, a worker's
+//! compressors 2 MiB: at most 28 MiB for two workers, 3.5 MiB more for each further one. On top of that, and independent
+//! of the length of the content:
 //! * the names of one directory, and of directories found and not yet visited;
 //! * the objects of one open pack: up to 120 bytes each, about 3 MB for a pack of 16 KiB chunks;
 //! * references to tree nodes: about 80 bytes for each 60 entries; to recipe nodes: 40 bytes for each 2 MiB of one file;

@@ -39,7 +39,10 @@ impl App {
 
     /// The configured registry. Makes no request.
     pub fn registry(&self) -> Result<Registry> {
-        let open = || Registry::new(&self.settings.hub, RegistryOptions { token: Settings::token(), ..RegistryOptions::default() }).with_context(|| format!("the registry {} cannot be used", self.settings.hub));
+        let open = || {
+            Registry::new(&self.settings.hub, RegistryOptions { token: Settings::token(), ..RegistryOptions::default() })
+                .with_context(|| format!("the registry {} cannot be used", self.settings.hub))
+        };
         get_or_try_init(&self.registry, open).cloned()
     }
 

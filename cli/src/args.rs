@@ -13,7 +13,13 @@ use crate::output::Format;
 /// Images are stacks of layers, kept in chunks on a registry that you run yourself. `turbo run` mounts an image, starts
 /// its program at once, and fetches what it touches while it runs. Nothing needs root, a driver or a daemon.
 #[derive(Debug, Parser)]
-#[command(name = "turbo", version, propagate_version = true, max_term_width = 100, after_help = "Exit codes: the application's own; 125 an error of turbo's, 126 not executable, 127 not found, 2 wrong usage.")]
+#[command(
+    name = "turbo",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Exit codes: the application's own; 125 an error of turbo's, 126 not executable, 127 not found, 2 wrong usage."
+)]
 pub struct Turbo {
     /// What to do.
     #[command(subcommand)]

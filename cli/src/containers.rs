@@ -71,7 +71,8 @@ impl Containers {
         for entry in entries {
             let path = entry?.path().join("container.json");
             match std::fs::read(&path) {
-                Ok(bytes) => found.push(serde_json::from_slice::<Container>(&bytes).with_context(|| format!("{} is damaged; remove its folder to go on", path.display()))?),
+                Ok(bytes) => found
+                    .push(serde_json::from_slice::<Container>(&bytes).with_context(|| format!("{} is damaged; remove its folder to go on", path.display()))?),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENOTDIR) => {}
                 Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
             }

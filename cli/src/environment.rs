@@ -21,7 +21,12 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 ///
 /// `host` is turbo's own environment, `layers` the variables of all layers, lowest first, `extra` those of the command
 /// line; `host_visible` says whether the application sees the host.
-pub fn compose(host: impl IntoIterator<Item = (OsString, OsString)>, layers: &[Vec<EnvVar>], extra: &[(String, String)], host_visible: bool) -> Vec<(OsString, OsString)> {
+pub fn compose(
+    host: impl IntoIterator<Item = (OsString, OsString)>,
+    layers: &[Vec<EnvVar>],
+    extra: &[(String, String)],
+    host_visible: bool,
+) -> Vec<(OsString, OsString)> {
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
     for (name, value) in host {
         let text = name.to_string_lossy();

@@ -21,7 +21,8 @@ pub struct LocalImage {
 
 /// The image of this name, which must be here.
 pub fn find(store: &Store, reference: &ImageReference) -> Result<LocalImage> {
-    let stored = store.image_get(reference)?.with_context(|| format!("the image {reference} is not here; `turbo images` lists what is, `turbo pull` brings it"))?;
+    let stored =
+        store.image_get(reference)?.with_context(|| format!("the image {reference} is not here; `turbo images` lists what is, `turbo pull` brings it"))?;
     let manifest = ImageManifest::decode(&stored.bytes).with_context(|| format!("the manifest of {reference} is damaged"))?;
     Ok(LocalImage { stored, manifest })
 }
@@ -93,4 +94,3 @@ pub fn kind_letter(kind: &Kind) -> char {
         Kind::Whiteout => 'w',
     }
 }
-

@@ -84,7 +84,8 @@ impl Launch {
         let sessions = self.sessions(app, &store)?;
         let digests: Vec<Digest> = sessions.iter().map(Session::digest).collect();
         let _running = store.running(&digests)?;
-        let images: Vec<(String, ImageManifest)> = self.images.iter().map(ToString::to_string).zip(sessions.iter().map(|session| session.manifest().clone())).collect();
+        let images: Vec<(String, ImageManifest)> =
+            self.images.iter().map(ToString::to_string).zip(sessions.iter().map(|session| session.manifest().clone())).collect();
         let (mode, modes) = self.modes(&sessions)?;
         let host_visible = mode != Mode::Full;
         let startup = startup::choose(&images, self.startup_file.as_deref(), self.trigger.as_deref(), &self.args, host_visible)?;
@@ -118,7 +119,15 @@ impl Launch {
         };
         if let Some(path) = &self.stats {
             let run = total(sessions.iter().map(Session::stats));
-            let stats = StatsFile { version: 1, mount_us: timings.mounted_us, first_process_us: timings.started_us, exit_us, total_us: micros(begun), exit_code: exit.code(), run };
+            let stats = StatsFile {
+                version: 1,
+                mount_us: timings.mounted_us,
+                first_process_us: timings.started_us,
+                exit_us,
+                total_us: micros(begun),
+                exit_code: exit.code(),
+                run,
+            };
             std::fs::write(path, serde_json::to_vec_pretty(&stats)?).with_context(|| format!("writing {}", path.display()))?;
         }
         Ok(exit)
@@ -177,7 +186,16 @@ impl Launch {
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of a run meet here once")]
-    fn spec(&self, container: &Locked, sessions: &[Session], images: &[(String, ImageManifest)], startup: &Startup, mode: Mode, modes: Vec<(LayerPath, Mode)>, begun: Instant) -> Result<RunSpec> {
+    fn spec(
+        &self,
+        container: &Locked,
+        sessions: &[Session],
+        images: &[(String, ImageManifest)],
+        startup: &Startup,
+        mode: Mode,
+        modes: Vec<(LayerPath, Mode)>,
+        begun: Instant,
+    ) -> Result<RunSpec> {
         let variables: Vec<_> = sessions.iter().flat_map(Session::layer_manifests).map(|layer| layer.environment.clone()).collect();
         let host_visible = mode != Mode::Full;
         let from_image = || startup.image.or(Some(0)).and_then(|at| images[at].1.working_directory.clone()).map(PathBuf::from);

@@ -101,5 +101,11 @@ fn log(verbose: u8) {
     // fuser warns of each operation that a filesystem leaves to the kernel's default.
     let default = ["warn,fuser=error", "info,fuser=error", "debug"][usize::from(verbose.min(2))];
     let filter = EnvFilter::try_from_env("TURBO_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).without_time().init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
 }

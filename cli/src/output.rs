@@ -128,7 +128,9 @@ mod tests {
 
     #[test]
     fn bytes_for_people() {
-        for (count, shown) in [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (1536, "1.54 kB"), (99_950, "100 kB"), (999_600, "1.00 MB"), (120_478_059, "120 MB")] {
+        for (count, shown) in
+            [(0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (1536, "1.54 kB"), (99_950, "100 kB"), (999_600, "1.00 MB"), (120_478_059, "120 MB")]
+        {
             assert_eq!(bytes(count), shown, "{count}");
         }
     }

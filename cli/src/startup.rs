@@ -53,7 +53,8 @@ mod tests {
 
     fn image(name: &str, commands: &[(&str, Option<&str>)]) -> (String, ImageManifest) {
         let mut image = ImageManifest::new("any", vec![]);
-        image.startup_files = commands.iter().map(|(command, trigger)| StartupFile { command: split(command).unwrap(), trigger: trigger.map(Into::into) }).collect();
+        image.startup_files =
+            commands.iter().map(|(command, trigger)| StartupFile { command: split(command).unwrap(), trigger: trigger.map(Into::into) }).collect();
         (name.into(), image)
     }
 

@@ -91,7 +91,13 @@ impl OriginError {
 pub trait Origin: Send + Sync {
     /// The objects of these names, in this order, of at most [`layer_format::api::MAX_DIGESTS`].
     /// `launch` takes them out of that launch's stream; `frames` allows stored frames in the answer.
-    fn objects(&self, repository: &Repository, digests: Vec<Digest>, launch: Option<&str>, frames: bool) -> BoxFuture<'static, Result<ObjectStream, OriginError>>;
+    fn objects(
+        &self,
+        repository: &Repository,
+        digests: Vec<Digest>,
+        launch: Option<&str>,
+        frames: bool,
+    ) -> BoxFuture<'static, Result<ObjectStream, OriginError>>;
 
     /// The launch request: one answer with manifests, trees, model and predicted objects.
     fn launch(&self, image: &ImageReference, launch: &str, request: LaunchRequest) -> BoxFuture<'static, Result<ObjectStream, OriginError>>;

@@ -19,7 +19,15 @@ use layer_format::{Digest, LayerPath, pack};
 fn main() -> Result<(), Box<dyn Error>> {
     let digest = Digest::of(b"sample");
     let path = |text: &str| LayerPath::new(text);
-    let meta = Meta { mode: 0o4755, uid: 1000, gid: 100, mtime_s: -1, mtime_ns: 5, xattrs: vec![(b"user.a".to_vec(), b"1".to_vec())], hard_link: Some(HardLink { group: 9, count: 2 }) };
+    let meta = Meta {
+        mode: 0o4755,
+        uid: 1000,
+        gid: 100,
+        mtime_s: -1,
+        mtime_ns: 5,
+        xattrs: vec![(b"user.a".to_vec(), b"1".to_vec())],
+        hard_link: Some(HardLink { group: 9, count: 2 }),
+    };
     let extents = Recipe::Extents(vec![Extent::Data(ChunkRef { digest, len: 4096 }), Extent::Hole(1 << 20)]);
     let nodes = Recipe::Nodes { level: 0, nodes: vec![NodeRef { digest, len: 9_000_000 }; 3] };
     let kinds = [
@@ -66,12 +74,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let event = |time_us, touch| Event { time_us, process: 1, layer: 0, path: 0, touch, source: Source::Missed };
     let events = vec![event(5, Touch::Meta), event(9, Touch::Data { bucket: 300 })];
-    save("trace", &Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events }.encode())?;
+    save(
+        "trace",
+        &Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events }.encode(),
+    )?;
     let states = vec![State { layer: 0, path: 0, touch: Touch::Meta }, State { layer: 0, path: 0, touch: Touch::Data { bucket: 1 } }];
     let launch = vec![LaunchItem { state: 0, count: 1.0, time_us: 5 }, LaunchItem { state: 1, count: 0.5, time_us: 3 }];
     let entry_points = vec![EntryPoint { name: "app".into(), architecture: "x86_64".into(), weight: 1.0, launch }];
     let step = Transition { before: 0, from: 0, to: 1, count: 1.0, gap_us: 10 };
-    let model = Model { image: Some(digest), traces: 1, paths: vec![path("bin/app")?], states, entry_points, order1: vec![step], order2: vec![Transition { before: 1, ..step }] };
+    let model = Model {
+        image: Some(digest),
+        traces: 1,
+        paths: vec![path("bin/app")?],
+        states,
+        entry_points,
+        order1: vec![step],
+        order2: vec![Transition { before: 1, ..step }],
+    };
     save("model", &model.encode())?;
     let mut filter = HaveFilter::for_count(1);
     filter.insert(&digest);

@@ -185,7 +185,9 @@ impl Entry {
             0 => {
                 let recipe = Recipe::decode(reader, MAX_INLINE_EXTENTS.max(MAX_INLINE_NODES))?;
                 match &recipe {
-                    Recipe::Extents(extents) if extents.len() > MAX_INLINE_EXTENTS => return Err(FormatError::invalid(what, "many extents stand in recipe nodes")),
+                    Recipe::Extents(extents) if extents.len() > MAX_INLINE_EXTENTS => {
+                        return Err(FormatError::invalid(what, "many extents stand in recipe nodes"));
+                    }
                     _ => Kind::File(recipe),
                 }
             }

@@ -17,8 +17,18 @@ use crate::tree::Node;
 pub type Target = fn(&[u8]);
 
 /// All entry points, by name.
-pub const TARGETS: [(&str, Target); 10] =
-    [("tree", tree), ("recipe", recipe), ("frame", frame), ("pack", pack), ("layer", layer), ("image", image), ("reference", reference), ("trace", trace), ("model", model), ("api", api)];
+pub const TARGETS: [(&str, Target); 10] = [
+    ("tree", tree),
+    ("recipe", recipe),
+    ("frame", frame),
+    ("pack", pack),
+    ("layer", layer),
+    ("image", image),
+    ("reference", reference),
+    ("trace", trace),
+    ("model", model),
+    ("api", api),
+];
 
 fn tree(bytes: &[u8]) {
     if let Ok(node) = Node::decode(bytes) {

@@ -11,7 +11,7 @@
 //! * [`manifest`]: layer and image manifests, canonical JSON.
 //! * [`frame`] and [`pack`]: how objects are compressed together and kept in files.
 //! * [`trace`] and [`model`]: what a run touched first, and what was learned from many runs.
-//! * [`api`]: bodies of the registry's native HTTP API. [`reference`] parses image names.
+//! * [`api`]: bodies of the registry's native HTTP API. [`mod@reference`] parses image names.
 
 pub mod api;
 pub mod chunk;

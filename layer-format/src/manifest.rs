@@ -304,7 +304,10 @@ mod tests {
         let mut image = ImageManifest::new("x86_64", vec![Digest::of(b"layer")]);
         image.startup_files.push(StartupFile { command: vec!["/bin/sh".into(), "-c".into(), "é".into()], trigger: None });
         let bytes = image.encode().unwrap();
-        let expected = format!(r#"{{"architecture":"x86_64","format":"turbo-image/1","layers":["{}"],"startup_files":[{{"command":["/bin/sh","-c","é"]}}]}}"#, Digest::of(b"layer"));
+        let expected = format!(
+            r#"{{"architecture":"x86_64","format":"turbo-image/1","layers":["{}"],"startup_files":[{{"command":["/bin/sh","-c","é"]}}]}}"#,
+            Digest::of(b"layer")
+        );
         assert_eq!(String::from_utf8(bytes.clone()).unwrap(), expected);
         assert_eq!(ImageManifest::decode(&bytes), Ok(image));
     }
@@ -314,7 +317,12 @@ mod tests {
         let image = |more: &str| format!(r#"{{"format":"turbo-image/1","architecture":"any","layers":[]{more}}}"#);
         assert!(ImageManifest::decode(image("").as_bytes()).is_ok());
         assert!(ImageManifest::decode(image(r#","colour":"blue""#).as_bytes()).is_ok());
-        for bad in [r#","requires":["teleport"]"#, r#","working_directory":"../x""#, r#","startup_files":[{"command":[]}]"#, r#","dependencies":[{"reference":"A B"}]"#] {
+        for bad in [
+            r#","requires":["teleport"]"#,
+            r#","working_directory":"../x""#,
+            r#","startup_files":[{"command":[]}]"#,
+            r#","dependencies":[{"reference":"A B"}]"#,
+        ] {
             assert!(ImageManifest::decode(image(bad).as_bytes()).is_err(), "{bad}");
         }
         assert!(LayerManifest::decode(image("").as_bytes()).is_err());

@@ -225,7 +225,11 @@ mod tests {
 
     pub(crate) fn sample() -> Model {
         let paths = ["a", "b/c"].map(|p| LayerPath::new(p).unwrap()).to_vec();
-        let states = vec![State { layer: 0, path: 0, touch: Touch::Meta }, State { layer: 0, path: 1, touch: Touch::Data { bucket: 3 } }, State { layer: 1, path: 1, touch: Touch::Meta }];
+        let states = vec![
+            State { layer: 0, path: 0, touch: Touch::Meta },
+            State { layer: 0, path: 1, touch: Touch::Data { bucket: 3 } },
+            State { layer: 1, path: 1, touch: Touch::Meta },
+        ];
         let launch = vec![LaunchItem { state: 2, count: 1.0, time_us: 70 }, LaunchItem { state: 0, count: 0.5, time_us: 30 }];
         let entry_points = vec![EntryPoint { name: "sh".into(), architecture: "x86_64".into(), weight: 1.5, launch }];
         let order1 = vec![Transition { before: 0, from: 0, to: 1, count: 2.0, gap_us: 5 }, Transition { before: 2, from: 2, to: 0, count: 1.0, gap_us: 0 }];

@@ -207,7 +207,11 @@ mod tests {
     pub(crate) fn sample() -> Trace {
         let paths = ["usr/bin/python3", "usr/lib/libc.so.6"].map(|p| LayerPath::new(p).unwrap()).to_vec();
         let event = |time_us, path, touch, source| Event { time_us, process: 0, layer: 1, path, touch, source };
-        let events = vec![event(10, 0, Touch::Meta, Source::Missed), event(10, 0, Touch::Data { bucket: 0 }, Source::Local), event(500, 1, Touch::Data { bucket: 70_000 }, Source::Prefetched)];
+        let events = vec![
+            event(10, 0, Touch::Meta, Source::Missed),
+            event(10, 0, Touch::Data { bucket: 0 }, Source::Local),
+            event(500, 1, Touch::Data { bucket: 70_000 }, Source::Prefetched),
+        ];
         Trace { image: Digest::of(b"image"), entry_point: "python3".into(), architecture: "x86_64".into(), duration_us: 900, paths, events }
     }
 

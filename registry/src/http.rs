@@ -12,6 +12,7 @@ mod packs;
 mod routes;
 pub(crate) mod server;
 mod site;
+mod stall;
 mod streams;
 mod traces;
 

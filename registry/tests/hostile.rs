@@ -187,6 +187,34 @@ async fn a_client_that_takes_nothing_is_cut_and_others_are_told_to_come_again() 
         assert!(began.elapsed() < Duration::from_secs(20), "the place is never free again");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    let began = Instant::now();
+    registry.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(15), "the connection was not cut");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_holds_up_no_one() {
+    let data = tempdir().unwrap();
+    let registry = TestRegistry::start(data.path()).await;
+    let remote = registry.repository("tools/app");
+    let sample = Sample::generated(4, 1500, common::CHUNK_LEN);
+    assert!(remote.put_pack(&sample.pack()).await.status().is_success());
+    let list = layer_format::api::encode_digests(&sample.digests());
+    let mut lazy = Vec::new();
+    for _ in 0..12 {
+        let mut client = TcpStream::connect(registry.url.strip_prefix("http://").unwrap()).await.unwrap();
+        client
+            .write_all(format!("POST /v1/repositories/tools/app/-/objects HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", list.len()).as_bytes())
+            .await
+            .unwrap();
+        client.write_all(&list).await.unwrap();
+        lazy.push(client);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let digests = sample.digests();
+    let stream = tokio::time::timeout(Duration::from_secs(30), remote.objects(&digests, "")).await.expect("others are served");
+    assert_eq!(stream.objects.len(), digests.len());
+    drop(lazy);
     registry.stop().await;
 }
 

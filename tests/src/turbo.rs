@@ -134,7 +134,13 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn can_run() -> bool {
     let home = Home::offline();
     let version = home.turbo(["version", "--format", "json"]).ok().json();
-    let failed: Vec<String> = version["result"]["checks"].as_array().into_iter().flatten().filter(|check| check["ok"] != true).map(|check| format!("{}: {}", check["name"], check["remedy"])).collect();
+    let failed: Vec<String> = version["result"]["checks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|check| check["ok"] != true)
+        .map(|check| format!("{}: {}", check["name"], check["remedy"]))
+        .collect();
     if !failed.is_empty() {
         eprintln!("skipped: this machine cannot run a VM as an ordinary user: {}", failed.join("; "));
     }

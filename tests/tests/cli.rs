@@ -54,7 +54,17 @@ fn json_has_one_shape_everywhere() {
     home.file("tree/file", "x");
     let tree = home.path().join("tree");
     home.turbo(["import", "dir", tree.to_str().unwrap(), "--name", "a/b:1"]).ok();
-    for arguments in [vec!["images"], vec!["inspect", "a/b:1"], vec!["sessions"], vec!["stats"], vec!["verify"], vec!["gc"], vec!["config"], vec!["version"], vec!["rmi", "a/b:1"]] {
+    for arguments in [
+        vec!["images"],
+        vec!["inspect", "a/b:1"],
+        vec!["sessions"],
+        vec!["stats"],
+        vec!["verify"],
+        vec!["gc"],
+        vec!["config"],
+        vec!["version"],
+        vec!["rmi", "a/b:1"],
+    ] {
         let value = home.turbo([&arguments[..], &["--format", "json"]].concat()).ok().json();
         assert_eq!((value["version"].clone(), value["command"].clone()), (1.into(), arguments[0].into()), "{value}");
         assert!(!value["result"].is_null(), "{value}");
@@ -85,7 +95,8 @@ fn configuration_option_variable_file() {
         }
         integration_tests::Outcome::from(command.output().unwrap())
     };
-    let hub = |arguments: &[&str], variable| run(&[arguments, &["config", "--format", "json"]].concat(), variable).ok().json()["result"]["settings"]["hub"].clone();
+    let hub =
+        |arguments: &[&str], variable| run(&[arguments, &["config", "--format", "json"]].concat(), variable).ok().json()["result"]["settings"]["hub"].clone();
     assert_eq!(hub(&[], None), "http://127.0.0.1:5000");
     run(&["config", "--hub", "http://file:1/", "--no-verify"], None).ok();
     assert_eq!(hub(&[], None), "http://file:1");

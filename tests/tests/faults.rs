@@ -133,7 +133,15 @@ fn a_registry_that_stays_away_gives_an_error_and_no_hang() {
     publish(&registry, 6_000_000);
     let proxy = Proxy::to(registry.address());
     let user = Home::new(proxy.url());
-    let mut command = user.command(["run", "--temp", "--wait", "2", "--startup-file", "/bin/sh -c 'head -c 1000 /opt/data | cksum; sleep 3; cat /opt/data > /dev/null'", "fault/app:1"]);
+    let mut command = user.command([
+        "run",
+        "--temp",
+        "--wait",
+        "2",
+        "--startup-file",
+        "/bin/sh -c 'head -c 1000 /opt/data | cksum; sleep 3; cat /opt/data > /dev/null'",
+        "fault/app:1",
+    ]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("the run fetches", || proxy.down_bytes() > 5_000);
     proxy.cut();
@@ -243,7 +251,9 @@ fn a_name_that_is_not_utf_8_survives_push_pull_and_run() {
     let folder = developer.path().join("app");
     let odd = folder.join(std::ffi::OsString::from_vec(b"caf\xe9 \xff\n".to_vec()));
     std::fs::write(&odd, "odd name\n").unwrap();
-    developer.turbo(["import", "dir", folder.to_str().unwrap(), "--at", "/opt/odd", "--name", "odd/name", "--startup-file", "/bin/sh -c 'cat /opt/odd/caf*'"]).ok();
+    developer
+        .turbo(["import", "dir", folder.to_str().unwrap(), "--at", "/opt/odd", "--name", "odd/name", "--startup-file", "/bin/sh -c 'cat /opt/odd/caf*'"])
+        .ok();
     developer.turbo(["push", "odd/name"]).ok();
     let user = Home::new(registry.url());
     assert_eq!(user.turbo(["run", "odd/name"]).ok().stdout, "odd name\n");
@@ -274,10 +284,13 @@ fn hostile_archives_are_refused_and_leave_nothing() {
     let whole = archive(&|builder| file(builder, b"fine"));
     for (what, bytes) in [
         ("dotdot", archive(&|builder| file(builder, b"a/../../etc/passwd"))),
-        ("through a link", archive(&|builder| {
-            link(builder, "a", "/etc");
-            file(builder, b"a/passwd");
-        })),
+        (
+            "through a link",
+            archive(&|builder| {
+                link(builder, "a", "/etc");
+                file(builder, b"a/passwd");
+            }),
+        ),
         ("cut", whole[..600].to_vec()),
         ("noise", noise(5000, 9)),
     ] {

@@ -18,7 +18,19 @@ fn application(home: &Home) -> std::path::PathBuf {
 }
 
 fn import_app(home: &Home, folder: &Path) -> Value {
-    let arguments = ["import", "dir", folder.to_str().unwrap(), "--at", "/opt/app", "--name", "tools/app:1.0", "--startup-file", "/bin/sh /opt/app/main.sh", "--format", "json"];
+    let arguments = [
+        "import",
+        "dir",
+        folder.to_str().unwrap(),
+        "--at",
+        "/opt/app",
+        "--name",
+        "tools/app:1.0",
+        "--startup-file",
+        "/bin/sh /opt/app/main.sh",
+        "--format",
+        "json",
+    ];
     home.turbo(arguments).ok().json()
 }
 
@@ -172,7 +184,22 @@ fn options_of_a_run() {
     let home = Home::offline();
     home.file("app/seed", "x");
     let folder = home.path().join("app");
-    home.turbo(["import", "dir", folder.to_str().unwrap(), "--at", "/opt/app", "--name", "opt/test", "--startup-file", "/bin/sh", "--env", "FROM_IMAGE=yes", "--working-dir", "/opt/app"]).ok();
+    home.turbo([
+        "import",
+        "dir",
+        folder.to_str().unwrap(),
+        "--at",
+        "/opt/app",
+        "--name",
+        "opt/test",
+        "--startup-file",
+        "/bin/sh",
+        "--env",
+        "FROM_IMAGE=yes",
+        "--working-dir",
+        "/opt/app",
+    ])
+    .ok();
     let run = |options: &[&str], script: &str| home.turbo([&["run", "--temp"], options, &["opt/test", "--", "-c", script]].concat());
     assert_eq!(run(&[], "echo $FROM_IMAGE; pwd").ok().stdout, "yes\n/opt/app\n");
     assert_eq!(run(&["-e", "FROM_IMAGE=cli", "-w", "/tmp"], "echo $FROM_IMAGE; pwd").ok().stdout, "cli\n/tmp\n");

@@ -25,11 +25,13 @@ impl Config {
         let before = file.clone();
         // Only what was typed is written; a variable that happens to be set is not.
         // An option in front of the command applies to this call alone.
-        let typed = |name: &str| std::env::args().skip_while(|arg| arg != "config").any(|arg| arg == format!("--{name}") || arg.starts_with(&format!("--{name}=")));
+        let typed =
+            |name: &str| std::env::args().skip_while(|arg| arg != "config").any(|arg| arg == format!("--{name}") || arg.starts_with(&format!("--{name}=")));
         if typed("hub") && given.hub.is_some() {
             file.hub = Some(settings.hub.clone());
             if !self.no_verify {
-                app.block_on(app.registry()?.capabilities())?.with_context(|| format!("{} was not configured; say --no-verify to do so all the same", settings.hub))?;
+                app.block_on(app.registry()?.capabilities())?
+                    .with_context(|| format!("{} was not configured; say --no-verify to do so all the same", settings.hub))?;
             }
         }
         if typed("home") {

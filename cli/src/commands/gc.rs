@@ -23,7 +23,14 @@ impl Gc {
                 return writeln!(out, "an import, pull or push is going on; nothing was done");
             }
             let verb = if self.dry_run { "would remove" } else { "removed" };
-            writeln!(out, "{verb} {} packs, {}; kept {} packs with {} that no image needs", report.removed_packs, bytes(report.removed_bytes), report.kept_packs, bytes(report.dead_bytes))
+            writeln!(
+                out,
+                "{verb} {} packs, {}; kept {} packs with {} that no image needs",
+                report.removed_packs,
+                bytes(report.removed_bytes),
+                report.kept_packs,
+                bytes(report.dead_bytes)
+            )
         })?;
         Ok(Exit::Success)
     }

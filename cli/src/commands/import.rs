@@ -145,7 +145,8 @@ impl Source {
             let (name, command) = pair(text, "--trigger is NAME=COMMAND")?;
             startup_files.push(StartupFile { command: startup::split(command)?, trigger: Some(name.into()) });
         }
-        let environment = self.env.iter().map(|text| environment::parse_assignment(text).map(|(name, value)| EnvVar { name, value, merge: Default::default() }));
+        let environment =
+            self.env.iter().map(|text| environment::parse_assignment(text).map(|(name, value)| EnvVar { name, value, merge: Default::default() }));
         let isolation = self.isolate.iter().map(|text| {
             let (path, mode) = pair(text, "--isolate is PATH=MODE, such as /=full")?;
             Ok(IsolationRule { path: path.into(), mode: parse_mode(mode)? })

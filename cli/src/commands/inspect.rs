@@ -68,7 +68,8 @@ impl Inspect {
                 })?;
             }
         }
-        let listing: Vec<_> = files.iter().map(|(kind, mode, len, path)| serde_json::json!({"kind": kind, "mode": mode, "len": len, "path": path.to_string()})).collect();
+        let listing: Vec<_> =
+            files.iter().map(|(kind, mode, len, path)| serde_json::json!({"kind": kind, "mode": mode, "len": len, "path": path.to_string()})).collect();
         // One image is an object; several are a list below `images`.
         let mut value = match &reports[..] {
             [one] => serde_json::to_value(one)?,

@@ -24,7 +24,8 @@ impl Logs {
     /// Prints stdout to stdout, and stderr to stderr.
     pub fn run(self, app: &App) -> Result<Exit> {
         let containers = app.containers();
-        let container = containers.find(&self.container)?.with_context(|| format!("there is no container `{}`; `turbo sessions` lists them", self.container))?;
+        let container =
+            containers.find(&self.container)?.with_context(|| format!("there is no container `{}`; `turbo sessions` lists them", self.container))?;
         let folder = containers.folder(&container);
         let read = |name: &str| std::fs::read(folder.join(name)).with_context(|| format!("{} was not detached: it has no logs", container.shown()));
         if app.output.format == crate::output::Format::Json {

@@ -42,7 +42,9 @@ impl Profile {
     pub fn run(self, app: &App) -> Result<Exit> {
         let registry = app.registry()?;
         let get = |image: &ImageReference| -> Result<(Vec<u8>, Model)> {
-            let asked = app.block_on(registry.get_model(&image.repository, None))?.with_context(|| format!("what was learned about {} cannot be asked", image.repository))?;
+            let asked = app
+                .block_on(registry.get_model(&image.repository, None))?
+                .with_context(|| format!("what was learned about {} cannot be asked", image.repository))?;
             let (_, found) = asked.with_context(|| format!("nothing was learned about {}; run it first", image.repository))?;
             let model = Model::decode(&found).with_context(|| format!("the model of {} is not valid", image.repository))?;
             Ok((found.to_vec(), model))
@@ -71,10 +73,13 @@ impl Profile {
             Self::Export(export) => {
                 let (encoded, _) = get(&export.image)?;
                 std::fs::write(&export.file, &encoded).with_context(|| format!("writing {}", export.file.display()))?;
-                app.output.result(&serde_json::json!({"file": export.file, "bytes": encoded.len()}), |out| writeln!(out, "{}: {}", export.file.display(), bytes(encoded.len() as u64)))?;
+                app.output.result(&serde_json::json!({"file": export.file, "bytes": encoded.len()}), |out| {
+                    writeln!(out, "{}: {}", export.file.display(), bytes(encoded.len() as u64))
+                })?;
             }
             Self::Reset(named) => {
-                app.block_on(registry.delete_model(&named.image.repository))?.with_context(|| format!("the model of {} was not reset", named.image.repository))?;
+                app.block_on(registry.delete_model(&named.image.repository))?
+                    .with_context(|| format!("the model of {} was not reset", named.image.repository))?;
                 app.output.result(&serde_json::json!({"repository": named.image.repository}), |out| writeln!(out, "{}: forgotten", named.image.repository))?;
             }
         }

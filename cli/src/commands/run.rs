@@ -190,7 +190,9 @@ impl Options {
             let same = found.images == images;
             match containers.lock(&found)? {
                 Some(locked) if same => return Ok(locked),
-                Some(_) if explicit => bail!("the container {} has other images ({}); choose another --name, or `turbo rm` it", found.shown(), found.images.join(",")),
+                Some(_) if explicit => {
+                    bail!("the container {} has other images ({}); choose another --name, or `turbo rm` it", found.shown(), found.images.join(","))
+                }
                 None if explicit => bail!("{} is running; choose another --name", found.shown()),
                 _ => {}
             }

@@ -29,7 +29,8 @@ impl Sessions {
     pub fn run(self, app: &App) -> Result<Exit> {
         let containers = app.containers();
         let all = containers.list()?;
-        let rows: Vec<Row> = all.into_iter().take(self.n.unwrap_or(usize::MAX)).map(|container| Row { running: containers.is_running(&container), container }).collect();
+        let rows: Vec<Row> =
+            all.into_iter().take(self.n.unwrap_or(usize::MAX)).map(|container| Row { running: containers.is_running(&container), container }).collect();
         app.output.result(&rows, |out| {
             let cells: Vec<Vec<String>> = rows
                 .iter()

@@ -59,7 +59,14 @@ impl Trace {
             .collect();
         let value = serde_json::json!({"image": trace.image, "entry_point": trace.entry_point, "architecture": trace.architecture, "duration_us": trace.duration_us, "bucket_bytes": BUCKET_LEN, "events": events});
         app.output.result(&value, |out| {
-            writeln!(out, "{} started in {}, {:.3} s, {} first touches", if trace.entry_point.is_empty() { "the startup file" } else { &trace.entry_point }, trace.image.short(), trace.duration_us as f64 / 1e6, trace.events.len())?;
+            writeln!(
+                out,
+                "{} started in {}, {:.3} s, {} first touches",
+                if trace.entry_point.is_empty() { "the startup file" } else { &trace.entry_point },
+                trace.image.short(),
+                trace.duration_us as f64 / 1e6,
+                trace.events.len()
+            )?;
             trace.events.iter().try_for_each(|event| {
                 let what = match event.touch {
                     Touch::Meta => "entry".to_owned(),

@@ -56,7 +56,14 @@ impl Verify {
             pack: damaged.pack,
             reason: damaged.reason,
         });
-        let report = Report { packs: found.packs, objects: found.objects, bytes: found.bytes, damaged: damaged.collect(), missing_packs: found.missing_packs, repaired: found.repaired };
+        let report = Report {
+            packs: found.packs,
+            objects: found.objects,
+            bytes: found.bytes,
+            damaged: damaged.collect(),
+            missing_packs: found.missing_packs,
+            repaired: found.repaired,
+        };
         app.output.result(&report, |out| {
             for damaged in &report.damaged {
                 let images = if damaged.images.is_empty() { "no image".into() } else { damaged.images.join(", ") };

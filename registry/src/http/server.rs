@@ -10,8 +10,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::stall::StallGuard;
 use crate::app::{App, StartError};
-use crate::config::Config;
+use crate::config::{Config, Limits};
 
 /// How an HTTP/2 connection begins: no other method has these letters.
 const HTTP2_PREFACE: &[u8] = b"PRI ";
@@ -49,10 +50,10 @@ pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Ou
         };
         match accepted {
             Ok((stream, _)) => {
-                let (router, stopping, header_timeout) = (router.clone(), stopping.clone(), limits.header_timeout);
+                let (router, stopping, limits) = (router.clone(), stopping.clone(), limits.clone());
                 tokio::spawn(async move {
                     let _permit = permit;
-                    connection(stream, router, stopping, header_timeout).await;
+                    connection(stream, router, stopping, limits).await;
                 });
             }
             Err(error) => {
@@ -72,7 +73,8 @@ pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Ou
     app.close().await;
 }
 
-async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Receiver<()>, header_timeout: Duration) {
+async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Receiver<()>, limits: Limits) {
+    let header_timeout = limits.header_timeout;
     // Answers are written in whole pieces: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
     let http2 = tokio::select! {
@@ -92,7 +94,7 @@ async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Rece
         .max_header_list_size(MAX_HEAD_LEN as u32)
         .adaptive_window(true);
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream, limits.write_stall_timeout)), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -1,5 +1,5 @@
 //! An LRU bounded in bytes whose values are loaded once: requests that want the same value at the same time wait for
-//! one load. A failed load is not remembered.
+//! one load. A failed load is not remembered. Since others wait, whoever loads must be polled until it is done.
 
 use std::hash::Hash;
 use std::sync::Arc;

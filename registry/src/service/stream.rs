@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use layer_format::Digest;
 use layer_format::api::{RECORD_HEADER_LEN, Record};
 use layer_format::frame::{Frame, FrameBuilder, FrameHeader};
@@ -252,6 +252,12 @@ async fn load(objects: &Objects, unit: Unit) -> Result<Item, ReadError> {
     }
 }
 
+/// Reads ahead in a task of its own. While a stream waits for its client nobody polls what it reads ahead: half done, it
+/// would hold what others wait for, such as a frame that is being loaded or a database connection.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, ReadError>> + Send + 'static) -> Result<T, ReadError> {
+    tokio::spawn(work).await.unwrap_or(Err(ReadError::Cancelled))
+}
+
 /// Looks up a part of what is asked for.
 async fn lookup(objects: Objects, namespace: Option<NamespaceId>, part: Vec<Digest>) -> Result<Vec<Unit>, ReadError> {
     let found = match namespace {
@@ -266,10 +272,10 @@ pub(crate) async fn send_objects(writer: &mut StreamWriter, objects: &Objects, n
     let (first, rest) = digests.split_at(digests.len().min(FIRST_LOOKUP));
     let parts: Vec<Vec<Digest>> = std::iter::once(first).chain(rest.chunks(LOOKUP)).map(<[Digest]>::to_vec).collect();
     let for_lookup = objects.clone();
-    let units = stream::iter(parts).map(move |part| lookup(for_lookup.clone(), namespace, part).boxed()).buffered(2);
+    let units = stream::iter(parts).map(move |part| detached(lookup(for_lookup.clone(), namespace, part))).buffered(2);
     let units = units.map_ok(|units| stream::iter(units.into_iter().map(Ok::<_, ReadError>))).try_flatten();
     let for_load = objects.clone();
-    let mut items = units.map(move |unit| load_result(for_load.clone(), unit).boxed()).buffered(READ_AHEAD);
+    let mut items = units.map(move |unit| detached(load_result(for_load.clone(), unit))).buffered(READ_AHEAD);
     while let Some(item) = items.next().await {
         writer.write(vec![item?], false).await?;
     }
@@ -289,7 +295,7 @@ pub(crate) async fn send_launch(
 ) -> Result<(), StreamError> {
     let units = units(wanted.into_iter().map(|(digest, location)| (digest, Some(location))));
     let (for_load, of_launch) = (objects.clone(), Arc::clone(launch));
-    let mut items = stream::iter(units).map(move |unit| load_wanted(for_load.clone(), Arc::clone(&of_launch), unit).boxed()).buffered(READ_AHEAD);
+    let mut items = stream::iter(units).map(move |unit| detached(load_wanted(for_load.clone(), Arc::clone(&of_launch), unit))).buffered(READ_AHEAD);
     while let Some(item) = items.next().await {
         let item = match item? {
             Some(Item::Slots { frame, slots }) => Item::Slots { frame, slots: launch.still_wanted(slots) },
@@ -346,7 +352,7 @@ pub(crate) async fn send_frames(
         }
     }
     let for_load = objects.clone();
-    let mut items = stream::iter(order).map(move |unit| load_frame(for_load.clone(), unit, level).boxed()).buffered(READ_AHEAD);
+    let mut items = stream::iter(order).map(move |unit| detached(load_frame(for_load.clone(), unit, level))).buffered(READ_AHEAD);
     while let Some(item) = items.next().await {
         writer.write(item?, false).await?;
     }
