@@ -232,7 +232,7 @@ mod tests {
         std::fs::create_dir(sandbox.join("locked")).unwrap();
         std::fs::write(sandbox.join("locked/file"), "x").unwrap();
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(sandbox.join("locked"), std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(sandbox.join("locked"), std::fs::Permissions::from_mode(0o000)).unwrap();
         containers.lock(&container).unwrap().unwrap().remove().unwrap();
         assert_eq!(containers.list().unwrap(), []);
     }

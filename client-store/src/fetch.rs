@@ -50,6 +50,10 @@ pub const DEFAULT_STALL_LIMIT: Duration = Duration::from_secs(10);
 pub const DEFAULT_MEMORY_BYTES: usize = 64 << 20;
 /// Bytes that may be fetched ahead and not used, unless configured otherwise.
 pub const DEFAULT_WASTE_BUDGET_BYTES: u64 = 32 << 20;
+/// A candidate that is at least this likely comes along also when the waste budget is used up: the rest of a small
+/// file, or of one that is read in order. Only what the reader knows of a file's own shape may claim it; a prediction of
+/// a model never does, so the budget binds whatever a model says.
+pub(crate) const SURE: f32 = 0.6;
 /// Beyond the budget, one byte in this many used ones may be wasted.
 const WASTE_SHARE: u64 = 5;
 
@@ -390,10 +394,11 @@ impl Fetcher {
             let mut room = shared.waste_room(queue.ahead_flying);
             for rider in &riders {
                 let len = u64::from(if rider.len == 0 { queue::UNKNOWN_LEN } else { rider.len });
-                if room < len || plan.is_expected(&rider.digest) || shared.in_memory(&rider.digest) {
+                let affordable = room >= len || rider.probability >= SURE;
+                if !affordable || plan.is_expected(&rider.digest) || shared.in_memory(&rider.digest) {
                     continue;
                 }
-                room -= len;
+                room = room.saturating_sub(len);
                 queue.ride(rider, now);
             }
         }

@@ -18,7 +18,7 @@ use layer_format::{Digest, LayerPath};
 use parking_lot::{Condvar, Mutex};
 use predictor::{Predicted, Predictor};
 
-use crate::fetch::{Candidate, Room};
+use crate::fetch::{Candidate, Room, SURE};
 use crate::reader::Nodes;
 
 /// Length assumed of a tree or recipe node, in bytes.
@@ -160,7 +160,7 @@ impl Prefetcher {
 
     /// Adds what a prediction leads to. `false` if it has to be looked at again when a node is here.
     fn add(&self, predicted: &Predicted, candidates: &mut Vec<Candidate>, bytes: &mut u64) -> bool {
-        let probability = predicted.probability;
+        let probability = predicted.probability.min(SURE - 0.01);
         let objects = match self.locate(predicted) {
             Located::Objects(objects) => objects,
             Located::Needs(node) => {

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 pub use nodes::{DEFAULT_NODE_BYTES, Nodes};
 
 use crate::error::FetchError;
-use crate::fetch::{Candidate, Room, Wanted};
+use crate::fetch::{Candidate, Room, SURE, Wanted};
 use crate::prefetch::{NODE_LEN, Prefetcher};
 use crate::recorder::Recorder;
 use crate::view::{Caller, LayerView};
@@ -38,10 +38,14 @@ const NEXT_NODES: usize = 16;
 /// How likely what lies beside a miss is needed: a file read in order, a small file, the start of a file, any other
 /// place. Launches read half to two thirds of the bytes of the files that they open.
 const IN_ORDER: f32 = 0.8;
-const WHOLE_FILE: f32 = 0.6;
+const WHOLE_FILE: f32 = SURE;
 const FROM_START: f32 = 0.4;
 const ANYWHERE: f32 = 0.15;
 const NEIGHBOUR: f32 = 0.15;
+/// Most bytes that come along from beside a small file, and from behind any other place: what is unlikely is only worth
+/// little, however long the link.
+const NEIGHBOUR_BYTES: u64 = 128 << 10;
+const ANYWHERE_BYTES: u64 = 512 << 10;
 
 /// One layer of a run.
 pub struct LayerReader {
@@ -138,11 +142,11 @@ impl LayerReader {
         if let Some(predicted) = self.predicted(reading.path, Touch::Data { bucket: reading.bucket }, room) {
             return predicted;
         }
-        let probability = match () {
-            () if reading.in_order => IN_ORDER,
-            () if recipe.len() <= SMALL_FILE => WHOLE_FILE,
-            () if range.start == 0 => FROM_START,
-            () => ANYWHERE,
+        let (probability, most) = match () {
+            () if reading.in_order => (IN_ORDER, room.read_ahead),
+            () if recipe.len() <= SMALL_FILE => (WHOLE_FILE, room.read_ahead.max(SMALL_FILE)),
+            () if range.start == 0 => (FROM_START, room.read_ahead),
+            () => (ANYWHERE, room.read_ahead.min(ANYWHERE_BYTES)),
         };
         let mut candidates = Vec::new();
         let mut bytes = 0;
@@ -151,7 +155,7 @@ impl LayerReader {
             match walk.step() {
                 RangeStep::Extent { extent: Extent::Data(chunk), .. } => {
                     bytes += u64::from(chunk.len);
-                    if bytes > room.read_ahead {
+                    if bytes > most {
                         return candidates;
                     }
                     candidates.push(Candidate { digest: chunk.digest, len: chunk.len, probability });
@@ -159,7 +163,7 @@ impl LayerReader {
                 RangeStep::Extent { .. } => {}
                 RangeStep::Done => {
                     if recipe.len() <= SMALL_FILE {
-                        self.neighbours(reading.path, room.read_ahead.saturating_sub(bytes), &mut candidates);
+                        self.neighbours(reading.path, room.read_ahead.min(NEIGHBOUR_BYTES), &mut candidates);
                     }
                     return candidates;
                 }
