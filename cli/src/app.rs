@@ -1,6 +1,6 @@
 //! What commands share: settings, output, and the store, registry and runtime, each opened when first needed.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use anyhow::{Context, Result};
 use client_store::remote::{Registry, RegistryOptions};
@@ -8,10 +8,10 @@ use client_store::{Store, StoreOptions};
 
 use crate::config::Settings;
 use crate::containers::Containers;
+use crate::detach::Background;
 use crate::output::Output;
 
 /// The state of one command.
-#[derive(Debug)]
 pub struct App {
     /// What is configured.
     pub settings: Settings,
@@ -20,12 +20,32 @@ pub struct App {
     store: OnceCell<Store>,
     registry: OnceCell<Registry>,
     runtime: OnceCell<tokio::runtime::Runtime>,
+    background: Cell<Option<Background>>,
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("App").field("settings", &self.settings).field("output", &self.output).finish_non_exhaustive()
+    }
 }
 
 impl App {
     /// An app in which nothing is open yet.
-    pub fn new(settings: Settings, output: Output) -> Self {
-        Self { settings, output, store: OnceCell::new(), registry: OnceCell::new(), runtime: OnceCell::new() }
+    pub fn new(settings: Settings, output: Output, background: Option<Background>) -> Self {
+        Self { settings, output, store: OnceCell::new(), registry: OnceCell::new(), runtime: OnceCell::new(), background: Cell::new(background) }
+    }
+
+    /// What makes this the second process of a detached run, once.
+    pub fn take_background(&self) -> Option<Background> {
+        self.background.take()
+    }
+
+    /// Ends without waiting for requests that no one waits for.
+    pub fn close(self) {
+        drop(self.store);
+        if let Some(runtime) = self.runtime.into_inner() {
+            runtime.shutdown_background();
+        }
     }
 
     /// The local store.

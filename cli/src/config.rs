@@ -38,22 +38,22 @@ pub struct File {
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Folder of the store and the containers [default: the XDG data folder].
-    #[arg(long, env = "TURBO_HOME", global = true, value_name = "DIR", help_heading = "Settings")]
+    #[arg(long, env = "TURBO_HOME", global = true, hide_short_help = true, value_name = "DIR", help_heading = "Settings")]
     pub home: Option<PathBuf>,
     /// URL of the registry [default: http://127.0.0.1:5000].
-    #[arg(long, env = "TURBO_HUB", global = true, value_name = "URL", help_heading = "Settings")]
+    #[arg(long, env = "TURBO_HUB", global = true, hide_short_help = true, value_name = "URL", help_heading = "Settings")]
     pub hub: Option<String>,
-    /// Most bytes of fetched data to keep; 0 for no limit [default: 0].
-    #[arg(long, env = "TURBO_CACHE_SIZE", global = true, value_name = "BYTES", help_heading = "Settings")]
+    /// Most bytes of fetched data to keep, such as 20G; 0 for no limit [default: 0].
+    #[arg(long, env = "TURBO_CACHE_SIZE", global = true, hide_short_help = true, value_name = "BYTES", value_parser = parse_size, help_heading = "Settings")]
     pub cache_size: Option<u64>,
     /// Seconds that a read waits for a registry that cannot be reached [default: 60].
-    #[arg(long, env = "TURBO_WAIT", global = true, value_name = "SECONDS", help_heading = "Settings")]
+    #[arg(long, env = "TURBO_WAIT", global = true, hide_short_help = true, value_name = "SECONDS", help_heading = "Settings")]
     pub wait: Option<u64>,
     /// Whether traces of runs are sent to the registry, to learn from [default: true].
-    #[arg(long, env = "TURBO_SEND_TRACES", global = true, value_name = "BOOL", help_heading = "Settings")]
+    #[arg(long, env = "TURBO_SEND_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
     pub send_traces: Option<bool>,
     /// Configuration file [default: turbo/config.toml in the XDG configuration folder].
-    #[arg(long, env = "TURBO_CONFIG", global = true, value_name = "FILE", help_heading = "Settings")]
+    #[arg(long, env = "TURBO_CONFIG", global = true, hide_short_help = true, value_name = "FILE", help_heading = "Settings")]
     pub config: Option<PathBuf>,
 }
 
@@ -121,6 +121,24 @@ pub fn write(path: &Path, file: &File) -> Result<()> {
     std::fs::rename(&temporary, path).with_context(|| format!("writing {}", path.display()))
 }
 
+/// A number of bytes: plain, or with K, M, G or T (powers of 1000), or KiB, MiB, GiB or TiB.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let unit = unit.trim().to_ascii_lowercase();
+    let base: u64 = if unit.ends_with("ib") { 1024 } else { 1000 };
+    let power = match unit.trim_end_matches("ib").trim_end_matches('b') {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err("expected a number of bytes, such as 500M or 20GiB".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "expected a number of bytes, such as 500M or 20GiB")?;
+    number.checked_mul(base.pow(power)).ok_or_else(|| "that is more bytes than can be counted".into())
+}
+
 /// A registry's URL, without a trailing slash.
 pub fn check_hub(url: &str) -> Result<String> {
     let url = url.trim_end_matches('/');
@@ -136,4 +154,19 @@ fn base_folder(variable: &str, below_home: &str) -> Result<PathBuf> {
     }
     let home = std::env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     Ok(home.context("there is no home folder: set TURBO_HOME, or HOME")?.join(below_home))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes() {
+        for (text, size) in [("0", Ok(0)), ("12", Ok(12)), ("10M", Ok(10_000_000)), ("2GiB", Ok(2 << 30)), ("1kb", Ok(1000)), ("3 T", Ok(3_000_000_000_000))] {
+            assert_eq!(parse_size(text), size, "{text}");
+        }
+        for bad in ["", "M", "1.5G", "-1", "10X", "99999999999T"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -115,6 +115,15 @@ impl Containers {
         Ok(lock(&folder)?.map(|lock| Locked { container: container.clone(), folder, _lock: lock }))
     }
 
+    /// Keeps other processes from choosing names, until it is dropped.
+    pub fn lock_names(&self) -> Result<File> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).with_context(|| format!("creating {}", self.folder.display()))?;
+        let path = self.folder.join(".names");
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive).with_context(|| format!("locking {}", path.display()))?;
+        Ok(file)
+    }
+
     /// Whether the container is running.
     pub fn is_running(&self, container: &Container) -> bool {
         matches!(lock(&self.folder.join(&container.id)), Ok(None))

@@ -69,7 +69,10 @@ fn join(first: &OsString, second: &OsString) -> OsString {
 pub fn parse_assignment(text: &str) -> Result<(String, String)> {
     let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, value.to_owned()),
-        None => (text, std::env::var(text).with_context(|| format!("{text} is not set here; write {text}=VALUE"))?),
+        None => match std::env::var(text) {
+            Ok(value) => (text, value),
+            Err(_) => bail!(crate::exit::UsageError(format!("{text} is not set here; write {text}=VALUE"))),
+        },
     };
     if name.is_empty() || name.contains('\0') || value.contains('\0') {
         bail!(crate::exit::UsageError(format!("`{text}` is not NAME=VALUE")));

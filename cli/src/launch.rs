@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use client_store::store::ImageOrigin;
 use client_store::{Origin, Policy, RunStats, Session, SessionOptions, Store};
-use layer_format::api::HaveFilter;
 use layer_format::manifest::{ImageManifest, Mode};
 use layer_format::reference::ImageReference;
 use layer_format::trace::Trace;
@@ -19,16 +19,15 @@ use vm::RunSpec;
 
 use crate::app::App;
 use crate::containers::Locked;
-use crate::detach::Ready;
+use crate::detach::Background;
 use crate::exit::Exit;
+use crate::have::have;
 use crate::startup::{self, Startup};
 use crate::{environment, traces};
 
 /// How far the kernel reads ahead, in bytes, unless asked otherwise. Each byte is fetched if it is not here: this is what
-/// a random read costs on a thin line. `benches/README.md` has the measurement.
+/// a random read costs on a thin line.
 pub const DEFAULT_READAHEAD: u32 = 32 * 1024;
-/// Most objects that the summary of what is here names: more do not fit its bound.
-const MAX_HAVE: usize = HaveFilter::MAX_LEN * 8 / 10;
 
 /// What is launched, as the command line says.
 #[derive(Debug)]
@@ -54,6 +53,8 @@ pub struct Launch {
 #[derive(Debug, Serialize)]
 struct StatsFile {
     version: u32,
+    images: Vec<ImageUsed>,
+    entry_point: String,
     mount_us: u64,
     first_process_us: u64,
     exit_us: u64,
@@ -63,72 +64,110 @@ struct StatsFile {
     run: RunStats,
 }
 
+/// An image of the run.
+#[derive(Debug, Serialize)]
+struct ImageUsed {
+    name: String,
+    digest: Digest,
+}
+
+/// A file that the end of a run writes, opened before it: so that a name that cannot be written is known at once.
+#[derive(Debug)]
+struct Report {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl Report {
+    fn open(path: &Option<PathBuf>) -> Result<Option<Self>> {
+        let open =
+            |path: &PathBuf| std::fs::File::create(path).map(|file| Self { path: path.clone(), file }).with_context(|| format!("writing {}", path.display()));
+        path.as_ref().map(open).transpose()
+    }
+
+    /// What the application did counts, not what is told of it: a failure is a warning.
+    fn write(mut self, content: &[u8]) {
+        let written = self.file.write_all(content).with_context(|| format!("writing {}", self.path.display()));
+        warn("a report is lost", written);
+    }
+}
+
+/// Says what went wrong, and goes on.
+fn warn<T>(what: &str, result: Result<T>) {
+    if let Err(error) = result {
+        tracing::warn!("{what}: {error:#}");
+    }
+}
+
 impl Launch {
     /// Runs to the end of the application.
-    pub fn run(self, app: &App, launcher: vm::Launcher, container: Locked, ready: Option<Ready>) -> Result<Exit> {
+    pub fn run(self, app: &App, launcher: vm::Launcher, container: Locked, background: Option<Background>) -> Result<Exit> {
         let begun = Instant::now();
-        let result = self.run_in(app, launcher, &container, ready, begun);
+        let result = self.run_in(app, launcher, &container, background, begun);
         let mut container = container;
         if let Ok(exit) = &result {
             container.container.exit_code = Some(exit.code());
-            container.save()?;
+            warn("how the container ended could not be noted", container.save());
         }
         if container.container.temporary || (result.is_err() && container.is_unused()) {
-            container.remove()?;
+            warn("the container could not be removed", container.remove());
         }
         result
     }
 
-    fn run_in(&self, app: &App, launcher: vm::Launcher, container: &Locked, ready: Option<Ready>, begun: Instant) -> Result<Exit> {
+    fn run_in(&self, app: &App, launcher: vm::Launcher, container: &Locked, background: Option<Background>, begun: Instant) -> Result<Exit> {
+        let (stats_file, trace_file) = (Report::open(&self.stats)?, Report::open(&self.trace)?);
         let store = app.store()?;
-        let sessions = self.sessions(app, &store)?;
+        let mut sessions = self.sessions(app, &store)?;
         let digests: Vec<Digest> = sessions.iter().map(Session::digest).collect();
-        let _running = store.running(&digests)?;
+        // On a full disk the run goes on; what it uses may then be evicted, and is fetched again.
+        let running = store.running(&digests).context("the store could not be told what runs");
+        let _running = running.map_err(|error| warn::<()>("what runs is not protected from eviction", Err(error)));
         let images: Vec<(String, ImageManifest)> =
             self.images.iter().map(ToString::to_string).zip(sessions.iter().map(|session| session.manifest().clone())).collect();
         let (mode, modes) = self.modes(&sessions)?;
         let host_visible = mode != Mode::Full;
         let startup = startup::choose(&images, self.startup_file.as_deref(), self.trigger.as_deref(), &self.args, host_visible)?;
+        for session in &mut sessions {
+            session.set_entry_point(&startup.entry_point);
+        }
         let spec = self.spec(container, &sessions, &images, &startup, mode, modes, begun)?;
         let layers = sessions.iter().flat_map(Session::layers).collect();
         self.remember(&store, &sessions)?;
         let mut running = launcher.start(spec, layers)?;
-        if let Some(ready) = ready {
-            ready.started();
+        if let Some(background) = background {
+            background.started();
         }
         let status = running.wait()?;
         let exit_us = micros(begun);
         let timings = running.timings();
         drop(running);
-        let traces: Vec<Trace> = std::thread::scope(|scope| {
+        let traces: Vec<Option<Trace>> = std::thread::scope(|scope| {
             let ends: Vec<_> = sessions.iter().map(|session| scope.spawn(|| session.finish())).collect();
-            ends.into_iter().filter_map(|end| end.join().ok()).collect()
+            ends.into_iter().map(|end| end.join().ok()).collect()
         });
         for (session, (reference, trace)) in sessions.iter().zip(self.images.iter().zip(&traces)) {
             if let Some(model) = session.model() {
-                store.model_put(&reference.repository, model.as_bytes())?;
+                warn("which model was used is not remembered", store.model_put(&reference.repository, model.as_bytes()).map_err(Into::into));
             }
-            traces::save(&app.settings.home, &reference.repository, trace)?;
+            if let Some(trace) = trace {
+                traces::save(&app.settings.home, &reference.repository, trace);
+            }
         }
-        if let (Some(path), Some(trace)) = (&self.trace, traces.first()) {
-            std::fs::write(path, trace.encode()).with_context(|| format!("writing {}", path.display()))?;
+        if let (Some(file), Some(Some(trace))) = (trace_file, traces.get(startup.image.unwrap_or(0))) {
+            file.write(&trace.encode());
         }
         let exit = match (status.code, status.signal) {
             (_, Some(signal)) => Exit::Signal(signal.clamp(0, 127) as u8),
             (code, None) => Exit::Application(code.unwrap_or(0).clamp(0, 255) as u8),
         };
-        if let Some(path) = &self.stats {
+        if let Some(file) = stats_file {
             let run = total(sessions.iter().map(Session::stats));
-            let stats = StatsFile {
-                version: 1,
-                mount_us: timings.mounted_us,
-                first_process_us: timings.started_us,
-                exit_us,
-                total_us: micros(begun),
-                exit_code: exit.code(),
-                run,
-            };
-            std::fs::write(path, serde_json::to_vec_pretty(&stats)?).with_context(|| format!("writing {}", path.display()))?;
+            let images = images.into_iter().zip(digests).map(|((name, _), digest)| ImageUsed { name, digest }).collect();
+            let entry_point = startup.entry_point;
+            let (mount_us, first_process_us, total_us) = (timings.mounted_us, timings.started_us, micros(begun));
+            let stats = StatsFile { version: 1, images, entry_point, mount_us, first_process_us, exit_us, total_us, exit_code: exit.code(), run };
+            file.write(&serde_json::to_vec_pretty(&stats)?);
         }
         Ok(exit)
     }
@@ -137,9 +176,6 @@ impl Launch {
     fn sessions(&self, app: &App, store: &Store) -> Result<Vec<Session>> {
         let runtime = app.runtime()?.handle().clone();
         let origin: Option<Arc<dyn Origin>> = if self.offline { None } else { Some(Arc::new(app.registry()?)) };
-        if let Some(origin) = &origin {
-            runtime.spawn(origin.warm_up(1));
-        }
         let mut options = Vec::new();
         for image in &self.images {
             let local = if self.pull { None } else { store.image_get(image)? };
@@ -158,11 +194,14 @@ impl Launch {
                 entry_point: self.trigger.clone().or_else(|| self.startup_file.as_deref().and_then(|text| startup::split(text).ok()?.into_iter().next())),
                 policy,
                 wait_limit: Duration::from_secs(app.settings.wait),
-                have: if is_complete { None } else { have(store)? },
+                have: if is_complete { None } else { have(app, store, &image.repository)? },
                 model,
                 send_trace: app.settings.send_traces,
                 ..SessionOptions::new(Arc::new(store.clone()), origin.clone(), runtime.clone(), image.clone())
             });
+        }
+        if let Some(origin) = origin.filter(|_| options.iter().any(|options| !options.is_complete)) {
+            runtime.spawn(origin.warm_up(1));
         }
         std::thread::scope(|scope| {
             let starts: Vec<_> = options.into_iter().map(|options| scope.spawn(move || Session::start(options))).collect();
@@ -231,14 +270,6 @@ impl Launch {
     }
 }
 
-/// A summary of what is here, for the launch request; none if there is nothing, or too much to say.
-fn have(store: &Store) -> Result<Option<HaveFilter>> {
-    let Some(digests) = store.digests(MAX_HAVE)?.filter(|digests| !digests.is_empty()) else { return Ok(None) };
-    let mut filter = HaveFilter::for_count(digests.len());
-    digests.iter().for_each(|digest| filter.insert(digest));
-    Ok(Some(filter))
-}
-
 fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
@@ -247,7 +278,11 @@ fn micros(since: Instant) -> u64 {
 fn total(all: impl IntoIterator<Item = RunStats>) -> RunStats {
     let mut sum = RunStats::default();
     let mut weighted = (0.0, 0.0);
-    for one in all {
+    for mut one in all {
+        if one.requests == 0 {
+            // Nothing was measured; these are what a fetcher starts from.
+            (one.round_trip_us, one.rate_bytes_per_s) = (0, 0);
+        }
         sum.demand_misses += one.demand_misses;
         sum.demand_requests += one.demand_requests;
         sum.requests += one.requests;

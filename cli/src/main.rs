@@ -10,6 +10,7 @@ mod containers;
 mod detach;
 mod environment;
 mod exit;
+mod have;
 mod images;
 mod launch;
 mod output;
@@ -50,17 +51,17 @@ fn main() -> ExitCode {
 
 fn run(arguments: Turbo, output: Output) -> Result<Exit> {
     // The process that becomes the VM is forked before any thread exists.
-    let launcher = match &arguments.command {
+    let (launcher, background) = match &arguments.command {
         Command::Run(_) | Command::Try(_) => {
-            detach::leave_session(&arguments.command);
-            Some(vm::Launcher::fork()?)
+            let background = detach::Background::take();
+            (Some(vm::Launcher::fork()?), background)
         }
-        _ => None,
+        _ => (None, None),
     };
     log(arguments.verbose);
     let settings = Settings::load(&arguments.settings)?;
-    let app = App::new(settings, output);
-    match arguments.command {
+    let app = App::new(settings, output, background);
+    let result = match arguments.command {
         Command::Run(command) => command.run(&app, launcher.context("it was just forked")?),
         Command::Try(command) => command.run(&app, launcher.context("it was just forked")?),
         Command::Import(command) => command.run(&app),
@@ -82,7 +83,9 @@ fn run(arguments: Turbo, output: Output) -> Result<Exit> {
         Command::Version(command) => command.run(&app),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),
-    }
+    };
+    app.close();
+    result
 }
 
 fn exit_of(error: &anyhow::Error) -> Exit {

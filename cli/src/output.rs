@@ -47,19 +47,19 @@ impl Output {
 
     /// Prints an error and its causes, each once.
     pub fn error(self, error: &anyhow::Error) {
-        let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+        let mut said = error.to_string();
+        let mut causes: Vec<String> = Vec::new();
+        for cause in error.chain().skip(1).map(ToString::to_string) {
+            if !said.contains(&cause) {
+                said = format!("{said}: {cause}");
+                causes.push(cause);
+            }
+        }
         if self.format == Format::Json {
             let value = serde_json::json!({"version": JSON_VERSION, "command": self.command, "error": {"message": error.to_string(), "causes": causes}});
             let _ = writeln!(std::io::stdout(), "{value}");
         } else {
-            let mut message = format!("turbo: {error}");
-            for cause in causes {
-                if !message.contains(&cause) {
-                    message.push_str(": ");
-                    message.push_str(&cause);
-                }
-            }
-            let _ = writeln!(std::io::stderr(), "{message}");
+            let _ = writeln!(std::io::stderr(), "turbo: {said}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use layer_format::reference::Repository;
 use layer_format::trace::Trace;
 
@@ -12,7 +12,7 @@ pub fn path(home: &Path, repository: &Repository) -> PathBuf {
 }
 
 /// Keeps a trace in place of the one before. A full disk loses it, and nothing else.
-pub fn save(home: &Path, repository: &Repository, trace: &Trace) -> Result<()> {
+pub fn save(home: &Path, repository: &Repository, trace: &Trace) {
     let path = path(home, repository);
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     let write = || {
@@ -22,14 +22,16 @@ pub fn save(home: &Path, repository: &Repository, trace: &Trace) -> Result<()> {
     };
     if let Err(error) = write() {
         let _ = std::fs::remove_file(&temporary);
-        tracing::warn!(%error, "the trace of {repository} could not be kept");
+        tracing::warn!("the trace of {repository} could not be kept: {error}");
     }
-    Ok(())
 }
 
 /// The newest trace of a repository.
 pub fn load(home: &Path, repository: &Repository) -> Result<Trace> {
     let path = path(home, repository);
-    let bytes = std::fs::read(&path).with_context(|| format!("there is no trace of {repository} here; run it first"))?;
+    let bytes = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("there is no trace of {repository} here; run it first"),
+        read => read.with_context(|| format!("reading {}", path.display()))?,
+    };
     Trace::decode(&bytes).with_context(|| format!("{} is damaged", path.display()))
 }

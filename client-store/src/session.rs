@@ -33,6 +33,9 @@ const CONNECTIONS: usize = 3;
 /// How long the end of a run waits for its trace to be sent.
 pub const TRACE_LIMIT: Duration = Duration::from_secs(3);
 
+/// The same for a registry from which nothing came in this run.
+pub const UNHEARD_LIMIT: Duration = Duration::from_millis(200);
+
 /// Why a run could not start.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -328,6 +331,12 @@ impl Session {
         self.launch.as_ref().is_none_or(LaunchStream::has_ended)
     }
 
+    /// Under which name the run is learned: for what only became known after the start, such as the program that another
+    /// image of the stack brings.
+    pub fn set_entry_point(&mut self, entry_point: &str) {
+        self.entry_point = Some(entry_point.to_owned());
+    }
+
     /// What the run needed, fetched and waited for so far.
     pub fn stats(&self) -> RunStats {
         let mut stats = self.fetcher.stats();
@@ -351,7 +360,9 @@ impl Session {
         self.fetcher.flush();
         if let Some(sent) = sent {
             // A registry that does not take it in time gets the next one.
-            let _ = sent.recv_timeout(TRACE_LIMIT);
+            // One that was never heard of in this run may be gone: a run that needs no network does not wait for it.
+            let limit = if self.fetcher.stats().bytes_fetched > 0 || self.launch.is_some() { TRACE_LIMIT } else { UNHEARD_LIMIT };
+            let _ = sent.recv_timeout(limit);
         }
         trace
     }

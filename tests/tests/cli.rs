@@ -12,6 +12,12 @@ fn wrong_usage_is_2_and_says_what_is_right() {
         (vec!["nonsense"], "unrecognized"),
         (vec!["import", "dir", ".", "--name", "UPPER"], "lower case"),
         (vec!["import", "dir", ".", "--name", "x", "--isolate", "/=maybe"], "full, write-copy"),
+        (vec!["import", "dir", ".", "--name", "x", "--isolate", "rel=full"], "absolute"),
+        (vec!["import", "dir", ".", "--name", "x", "--meta", "title"], "NAME=VALUE"),
+        (vec!["import", "dir", ".", "--name", "x", "--working-dir", "rel"], "absolute"),
+        (vec!["import", "dir", ".", "--name", "x", "--at", "rel"], "absolute"),
+        (vec!["import", "dir", ".", "--name", "x", "--level", "99"], "1..=22"),
+        (vec!["--cache-size", "10X", "images"], "500M"),
         (vec!["rm"], "turbo sessions"),
         (vec!["--hub", "ftp://x", "images"], "http://"),
     ] {

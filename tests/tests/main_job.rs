@@ -239,3 +239,95 @@ fn a_complete_image_needs_no_registry() {
     let outcome = user.turbo(["run", "tools/app:1.0", "--", "offline"]).ok();
     assert_eq!(outcome.stdout, "hello offline\n2656195\n");
 }
+
+#[test]
+fn a_detached_run_returns_at_once_and_leaks_nothing() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::offline();
+    home.file("app/seed", "x");
+    let folder = home.path().join("app");
+    home.turbo(["import", "dir", folder.to_str().unwrap(), "--at", "/opt/app", "--name", "d/test", "--startup-file", "/bin/sh"]).ok();
+    let gate = home.path().join("gate");
+    std::fs::create_dir(&gate).unwrap();
+    home.give_away(&gate);
+    let mount = gate.display().to_string();
+    let script = format!("ls -l /proc/self/fd; while [ ! -e {mount}/open ]; do sleep 0.05; done");
+    home.turbo(["run", "-dn", "waits", "--mount", &mount, "d/test", "--", "-c", &script]).ok();
+    let session = || home.turbo(["sessions", "--format", "json"]).ok().json()["result"][0].clone();
+    assert_eq!(session()["running"], true, "it waits for us, so it must still run");
+    std::fs::write(gate.join("open"), "").unwrap();
+    integration_tests::turbo::eventually("it ends", || session()["running"] == false);
+    let logs = home.turbo(["logs", "waits"]).ok();
+    // What this test itself was given, say by a build tool, is inherited all the way; a pipe of turbo's is not.
+    let own: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+        .map(|link| link.display().to_string())
+        .collect();
+    let leaked: Vec<&str> = logs
+        .stdout
+        .lines()
+        .filter_map(|line| line.split_once("-> "))
+        .map(|(_, link)| link)
+        .filter(|link| link.starts_with("pipe:") && !own.iter().any(|known| known == link))
+        .collect();
+    assert!(leaked.is_empty(), "{leaked:?} of {}", logs.stdout);
+}
+
+#[test]
+fn launches_at_once_have_containers_of_their_own() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::offline();
+    home.file("app/seed", "x");
+    let folder = home.path().join("app");
+    home.turbo(["import", "dir", folder.to_str().unwrap(), "--at", "/opt/app", "--name", "many/test", "--startup-file", "/bin/sh -c 'sleep 0.5'"]).ok();
+    let children: Vec<_> = (0..6).map(|_| home.command(["run", "many/test"]).spawn().unwrap()).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let sessions = home.turbo(["sessions", "--format", "json"]).ok().json();
+    let mut names: Vec<_> = sessions["result"].as_array().unwrap().iter().map(|session| session["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count, "{names:?}");
+}
+
+#[test]
+fn the_applications_exit_code_comes_through_and_a_bad_stats_file_is_known_before() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::offline();
+    home.file("app/seed", "x");
+    let folder = home.path().join("app");
+    home.turbo(["import", "dir", folder.to_str().unwrap(), "--at", "/opt/app", "--name", "code/test", "--startup-file", "/bin/sh -c 'echo ran; exit 7'"]).ok();
+    let bad = home.turbo(["run", "--stats", "/no/such/folder/stats.json", "code/test"]);
+    assert_eq!((bad.code, bad.stdout.as_str()), (Some(125), ""), "{}", bad.stderr);
+    let traces = home.store().join("traces");
+    std::fs::write(&traces, "in the way").unwrap();
+    assert_eq!(home.turbo(["run", "code/test"]).code, Some(7));
+}
+
+#[test]
+fn a_complete_image_does_not_wait_for_a_registry_that_is_silent() {
+    if !can_run() {
+        return;
+    }
+    let registry = TestRegistry::start();
+    let developer = Home::new(registry.url());
+    let folder = application(&developer);
+    import_app(&developer, &folder);
+    // Accepts connections and never answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", listener.local_addr().unwrap());
+    let mut command = developer.command(["run", "--temp", "tools/app:1.0", "--", "alone"]);
+    let started = std::time::Instant::now();
+    let outcome = integration_tests::Outcome::from(command.env("TURBO_HUB", silent).output().unwrap()).ok();
+    assert_eq!(outcome.stdout, "hello alone\n2656195\n");
+    assert!(started.elapsed() < std::time::Duration::from_secs(15), "it did not wait for an answer (the limit is {} s)", 20);
+}

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use chunker::{ImportOptions, Imported};
 use client_store::store::ImageOrigin;
-use layer_format::LayerPath;
 use layer_format::manifest::{EnvVar, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode, StartupFile};
 use layer_format::reference::{ImageReference, Revision};
+use layer_format::{Digest, LayerPath};
 use serde::Serialize;
 
 use crate::app::App;
@@ -31,7 +31,7 @@ pub enum Import {
 /// What to import, and what the image states.
 #[derive(Debug, clap::Args)]
 pub struct Source {
-    /// The directory or file.
+    /// The directory or archive; `-` reads an archive from a pipe.
     source: PathBuf,
     /// Name of the image: [NAMESPACE/]NAME[:RELEASE].
     #[arg(short, long, value_name = "IMAGE")]
@@ -64,7 +64,7 @@ pub struct Source {
     #[arg(long, value_name = "UID:GID")]
     owner: Option<String>,
     /// Level of zstd.
-    #[arg(long, default_value_t = 3, value_name = "LEVEL")]
+    #[arg(long, default_value_t = 3, value_name = "LEVEL", value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
     /// Worker threads; 0 for one for each core.
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
@@ -78,7 +78,7 @@ pub struct Source {
 #[derive(Debug, Serialize)]
 struct Done {
     image: String,
-    digest: layer_format::Digest,
+    digest: Digest,
     entries: u64,
     bytes: u64,
     new_objects: u64,
@@ -121,8 +121,20 @@ struct Stated {
     isolation: Vec<IsolationRule>,
 }
 
+impl Stated {
+    fn layer(&self, imported: &Imported) -> LayerManifest {
+        let mut layer = LayerManifest::new(imported.root, imported.entries, imported.bytes);
+        layer.environment = self.environment.clone();
+        layer.isolation = self.isolation.clone();
+        layer
+    }
+}
+
 impl Source {
     fn options(&self) -> Result<ImportOptions> {
+        if !self.at.starts_with('/') {
+            bail!(UsageError(format!("`{}`: --at is an absolute path", self.at)));
+        }
         let path = |text: &str| LayerPath::from_absolute(text.as_bytes()).map_err(|error| UsageError(format!("`{text}`: {error}")));
         let owner = match self.owner.as_deref().map(|text| text.split_once(':').map(|(uid, gid)| (uid.parse(), gid.parse()))) {
             None => None,
@@ -151,28 +163,33 @@ impl Source {
             let (path, mode) = pair(text, "--isolate is PATH=MODE, such as /=full")?;
             Ok(IsolationRule { path: path.into(), mode: parse_mode(mode)? })
         });
-        Ok(Stated { startup_files, environment: environment.collect::<Result<_>>()?, isolation: isolation.collect::<Result<_>>()? })
+        let stated = Stated { startup_files, environment: environment.collect::<Result<_>>()?, isolation: isolation.collect::<Result<_>>()? };
+        // What is wrong is said before the work, not after it.
+        self.image(&stated, Digest::of(b""))?.encode().map_err(|error| UsageError(error.to_string()))?;
+        stated.layer(&Imported::default()).encode().map_err(|error| UsageError(error.to_string()))?;
+        Ok(stated)
     }
 
-    fn finish(self, app: &App, imported: Imported, stated: Stated) -> Result<Exit> {
-        let store = app.store()?;
-        let mut layer = LayerManifest::new(imported.root, imported.entries, imported.bytes);
-        layer.environment = stated.environment;
-        layer.isolation = stated.isolation;
-        if !layer.isolation.iter().any(|rule| rule.path == "/") && is_root_filesystem(&store, imported.root)? {
-            note("this is a whole root filesystem: the host is hidden (--isolate /=full)");
-            layer.isolation.push(IsolationRule { path: "/".into(), mode: Mode::Full });
-        }
-        let layer = put_layer(&store, &layer)?;
-        let architecture = self.architecture.unwrap_or_else(|| std::env::consts::ARCH.into());
+    fn image(&self, stated: &Stated, layer: Digest) -> Result<ImageManifest> {
+        let architecture = self.architecture.clone().unwrap_or_else(|| std::env::consts::ARCH.into());
         let mut image = ImageManifest::new(architecture, vec![layer]);
-        image.startup_files = stated.startup_files;
-        image.working_directory = self.working_dir;
+        image.startup_files = stated.startup_files.clone();
+        image.working_directory = self.working_dir.clone();
         for text in &self.meta {
             let (name, value) = pair(text, "--meta is NAME=VALUE")?;
             image.metadata.insert(name.into(), value.into());
         }
-        let manifest = image.encode().map_err(|error| UsageError(error.to_string()))?;
+        Ok(image)
+    }
+
+    fn finish(self, app: &App, imported: Imported, stated: Stated) -> Result<Exit> {
+        let store = app.store()?;
+        let mut layer = stated.layer(&imported);
+        if !layer.isolation.iter().any(|rule| rule.path == "/") && is_root_filesystem(&store, imported.root)? {
+            note("this is a whole root filesystem: the host is hidden (--isolate /=full)");
+            layer.isolation.push(IsolationRule { path: "/".into(), mode: Mode::Full });
+        }
+        let manifest = self.image(&stated, put_layer(&store, &layer)?)?.encode()?;
         let digest = store.image_put(&self.name, &manifest, ImageOrigin::Imported)?;
         let skipped: Vec<String> = imported.skipped.iter().map(|skipped| format!("{}: {}", skipped.path, skipped.reason)).collect();
         for line in &skipped {

@@ -1,9 +1,8 @@
 //! `turbo run` and `turbo try`.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use layer_format::reference::ImageReference;
 
 use crate::app::App;
@@ -73,7 +72,7 @@ pub struct Options {
     /// Write what the run cost to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
-    /// Write the first touches of the run to this file.
+    /// Write the first touches of the run to this file; of several images those of the one that starts.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Ask the registry for a newer revision, even if one is here.
@@ -82,18 +81,12 @@ pub struct Options {
     /// Never use the network.
     #[arg(long)]
     offline: bool,
-    /// Fetch only what is asked for: neither use what was learned nor guess.
+    /// Do not use what was learned from earlier runs: fetch what is asked for, and a little beside it.
     #[arg(long)]
     no_model: bool,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
     #[arg(long, value_name = "BYTES", default_value_t = launch::DEFAULT_READAHEAD, hide = true)]
     readahead: u32,
-    /// Where a detached run reports that it has started.
-    #[arg(long, hide = true)]
-    ready_fd: Option<i32>,
-    /// The container that a detached run continues.
-    #[arg(long, hide = true)]
-    container: Option<String>,
 }
 
 /// A list of references, at least one.
@@ -110,11 +103,6 @@ impl Run {
     pub fn run(self, app: &App, launcher: vm::Launcher) -> Result<Exit> {
         self.options.run(app, launcher, self.name, self.temp)
     }
-
-    /// Whether this is the second process of a detached run.
-    pub fn is_background(&self) -> bool {
-        self.options.ready_fd.is_some()
-    }
 }
 
 impl Try {
@@ -122,23 +110,21 @@ impl Try {
     pub fn run(self, app: &App, launcher: vm::Launcher) -> Result<Exit> {
         self.options.run(app, launcher, None, true)
     }
-
-    /// Whether this is the second process of a detached run.
-    pub fn is_background(&self) -> bool {
-        self.options.ready_fd.is_some()
-    }
 }
 
 impl Options {
     fn run(self, app: &App, launcher: vm::Launcher, name: Option<String>, temporary: bool) -> Result<Exit> {
         let launch = self.launch()?;
+        if let Some(background) = app.take_background() {
+            let container = background.container(&app.containers())?;
+            return launch.run(app, launcher, container, Some(background));
+        }
         let container = self.container(app, name, temporary)?;
         if self.detach {
             drop(launcher);
             return detach::start(app, container);
         }
-        let ready = self.ready_fd.map(detach::Ready::from_fd).transpose()?;
-        launch.run(app, launcher, container, ready)
+        launch.run(app, launcher, container, None)
     }
 
     fn launch(&self) -> Result<Launch> {
@@ -180,10 +166,8 @@ impl Options {
     fn container(&self, app: &App, name: Option<String>, temporary: bool) -> Result<Locked> {
         let containers = app.containers();
         let images: Vec<String> = self.images.0.iter().map(ToString::to_string).collect();
-        if let Some(id) = &self.container {
-            let found = containers.find(id)?.with_context(|| format!("there is no container `{id}`"))?;
-            return containers.lock(&found)?.with_context(|| format!("{} is running", found.shown()));
-        }
+        // Held until the name is taken: two launches at once must not make two containers of one name.
+        let _names = containers.lock_names()?;
         let explicit = name.is_some();
         let name = name.unwrap_or_else(|| self.default_name());
         if !temporary && let Some(found) = containers.list()?.into_iter().find(|container| container.name == name) {
@@ -224,25 +208,4 @@ impl Options {
         let first = &self.images.0[0].repository;
         first.as_str().rsplit('/').next().unwrap_or_default().to_owned()
     }
-}
-
-/// The command line without what a detached run handles itself: for its second process.
-pub fn without_detach(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut kept = Vec::new();
-    let mut rest = false;
-    let mut skip_value = false;
-    for arg in args {
-        let text = arg.to_string_lossy();
-        if std::mem::take(&mut skip_value) {
-            continue;
-        }
-        rest |= text == "--";
-        match &*text {
-            "-d" | "--detach" if !rest => {}
-            "--name" | "-n" if !rest => skip_value = true,
-            text if !rest && (text.starts_with("--name=") || text.starts_with("-n=")) => {}
-            _ => kept.push(arg),
-        }
-    }
-    kept
 }
