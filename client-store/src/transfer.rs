@@ -132,6 +132,12 @@ pub enum TransferError {
         /// One of them.
         example: Digest,
     },
+    /// An object that was here was found damaged on the way. A pull notices, forgets it, and fetches it.
+    #[error("object {digest} in the local store is damaged; `turbo verify --repair` forgets what is, the same call then fetches it")]
+    LocalDamage {
+        /// The object.
+        digest: Digest,
+    },
     /// The registry lacks what its own manifest names.
     #[error("the registry lacks {count} objects of {image}: {}; the image has to be pushed again", list(examples))]
     MissingOnRegistry {

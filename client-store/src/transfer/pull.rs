@@ -28,6 +28,8 @@ const BATCH_BYTES: std::ops::RangeInclusive<u64> = (2 << 20)..=(32 << 20);
 const BATCH_DIGESTS: usize = 16_384;
 /// No data that people keep is compressed by more: less room than that cannot be enough.
 const BEST_RATIO: u64 = 12;
+/// How often a pull begins again because an inner object that is here turns out to be damaged.
+const DAMAGE_ROUNDS: u32 = 8;
 /// Digests that an error names.
 const EXAMPLES: usize = 10;
 
@@ -44,7 +46,14 @@ pub async fn pull(store: &Store, registry: &Registry, reference: &ImageReference
         options: options.clone(),
         report: TransferReport::new(Digest([0; 32])),
     };
-    pull.run().await?;
+    // Each time what was found damaged is forgotten, and so fetched by the next.
+    let mut left = DAMAGE_ROUNDS;
+    while let Err(error) = pull.run().await {
+        match error {
+            TransferError::LocalDamage { .. } if left > 0 => left -= 1,
+            error => return Err(error),
+        }
+    }
     let store = store.clone();
     blocking(move || {
         store.enforce_cap();
@@ -340,8 +349,7 @@ fn next_level(store: &Store, current: Vec<(Digest, ObjectKind)>, kept: &HashMap<
             Some(bytes) => Some(bytes.clone()),
             None => store.get(&digest)?,
         };
-        // Found damaged only now: the next pull fetches it.
-        let bytes = bytes.ok_or_else(|| TransferError::Incomplete { image: "the image".into(), count: 1, example: digest })?;
+        let bytes = bytes.ok_or(TransferError::LocalDamage { digest })?;
         for (digest, kind) in references(&digest, kind, &bytes)? {
             if !matches!(kind, ObjectKind::Chunk { .. }) && seen.insert(digest) {
                 next.push((digest, kind));
