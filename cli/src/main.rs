@@ -1,5 +1,6 @@
 //! `turbo`: see `turbo --help`.
 
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "doc comments of arguments are help text")]
 #![allow(unreachable_pub, reason = "in a program `pub` says what a module offers to the others; nothing is reachable from outside")]
 
 mod app;
