@@ -155,12 +155,14 @@ impl Prefetcher {
             inner.waiting.truncate(MAX_DEFERRED.max(layer_format::model::MAX_STATES));
             self.work.notify_one();
         }
+        // A model never claims what only the shape of a file may: the waste budget binds it.
+        candidates.iter_mut().for_each(|candidate| candidate.probability = candidate.probability.min(SURE - 0.01));
         Some(candidates)
     }
 
     /// Adds what a prediction leads to. `false` if it has to be looked at again when a node is here.
     fn add(&self, predicted: &Predicted, candidates: &mut Vec<Candidate>, bytes: &mut u64) -> bool {
-        let probability = predicted.probability.min(SURE - 0.01);
+        let probability = predicted.probability;
         let objects = match self.locate(predicted) {
             Located::Objects(objects) => objects,
             Located::Needs(node) => {
