@@ -18,7 +18,7 @@ use serde::Serialize;
 use vm::RunSpec;
 
 use crate::app::App;
-use crate::containers::Locked;
+use crate::containers::{Locked, now_s};
 use crate::detach::Background;
 use crate::exit::Exit;
 use crate::have::have;
@@ -101,10 +101,10 @@ fn warn<T>(what: &str, result: Result<T>) {
 
 impl Launch {
     /// Runs to the end of the application.
-    pub fn run(self, app: &App, launcher: vm::Launcher, container: Locked, background: Option<Background>) -> Result<Exit> {
+    pub fn run(self, app: &App, launcher: vm::Launcher, mut container: Locked, background: Option<Background>) -> Result<Exit> {
         let begun = Instant::now();
+        container.container.started_s = now_s();
         let result = self.run_in(app, launcher, &container, background, begun);
-        let mut container = container;
         if let Ok(exit) = &result {
             container.container.exit_code = Some(exit.code());
             warn("how the container ended could not be noted", container.save());
@@ -148,7 +148,7 @@ impl Launch {
         });
         for (session, (reference, trace)) in sessions.iter().zip(self.images.iter().zip(&traces)) {
             if let Some(model) = session.model() {
-                warn("which model was used is not remembered", store.model_put(&reference.repository, model.as_bytes()).map_err(Into::into));
+                warn("which model was used is not remembered", store.model_put(&reference.repository, &model).map_err(Into::into));
             }
             if let Some(trace) = trace {
                 traces::save(&app.settings.home, &reference.repository, trace);
@@ -181,7 +181,7 @@ impl Launch {
             let local = if self.pull { None } else { store.image_get(image)? };
             let digest = local.as_ref().map(|local| local.digest);
             let is_complete = digest.map(|digest| store.image_is_complete(&digest)).transpose()?.unwrap_or(false);
-            let model = store.model_get(&image.repository)?.and_then(|bytes| bytes.as_ref().try_into().ok()).map(Digest);
+            let model = store.model_get(&image.repository)?;
             let policy = match (self.offline, self.predict) {
                 (true, _) => Policy::Offline,
                 (false, false) => Policy::OnDemand,

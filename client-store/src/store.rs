@@ -171,22 +171,22 @@ impl Store {
         Ok(self.contains(digests)?.into_iter().all(|found| found))
     }
 
-    /// Keeps a learned model of a repository, replacing the last.
+    /// Remembers which model a repository's newest run used; the model itself is an object like any other.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
-    pub fn model_put(&self, repository: &layer_format::reference::Repository, model: &[u8]) -> Result<(), StoreError> {
+    pub fn model_put(&self, repository: &layer_format::reference::Repository, model: &Digest) -> Result<(), StoreError> {
         let index = &self.inner.index;
-        index.write(|txn| index.models.put(txn, repository.as_str().as_bytes(), model))
+        index.write(|txn| index.models.put(txn, repository.as_str().as_bytes(), model.as_bytes()))
     }
 
-    /// The model kept for a repository.
+    /// The model that the repository's newest run used. It may have been evicted since.
     ///
     /// # Errors
     /// [`StoreError`] if the index cannot be read.
-    pub fn model_get(&self, repository: &layer_format::reference::Repository) -> Result<Option<Bytes>, StoreError> {
+    pub fn model_get(&self, repository: &layer_format::reference::Repository) -> Result<Option<Digest>, StoreError> {
         let index = &self.inner.index;
-        index.read(|txn| Ok(index.models.get(txn, repository.as_str().as_bytes())?.map(Bytes::copy_from_slice)))
+        index.read(|txn| Ok(index.models.get(txn, repository.as_str().as_bytes())?.and_then(|bytes| bytes.try_into().ok()).map(Digest)))
     }
 }
 
