@@ -241,8 +241,10 @@ impl Launch {
         let stated = self.working_dir.clone().or_else(from_image);
         let current = || std::env::current_dir().ok().filter(|_| host_visible);
         let mut spec = RunSpec::new(container.folder.join("sandbox"), startup.command.iter().map(OsString::from));
-        spec.mode = mode;
-        spec.modes = modes;
+        spec.rules = vm::Rules::new(mode);
+        for (path, mode) in modes {
+            spec.rules.state(path, mode);
+        }
         spec.env = environment::compose(std::env::vars_os(), &variables, &self.env, host_visible);
         spec.working_dir_required = stated.is_some();
         spec.working_dir = stated.or_else(current).unwrap_or_else(|| PathBuf::from("/"));

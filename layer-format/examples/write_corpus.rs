@@ -9,7 +9,10 @@ use layer_format::api::{HaveFilter, Record, encode_digests};
 use layer_format::chunk::ChunkRef;
 use layer_format::entry::{Entry, HardLink, Kind, Meta};
 use layer_format::frame::FrameBuilder;
-use layer_format::manifest::{EnvVar, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode, StartupFile};
+use layer_format::manifest::{
+    AttributeRule, Attributes, Condition, EnvMode, EnvVar, FileMode, FileRule, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode, StartupFile, StateImage,
+    StateManifest,
+};
 use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition};
 use layer_format::recipe::{Extent, NodeRef, Recipe};
 use layer_format::trace::{Event, Source, Touch, Trace};
@@ -65,10 +68,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     layer.isolation.push(IsolationRule { path: "/opt".into(), mode: Mode::Full });
     layer.environment.push(EnvVar { name: "PATH".into(), value: "/opt/bin".into(), merge: layer_format::manifest::EnvMerge::Prepend });
     save("layer", &layer.encode()?)?;
+    layer.files.push(FileRule { path: "/etc/app.conf".into(), mode: FileMode::Hide });
+    layer.attributes.push(AttributeRule { path: "/opt/data".into(), attributes: Attributes { no_sync: true, ..Attributes::default() } });
+    layer.environment_isolation.variables.insert("SECRET".into(), EnvMode::Full);
+    layer.condition = Some(Condition::Not(Box::new(Condition::Any(vec![Condition::Host("kernel:>=6.1".into())]))));
+    save("layer", &layer.with_features().encode()?)?;
     let mut image = ImageManifest::new("x86_64", vec![digest]);
     image.startup_files.push(StartupFile { command: vec!["/bin/app".into()], trigger: Some("serve".into()) });
     image.metadata.insert("title".into(), "Sample".into());
     save("image", &image.encode()?)?;
+    let mut state = StateManifest::new(vec![StateImage { reference: "tools/app:1".into(), digest, dependency: true }], digest);
+    state.settings.environment.insert("A".into(), "1".into());
+    save("state", &state.encode()?)?;
     for reference in ["tools/scipy:1.0", "a/b@b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262", "x#abcd"] {
         save("reference", reference.as_bytes())?;
     }

@@ -5,7 +5,7 @@
 
 use crate::api::{HaveFilter, RECORD_HEADER_LEN, Record, decode_bitmap, decode_digests};
 use crate::frame::Frame;
-use crate::manifest::{ImageManifest, LayerManifest, Manifest};
+use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;
 use crate::pack;
 use crate::recipe::Recipe;
@@ -17,13 +17,14 @@ use crate::tree::Node;
 pub type Target = fn(&[u8]);
 
 /// All entry points, by name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("tree", tree),
     ("recipe", recipe),
     ("frame", frame),
     ("pack", pack),
     ("layer", layer),
     ("image", image),
+    ("state", state),
     ("reference", reference),
     ("trace", trace),
     ("model", model),
@@ -65,6 +66,12 @@ fn layer(bytes: &[u8]) {
 fn image(bytes: &[u8]) {
     if let Ok(image) = ImageManifest::decode(bytes) {
         assert_eq!(image.encode().and_then(|bytes| ImageManifest::decode(&bytes)), Ok(image), "an image comes back");
+    }
+}
+
+fn state(bytes: &[u8]) {
+    if let Ok(state) = StateManifest::decode(bytes) {
+        assert_eq!(state.encode().and_then(|bytes| StateManifest::decode(&bytes)), Ok(state), "a state comes back");
     }
 }
 

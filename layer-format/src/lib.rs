@@ -8,7 +8,7 @@
 //! * [`Digest`] names an object: BLAKE3-256 of its uncompressed bytes.
 //! * [`chunk`] and [`recipe`]: pieces of a file's content, and the list of them that rebuilds the file.
 //! * [`entry`] and [`tree`]: one file, directory or link; the search tree of all entries of a layer.
-//! * [`manifest`]: layer and image manifests, canonical JSON.
+//! * [`manifest`]: layer, image and state manifests, canonical JSON.
 //! * [`frame`] and [`pack`]: how objects are compressed together and kept in files.
 //! * [`trace`] and [`model`]: what a run touched first, and what was learned from many runs.
 //! * [`api`]: bodies of the registry's native HTTP API. [`mod@reference`] parses image names.

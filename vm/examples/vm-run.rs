@@ -30,7 +30,7 @@ fn main() {
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
         match arg.to_str().unwrap_or_default() {
-            "--full" => spec.mode = Mode::Full,
+            "--full" => spec.rules = vm::Rules::new(Mode::Full),
             "--root" => spec.map_root = true,
             "--plain" => spec.plain_layers = true,
             "--cwd" => spec.working_dir = value().into(),

@@ -16,7 +16,7 @@ use layer_format::LayerPath;
 use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getegid, geteuid, getpid, getrlimit, setrlimit, waitpid};
 
 use crate::error::VmError;
-use crate::fs::{HostFs, HostHas, ImageFs, ModeMap, Stubs};
+use crate::fs::{HostFs, HostHas, ImageFs, Stubs};
 use crate::fuse::{self, Ids};
 use crate::ns::child;
 use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send};
@@ -138,7 +138,7 @@ fn serve(
         allow_many_open_files();
         let mut hidden: Vec<PathBuf> = spec.hidden.clone();
         hidden.push(sandbox.to_owned());
-        let fs = Arc::new(HostFs::new(ModeMap::new(spec.mode, &spec.modes), host_stubs, &hidden));
+        let fs = Arc::new(HostFs::new(Arc::new(spec.rules.clone()), host_stubs, &hidden));
         let asked = Arc::clone(&fs);
         host_has = Some(Box::new(move |path| asked.has_directory(path)));
         host_fs = Some(fs);
@@ -195,7 +195,7 @@ fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<
         inner_uid: if spec.map_root { 0 } else { uid },
         inner_gid: if spec.map_root { 0 } else { gid },
         host: spec.shows_host(),
-        private_dev_and_tmp: spec.mode == Mode::Full && !spec.shows_host(),
+        private_dev_and_tmp: spec.rules.mode(&LayerPath::root()) == Mode::Full && !spec.shows_host(),
         own_group: std::fs::File::open("/dev/tty").is_err(),
     })
 }

@@ -8,6 +8,7 @@ use layer_format::LayerPath;
 pub use layer_format::manifest::Mode;
 
 use crate::error::VmError;
+use crate::rules::Rules;
 
 /// A folder or file of the host that is visible and writable in the VM, whatever the mode there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,10 +22,8 @@ pub struct BindMount {
 /// One run of one command. All paths but those of [`Self::command`] and [`Self::working_dir`] are paths on the host.
 #[derive(Clone, Debug)]
 pub struct RunSpec {
-    /// The mode of what [`Self::modes`] does not mention.
-    pub mode: Mode,
-    /// Modes of paths and what is below them; the longest path that fits wins.
-    pub modes: Vec<(LayerPath, Mode)>,
+    /// Isolation modes and attributes.
+    pub rules: Rules,
     /// The container's directory; made if missing. `upper` in it receives what the application writes, in overlayfs's
     /// form (a deleted name is a character device 0:0, an opaque directory has the attribute `user.overlay.opaque`).
     /// `work` and `mnt` belong to the VM and are empty or absent between runs. Only one run at a time may use it: the
@@ -61,8 +60,7 @@ impl RunSpec {
     /// A run of `command` in `sandbox`, in `/`, with an empty environment and default settings.
     pub fn new(sandbox: impl Into<PathBuf>, command: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         Self {
-            mode: Mode::default(),
-            modes: Vec::new(),
+            rules: Rules::default(),
             sandbox: sandbox.into(),
             command: command.into_iter().map(Into::into).collect(),
             env: Vec::new(),
@@ -82,10 +80,10 @@ impl RunSpec {
         if self.command.is_empty() {
             return Err(VmError::NoCommand);
         }
-        let root = (LayerPath::root(), self.mode);
-        for (path, mode) in std::iter::once(&root).chain(&self.modes) {
+        let root = LayerPath::root();
+        for (path, mode) in std::iter::once((&root, self.rules.mode(&root))).chain(self.rules.stated()) {
             if matches!(mode, Mode::Merge | Mode::Hide) {
-                return Err(VmError::UnsupportedMode { mode: *mode, path: path.clone() });
+                return Err(VmError::UnsupportedMode { mode, path: path.clone() });
             }
         }
         Ok(())
@@ -93,6 +91,6 @@ impl RunSpec {
 
     /// Whether any path shows the host.
     pub(crate) fn shows_host(&self) -> bool {
-        self.mode == Mode::WriteCopy || self.modes.iter().any(|(_, mode)| *mode == Mode::WriteCopy)
+        self.rules.show_host_anywhere()
     }
 }

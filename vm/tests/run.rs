@@ -98,11 +98,11 @@ fn child(fixture: &str, options: &[String]) {
         let mut value = || options.next().unwrap().clone();
         match option.as_str() {
             "--sandbox" => spec.sandbox = value().into(),
-            "--mode" => spec.mode = mode(&value()),
+            "--mode" => spec.rules = vm::Rules::new(mode(&value())),
             "--path" => {
                 let text = value();
                 let (path, name) = text.split_once('=').unwrap();
-                spec.modes.push((layer::MemoryLayer::path(path), mode(name)));
+                spec.rules.state(layer::MemoryLayer::path(path), mode(name));
             }
             "--root" => spec.map_root = true,
             "--cwd" => (spec.working_dir, spec.working_dir_required) = (value().into(), true),

@@ -18,7 +18,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, SeekFr
 use rustix::io::Errno;
 
 use super::inodes::{Identity, Inodes};
-use super::{Attr, ModeMap, NodeKind, ROOT, Space, Stubs, Tree};
+use super::{Attr, NodeKind, ROOT, Space, Stubs, Tree};
+use crate::rules::Rules;
 
 /// Directories that are not shown: the VM has its own.
 const NATIVE: [&str; 3] = ["proc", "dev", "sys"];
@@ -26,7 +27,7 @@ const NATIVE: [&str; 3] = ["proc", "dev", "sys"];
 /// The part of the host that the modes show, and stubs for mount points that it lacks.
 #[derive(Debug)]
 pub struct HostFs {
-    modes: ModeMap,
+    rules: Arc<Rules>,
     stubs: Stubs,
     hidden: Vec<LayerPath>,
     inodes: Inodes<Node>,
@@ -73,18 +74,18 @@ pub struct Child {
 
 impl HostFs {
     /// `hidden` are host paths not to show.
-    pub fn new(modes: ModeMap, stubs: Stubs, hidden: &[PathBuf]) -> Self {
+    pub fn new(rules: Arc<Rules>, stubs: Stubs, hidden: &[PathBuf]) -> Self {
         let native = NATIVE.iter().filter_map(|name| LayerPath::new(*name).ok());
         let hidden = hidden.iter().filter_map(|path| LayerPath::from_absolute(path.as_os_str().as_bytes()).ok()).filter(|path| !path.is_root());
         let hidden = native.chain(hidden).collect();
         let root = Node { path: LayerPath::root(), id: None };
-        Self { modes, stubs, hidden, inodes: Inodes::new(root), handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
+        Self { rules, stubs, hidden, inodes: Inodes::new(root), handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
     }
 
     /// Whether overlayfs finds a directory here when it merges `path`. Symbolic links are not followed: overlayfs would not.
     pub fn has_directory(&self, path: &LayerPath) -> bool {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let shown = !self.hidden.iter().any(|hidden| path.starts_with(hidden)) && (self.shows(path) || self.modes.leads_to_host(path));
+        let shown = !self.hidden.iter().any(|hidden| path.starts_with(hidden)) && (self.shows(path) || self.rules.leads_to_host(path));
         shown && openat2(CWD, host_path(path), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).is_ok()
     }
 
@@ -93,13 +94,13 @@ impl HostFs {
     }
 
     fn shows(&self, path: &LayerPath) -> bool {
-        self.modes.shows_host(path) && !self.hidden.iter().any(|hidden| path.starts_with(hidden))
+        self.rules.shows_host(path) && !self.hidden.iter().any(|hidden| path.starts_with(hidden))
     }
 
     /// What is at a path: the host's, if it is to be seen; otherwise a stub.
     fn find(&self, path: &LayerPath) -> Result<Option<(Node, Attr)>, Errno> {
         let native = self.hidden.iter().any(|hidden| path.starts_with(hidden));
-        let passage = !native && self.modes.leads_to_host(path);
+        let passage = !native && self.rules.leads_to_host(path);
         let found = match statat(CWD, host_path(path), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(stat),
             Err(Errno::NOENT | Errno::NOTDIR) => None,
@@ -147,7 +148,7 @@ impl HostFs {
                     let entry = entry?;
                     let name = entry.file_name().to_bytes();
                     let Ok(path) = directory.join(name) else { continue };
-                    if self.shows(&path) || self.modes.leads_to_host(&path) {
+                    if self.shows(&path) || self.rules.leads_to_host(&path) {
                         children.push(Child { path, kind: kind_from(entry.file_type()), ino: entry.ino().max(ROOT + 1) });
                     }
                 }

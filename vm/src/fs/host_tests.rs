@@ -28,9 +28,12 @@ fn names(fs: &HostFs, ino: u64) -> Vec<Vec<u8>> {
     names
 }
 
-fn modes(default: Isolation, stated: &[(&Path, Isolation)]) -> ModeMap {
-    let stated: Vec<_> = stated.iter().map(|(path, mode)| (LayerPath::from_absolute(path.as_os_str().as_bytes()).unwrap(), *mode)).collect();
-    ModeMap::new(default, &stated)
+fn modes(default: Isolation, stated: &[(&Path, Isolation)]) -> Arc<Rules> {
+    let mut rules = Rules::new(default);
+    for (path, mode) in stated {
+        rules.state(LayerPath::from_absolute(path.as_os_str().as_bytes()).unwrap(), *mode);
+    }
+    Arc::new(rules)
 }
 
 #[test]

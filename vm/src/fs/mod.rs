@@ -8,7 +8,6 @@ mod image;
 mod inodes;
 mod listing;
 mod merge;
-mod modes;
 mod stubs;
 
 use client_store::view::Caller;
@@ -17,7 +16,6 @@ use rustix::io::Errno;
 pub use host::HostFs;
 pub use image::{HostHas, ImageFs};
 pub use merge::Verdict;
-pub use modes::ModeMap;
 pub use stubs::Stubs;
 
 /// Inode number of the root of each filesystem.
