@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use layer_format::Digest;
+use layer_format::manifest::{StateImage, StateSettings};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,30 @@ pub struct Container {
     /// Exit code of the last run, if it has ended.
     #[serde(default)]
     pub exit_code: Option<u8>,
+    /// What it remembers of how it is started.
+    #[serde(default)]
+    pub settings: StateSettings,
+    /// The images of its last start with what they depend on, lowest first, as they were found then.
+    #[serde(default)]
+    pub stack: Vec<StateImage>,
+    /// Its states, newest last.
+    #[serde(default)]
+    pub states: Vec<ContainerState>,
+    /// Whether the sandbox may differ from the newest state: set before a start, cleared by the capture after it.
+    #[serde(default)]
+    pub dirty: bool,
+}
+
+/// A state that was taken of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerState {
+    /// Digest of its manifest.
+    pub id: Digest,
+    /// When, in seconds since 1970.
+    pub taken_s: u64,
+    /// Whether the registry has it.
+    #[serde(default)]
+    pub saved: bool,
 }
 
 /// All containers of a home folder.
@@ -100,7 +126,19 @@ impl Containers {
         let mut random = [0; 16];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("the system has no randomness")?;
         let id = random.iter().fold(String::new(), |id, byte| id + &format!("{byte:02x}"));
-        let container = Container { id, name: name.into(), images, created_s: now_s(), started_s: now_s(), temporary, exit_code: None };
+        let container = Container {
+            id,
+            name: name.into(),
+            images,
+            created_s: now_s(),
+            started_s: now_s(),
+            temporary,
+            exit_code: None,
+            settings: StateSettings::default(),
+            stack: Vec::new(),
+            states: Vec::new(),
+            dirty: false,
+        };
         let folder = self.folder.join(&container.id);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("sandbox")).with_context(|| format!("creating {}", folder.display()))?;
         let lock = lock(&folder)?.context("a new container is in use")?;
