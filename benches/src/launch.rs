@@ -116,11 +116,11 @@ pub fn run(args: &Args) -> Result<()> {
         }
     }
     let report = report::Report::new(&args.work, args.rounds, series)?;
-    report.write_json(&args.json)?;
+    report::write_json(&args.json, &report)?;
     let table = report.markdown();
     print!("{table}");
     if args.write_readme {
-        report::write_readme(&table)?;
+        report::write_readme("launch", &table)?;
     }
     Ok(())
 }

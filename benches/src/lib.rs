@@ -3,6 +3,7 @@
 //! `link` joins two network namespaces by a link of a given rate and delay. `app` says what is
 //! launched and `rootfs` builds what it runs in, without privilege. `place` and `turbo` start
 //! registry and client at the ends of a link, `oracle` is the opponent, `launch` measures and `report` prints.
+//! `vm` measures what the VM costs where nothing has to be fetched.
 
 pub mod app;
 pub mod demo;
@@ -14,3 +15,4 @@ pub mod report;
 pub mod rootfs;
 mod sys;
 pub mod turbo;
+pub mod vm;

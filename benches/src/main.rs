@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, launch};
+use benchmarks::{demo, launch, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -16,6 +16,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Launch(launch::Args),
+    Vm(vm::Args),
+    #[command(hide = true)]
+    VmRunner(vm::RunnerArgs),
     Demo(demo::Args),
     /// Make the root filesystem of an application, and print its path and start command.
     Rootfs(demo::RootfsArgs),
@@ -24,6 +27,8 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
+        Verb::Vm(args) => vm::run(&args),
+        Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Rootfs(args) => demo::print_rootfs(&args),
     };

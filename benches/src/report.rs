@@ -11,23 +11,39 @@ use serde::Serialize;
 
 use crate::launch::{Series, Way};
 
-const README_START: &str = "<!-- bench:launch -->";
-const README_END: &str = "<!-- /bench:launch -->";
 /// A launch with a model may take this share of the practical oracle's time.
 const TARGET: f64 = 0.65;
+
+/// When and where something was measured.
+#[derive(Debug, Serialize)]
+pub struct Setting {
+    /// Version of the shape of the file with all measurements.
+    version: u32,
+    /// Day of the measurement, UTC.
+    pub date: String,
+    /// Processor, cores, memory and kernel.
+    pub machine: String,
+    /// Type of the filesystem that was worked on.
+    pub filesystem: String,
+    /// Rounds of which the median counts.
+    pub rounds: u32,
+}
+
+impl Setting {
+    /// This machine, today. `work` is the folder that was worked in.
+    ///
+    /// # Errors
+    /// If the filesystem of `work` cannot be asked for its type.
+    pub fn here(work: &Path, rounds: u32) -> Result<Self> {
+        Ok(Self { version: 1, date: today()?, machine: machine(), filesystem: filesystem(work)?, rounds })
+    }
+}
 
 /// The launches of one call of the benchmark.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Version of this shape.
-    version: u32,
-    /// Day of the measurement, UTC.
-    date: String,
-    /// Processor, cores, memory and kernel.
-    machine: String,
-    /// Type of the filesystem with the clients' homes.
-    homes_on: String,
-    rounds: u32,
+    #[serde(flatten)]
+    setting: Setting,
     series: Vec<Series>,
 }
 
@@ -37,7 +53,7 @@ impl Report {
     /// # Errors
     /// If the filesystem of `work` cannot be asked for its type.
     pub fn new(work: &Path, rounds: u32, series: Vec<Series>) -> Result<Self> {
-        Ok(Self { version: 1, date: today()?, machine: machine(), homes_on: filesystem(work)?, rounds, series })
+        Ok(Self { setting: Setting::here(work, rounds)?, series })
     }
 
     /// The table, with a line above that says what was measured where.
@@ -47,7 +63,7 @@ impl Report {
              Measured on {}; {}.\n\n\
              | application | link | pull, then run | on demand | with a model | all local | oracle | model / oracle (target ≤ {TARGET}) |\n\
              |---|---|---|---|---|---|---|---|\n",
-            self.rounds, self.homes_on, self.date, self.machine
+            self.setting.rounds, self.setting.filesystem, self.setting.date, self.setting.machine
         );
         for series in &self.series {
             let seconds = |way| series.median(way, |launch| launch.seconds);
@@ -69,37 +85,38 @@ impl Report {
         }
         text
     }
-
-    /// Writes every launch to a file.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn write_json(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).context("cannot print the report")?;
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        }
-        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
-    }
 }
 
-/// Puts a table into the place for it in the repository's README.md.
+/// Writes all measurements to a file, as JSON.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_json(path: &Path, measured: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(measured).context("cannot print the report")?;
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Puts the table of the benchmark `name` into the place for it in the repository's README.md.
 ///
 /// # Errors
 /// If README.md has no such place.
-pub fn write_readme(table: &str) -> Result<()> {
+pub fn write_readme(name: &str, table: &str) -> Result<()> {
     // Of the checkout that cargo runs this from, which need not be the one it was built in.
     let own = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     let path = own.parent().unwrap_or(&own).join("README.md");
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let changed = replaced(&readme, table).with_context(|| format!("{} has no lines {README_START} and {README_END}", path.display()))?;
+    let changed = replaced(&readme, name, table).with_context(|| format!("{} has no place for the table `{name}`", path.display()))?;
     fs::write(&path, changed).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn replaced(readme: &str, table: &str) -> Option<String> {
-    let (before, rest) = readme.split_once(README_START)?;
-    let (_, after) = rest.split_once(README_END)?;
-    Some(format!("{before}{README_START}\n{table}{README_END}{after}"))
+fn replaced(readme: &str, name: &str, table: &str) -> Option<String> {
+    let (start, end) = (format!("<!-- bench:{name} -->"), format!("<!-- /bench:{name} -->"));
+    let (before, rest) = readme.split_once(&start)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{start}\n{table}{end}{after}"))
 }
 
 fn machine() -> String {
@@ -151,8 +168,8 @@ mod tests {
 
     #[test]
     fn only_the_block_is_replaced() {
-        let readme = format!("a\n{README_START}\nold\n{README_END}\nb\n");
-        assert_eq!(replaced(&readme, "new\n").unwrap(), format!("a\n{README_START}\nnew\n{README_END}\nb\n"));
-        assert_eq!(replaced("nothing", "new\n"), None);
+        let readme = |content: &str| format!("a\n<!-- bench:vm -->\n{content}<!-- /bench:vm -->\nb\n");
+        assert_eq!(replaced(&readme("old\n"), "vm", "new\n"), Some(readme("new\n")));
+        assert_eq!(replaced(&readme(""), "launch", "new\n"), None);
     }
 }

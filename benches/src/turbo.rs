@@ -35,6 +35,14 @@ impl Tools {
         };
         Ok(Self { turbo: tool("turbo")?, registry: tool("turbo-registry")? })
     }
+
+    /// `turbo` with a home of its own, whose registry cannot be reached.
+    pub fn turbo_in(&self, home: &Path) -> Command {
+        let mut command = Command::new(&self.turbo);
+        command.env("TURBO_HOME", home).env("TURBO_HUB", "http://127.0.0.1:1");
+        shield(&mut command, home);
+        command
+    }
 }
 
 /// A registry at the server's end; ends when dropped.
@@ -111,11 +119,7 @@ impl<'a> Home<'a> {
     fn turbo(&self, args: &[&str]) -> Result<Command> {
         let mut command = Command::new(&self.tools.turbo);
         command.args(args).env("TURBO_HOME", &self.path).env("TURBO_HUB", self.url);
-        // Nothing that the user of this machine has set may change what is measured.
-        command.env("TURBO_CONFIG", self.path.join("config.toml"));
-        for variable in ["TURBO_TOKEN", "TURBO_CACHE_SIZE", "TURBO_WAIT", "TURBO_SEND_TRACES", "TURBO_LOG"] {
-            command.env_remove(variable);
-        }
+        shield(&mut command, &self.path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.place.command(self.side, command)
     }
@@ -164,6 +168,14 @@ impl Drop for Home<'_> {
         if let Err(error) = remove(&self.path) {
             eprintln!("warning: {error:#}");
         }
+    }
+}
+
+/// Nothing that the user of this machine has set may change what is measured.
+fn shield(command: &mut Command, home: &Path) {
+    command.env("TURBO_CONFIG", home.join("config.toml"));
+    for variable in ["TURBO_TOKEN", "TURBO_CACHE_SIZE", "TURBO_WAIT", "TURBO_SEND_TRACES", "TURBO_LOG"] {
+        command.env_remove(variable);
     }
 }
 

@@ -10,8 +10,8 @@ use layer_format::chunk::ChunkRef;
 use layer_format::entry::{Entry, HardLink, Kind, Meta};
 use layer_format::frame::FrameBuilder;
 use layer_format::manifest::{
-    AttributeRule, Attributes, Condition, EnvMode, EnvVar, FileMode, FileRule, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode, StartupFile, StateImage,
-    StateManifest,
+    AttributeRule, Attributes, Condition, EnvMode, EnvVar, FileMode, FileRule, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode, StartupFile,
+    StateImage, StateManifest,
 };
 use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition};
 use layer_format::recipe::{Extent, NodeRef, Recipe};

@@ -31,7 +31,6 @@ pub struct EnvVar {
     pub merge: EnvMerge,
 }
 
-
 /// Whether a variable of the host is visible.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

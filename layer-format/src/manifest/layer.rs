@@ -114,12 +114,7 @@ impl LayerManifest {
 
     /// What a reader must know to do justice to this layer.
     fn features(&self) -> Vec<&'static str> {
-        let used = [
-            !self.attributes.is_empty(),
-            self.condition.is_some(),
-            !is_default(&self.environment_isolation),
-            !self.files.is_empty(),
-        ];
+        let used = [!self.attributes.is_empty(), self.condition.is_some(), !is_default(&self.environment_isolation), !self.files.is_empty()];
         Self::FEATURES.iter().zip(used).filter(|(_, used)| *used).map(|(name, _)| *name).collect()
     }
 
@@ -132,7 +127,6 @@ impl LayerManifest {
         self.isolation.iter().filter(within).max_by_key(|rule| rule.path.trim_end_matches('/').len()).map(|rule| rule.mode)
     }
 }
-
 
 #[cfg(test)]
 mod tests {

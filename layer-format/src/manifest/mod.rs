@@ -89,4 +89,3 @@ fn check_absolute(path: &str) -> Result<(), FormatError> {
         false => Err(FormatError::invalid("manifest", "a path is absolute, without `..`")),
     }
 }
-

@@ -40,7 +40,6 @@ pub struct IsolationRule {
     pub mode: Mode,
 }
 
-
 impl std::str::FromStr for Mode {
     type Err = FormatError;
 
