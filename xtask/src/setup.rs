@@ -39,6 +39,28 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     Ok(tools.join("bin/cargo-deny"))
 }
 
+/// Public test suites for filesystems, run in the VM: crates with a program of the same name.
+const SUITES: &[(&str, &str)] = &[("fsx", "0.3.2"), ("pjdfstest", "0.2.2")];
+
+/// Installs the public test suites beside what cargo builds.
+pub(crate) fn suites() -> Outcome {
+    let tools = workspace::target_dir().join("tools");
+    for (name, version) in SUITES {
+        if tools.join("bin").join(name).exists() {
+            continue;
+        }
+        let build = tools.join("build");
+        let mut install = workspace::cargo("install");
+        install.args([name, "--locked", "--version", version, "--root"]).arg(&tools).arg("--target-dir").arg(&build);
+        let installed = workspace::run(&mut install);
+        let _ = fs::remove_dir_all(&build);
+        if let Err(error) = installed {
+            return Outcome::Skipped(format!("{name} could not be built: {error:#}"));
+        }
+    }
+    Outcome::Done
+}
+
 /// Installs the Debian packages of missing programs. A program that stays missing is not an error
 /// here: the test that needs it says so.
 pub(crate) fn programs() -> Outcome {
