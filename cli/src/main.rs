@@ -13,10 +13,12 @@ mod environment;
 mod exit;
 mod have;
 mod images;
+mod isolation;
 mod launch;
 mod output;
 mod progress;
 mod sink;
+mod stack;
 mod startup;
 mod traces;
 

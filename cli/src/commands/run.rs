@@ -9,6 +9,7 @@ use crate::app::App;
 use crate::commands::import::parse_mode;
 use crate::containers::Locked;
 use crate::exit::{Exit, UsageError};
+use crate::isolation::Level;
 use crate::launch::{self, Launch};
 use crate::output::note;
 use crate::{detach, environment};
@@ -135,7 +136,7 @@ impl Options {
         for text in &self.env {
             env.push(environment::parse_assignment(text)?);
         }
-        let mode = self.isolate.as_deref().map(parse_mode).transpose()?;
+        let level = Level { mode: self.isolate.as_deref().map(parse_mode).transpose()? };
         let mounts = self.mount.iter().map(|text| {
             let (source, target) = text.split_once('=').map_or((text.as_str(), None), |(source, target)| (source, Some(target)));
             if source.is_empty() || target.is_some_and(|target| !target.starts_with('/')) {
@@ -145,10 +146,11 @@ impl Options {
         });
         Ok(Launch {
             images: self.images.0.clone(),
+            using: Vec::new(),
             args: self.args.clone(),
             env,
             working_dir: self.working_dir.clone(),
-            mode,
+            level,
             mounts: mounts.collect::<Result<_>>()?,
             startup_file: self.startup_file.clone(),
             trigger: self.trigger.clone(),
