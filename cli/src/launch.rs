@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use client_store::Session;
+use client_store::session::Finished;
 use layer_format::LayerPath;
 use layer_format::manifest::{ImageManifest, Mode};
 use layer_format::reference::ImageReference;
@@ -92,8 +92,8 @@ impl Launch {
         let exit_us = micros(begun);
         let timings = running.timings();
         drop(running);
-        let traces = finish(app, &store, &stack)?;
-        if let (Some(file), Some(Some(trace))) = (trace_file, traces.get(startup.image.unwrap_or(0))) {
+        let traces = finish(app, &store, &stack);
+        if let (Some(file), Some(trace)) = (trace_file, traces.get(startup.image.unwrap_or(0))) {
             file.write(&trace.encode());
         }
         let exit = match (status.code, status.signal) {
@@ -155,22 +155,21 @@ fn host_visible(rules: &vm::Rules) -> bool {
 }
 
 /// Ends all sessions, and keeps what they learned. The traces, as the stack's images.
-fn finish(app: &App, store: &client_store::Store, stack: &Stack) -> Result<Vec<Option<Trace>>> {
-    let traces: Vec<Option<Trace>> = std::thread::scope(|scope| {
-        let end = |session: &Session| session.finish();
-        let ends: Vec<_> = stack.members.iter().map(|member| scope.spawn(move || end(&member.session))).collect();
-        ends.into_iter().map(|end| end.join().ok()).collect()
-    });
+fn finish(app: &App, store: &client_store::Store, stack: &Stack) -> Vec<Trace> {
+    // All are on their way before the first is waited for.
+    let ends: Vec<_> = stack.members.iter().map(|member| member.session.finish()).collect();
+    let traces: Vec<Trace> = ends.into_iter().map(Finished::wait).collect();
     for (member, trace) in stack.members.iter().zip(&traces) {
         let repository = &member.reference.repository;
         if let Some(model) = member.session.model() {
             warn("which model was used is not remembered", store.model_put(repository, &model).map_err(Into::into));
         }
-        if let Some(trace) = trace {
+        // A run that touched nothing has nothing to tell that the one before it did not.
+        if !trace.events.is_empty() {
             traces::save(&app.settings.home, repository, trace);
         }
     }
-    Ok(traces)
+    traces
 }
 
 fn micros(since: Instant) -> u64 {

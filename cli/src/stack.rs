@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use client_store::store::ImageOrigin;
-use client_store::{LayerView, Origin, Policy, Session, SessionOptions, Store};
+use client_store::{LayerView, Origin, Policy, Session, SessionError, SessionOptions, Store};
 use layer_format::Digest;
 use layer_format::manifest::{ImageManifest, LayerManifest};
 use layer_format::reference::ImageReference;
@@ -74,6 +74,22 @@ pub struct Stack {
     pub members: Vec<Member>,
 }
 
+/// The start of a session.
+enum Start<'scope> {
+    Done(Box<Result<Session, SessionError>>),
+    Thread(std::thread::ScopedJoinHandle<'scope, Result<Session, SessionError>>),
+}
+
+impl Start<'_> {
+    fn wait(self) -> Result<Session> {
+        let result = match self {
+            Self::Done(result) => *result,
+            Self::Thread(thread) => thread.join().map_err(|_| anyhow::anyhow!("starting an image failed"))?,
+        };
+        result.map_err(Into::into)
+    }
+}
+
 impl Stack {
     /// Starts a session for each image, all at once: each may need a round trip.
     pub fn start(app: &App, store: &Store, request: &Request<'_>) -> Result<Self> {
@@ -108,10 +124,17 @@ impl Stack {
             runtime.spawn(origin.warm_up(1));
         }
         let sessions: Vec<Session> = std::thread::scope(|scope| {
-            let starts: Vec<_> = options.into_iter().map(|options| scope.spawn(move || Session::start(options))).collect();
-            let join = |start: std::thread::ScopedJoinHandle<'_, _>| start.join().map_err(|_| anyhow::anyhow!("starting an image failed"));
-            let results: Vec<_> = starts.into_iter().map(join).collect::<Result<_>>()?;
-            results.into_iter().zip(request.images).map(|(result, image)| result.with_context(|| format!("{image} cannot be started"))).collect::<Result<_>>()
+            // Only who may have to wait for the network gets a thread.
+            let start = |options: SessionOptions| match options.is_complete {
+                true => Start::Done(Box::new(Session::start(options))),
+                false => Start::Thread(scope.spawn(move || Session::start(options))),
+            };
+            let starts: Vec<_> = options.into_iter().map(start).collect();
+            starts
+                .into_iter()
+                .zip(request.images)
+                .map(|(start, image)| start.wait().with_context(|| format!("{image} cannot be started")))
+                .collect::<Result<_>>()
         })?;
         let members = request.images.iter().cloned().zip(sessions).map(|(reference, session)| Member { reference, role: Role::Image, session });
         Ok(Self { members: members.collect() })

@@ -173,7 +173,7 @@ pub(crate) struct Shared {
     pub(crate) queue: Mutex<Queue>,
     pub(crate) memory: Mutex<Memory>,
     pub(crate) link: Mutex<Link>,
-    pub(crate) saver: Saver,
+    pub(crate) saver: Arc<Saver>,
     pub(crate) counters: Counters,
     /// Wakes the pump.
     pub(crate) wake: Notify,
@@ -269,7 +269,6 @@ impl Shared {
 /// Fetches objects of one repository for one run. Share it in an [`Arc`]; dropping the last one ends its requests.
 pub struct Fetcher {
     shared: Arc<Shared>,
-    saver: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl fmt::Debug for Fetcher {
@@ -279,11 +278,8 @@ impl fmt::Debug for Fetcher {
 }
 
 impl Fetcher {
-    /// Starts a fetcher. Makes no request until something is asked for.
-    ///
-    /// # Errors
-    /// [`FetchError::Store`] if the thread that writes to the store cannot be started.
-    pub fn new(options: FetcherOptions) -> Result<Self, FetchError> {
+    /// Starts a fetcher. Makes no request and starts no thread until something is asked for.
+    pub fn new(options: FetcherOptions) -> Self {
         let saver = Saver::new(options.cache.clone());
         let shared = Arc::new(Shared {
             plan: Mutex::default(),
@@ -297,13 +293,10 @@ impl Fetcher {
             started: Instant::now(),
             options,
         });
-        let for_thread = shared.clone();
-        let thread = std::thread::Builder::new().name("turbo-saver".into()).spawn(move || for_thread.saver.run());
-        let thread = thread.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })?;
         if !shared.is_offline() {
             shared.options.runtime.spawn(pump::run(shared.clone()));
         }
-        Ok(Self { shared, saver: Mutex::new(Some(thread)) })
+        Self { shared }
     }
 
     /// One object. See [`Fetcher::get_many`].
@@ -550,10 +543,6 @@ impl Fetcher {
         }
         self.shared.wake.notify_one();
         self.shared.saver.close();
-        if let Some(thread) = self.saver.lock().take() {
-            // A panic of the thread was reported by itself; the store is consistent without it.
-            let _ = thread.join();
-        }
     }
 }
 

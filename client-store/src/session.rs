@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use layer_format::api::{HaveFilter, LaunchRequest};
@@ -219,7 +219,7 @@ impl Session {
             waste_budget_bytes: options.waste_budget_bytes,
             offline: options.policy == Policy::Offline,
             ..FetcherOptions::new(options.cache.clone(), options.origin.clone(), options.image.repository.clone(), options.runtime.clone())
-        })?);
+        }));
         let given = options.manifest.clone().filter(|bytes| named == Some(Digest::of(bytes)));
         let local = named.and_then(|digest| Some((digest, given.or_else(|| fetcher.local(&digest))?)));
         let models = Arc::new(Mutex::new(Models { is_alone: true, ..Models::default() }));
@@ -344,10 +344,9 @@ impl Session {
         stats
     }
 
-    /// Ends the run: stops prefetching, waits until what was fetched is durable, and sends the trace, for at most
-    /// [`TRACE_LIMIT`]. Layers can still be read. Errors of the store are in [`RunStats::store_error`]; those of sending
-    /// do not matter.
-    pub fn finish(&self) -> Trace {
+    /// Ends the run: stops prefetching, waits until what was fetched is durable, and begins to send the trace. Layers can
+    /// still be read. Errors of the store are in [`RunStats::store_error`]; those of sending do not matter.
+    pub fn finish(&self) -> Finished {
         if let Some(launch) = &self.launch {
             launch.stop();
         }
@@ -358,13 +357,9 @@ impl Session {
         let trace = self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture);
         let sent = self.send(&trace);
         self.fetcher.flush();
-        if let Some(sent) = sent {
-            // A registry that does not take it in time gets the next one.
-            // One that was never heard of in this run may be gone: a run that needs no network does not wait for it.
-            let limit = if self.fetcher.stats().bytes_fetched > 0 || self.launch.is_some() { TRACE_LIMIT } else { UNHEARD_LIMIT };
-            let _ = sent.recv_timeout(limit);
-        }
-        trace
+        // A registry that was never heard of in this run may be gone: a run that needs no network does not wait for it.
+        let limit = if self.fetcher.stats().bytes_fetched > 0 || self.launch.is_some() { TRACE_LIMIT } else { UNHEARD_LIMIT };
+        Finished { trace, sent, until: Instant::now() + limit }
     }
 
     /// Starts sending the trace.
@@ -382,6 +377,25 @@ impl Session {
             let _ = done.send(());
         });
         Some(wait)
+    }
+}
+
+/// A run that ended, and its trace, which may still be on its way.
+#[derive(Debug)]
+pub struct Finished {
+    trace: Trace,
+    sent: Option<std::sync::mpsc::Receiver<()>>,
+    until: Instant,
+}
+
+impl Finished {
+    /// Waits until the registry has the trace, for at most [`TRACE_LIMIT`] after the end of the run: a registry that does
+    /// not take it in time gets the next one.
+    pub fn wait(self) -> Trace {
+        if let Some(sent) = self.sent {
+            let _ = sent.recv_timeout(self.until.saturating_duration_since(Instant::now()));
+        }
+        self.trace
     }
 }
 

@@ -1,4 +1,4 @@
-//! Writes objects to the local store behind the run's back, on a thread of its own.
+//! Writes objects to the local store behind the run's back, on a thread of its own that the first object starts.
 //!
 //! An object waits here in memory until the store has it, and can be read meanwhile. The store is flushed about once
 //! a second, and at the end. If it fails, what was to be written is dropped (the run has it in memory), the failure is
@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -32,6 +33,7 @@ struct Waiting {
     asked: u64,
     done: u64,
     closing: bool,
+    thread: Option<JoinHandle<()>>,
     failure: Option<FetchError>,
     paused_until: Option<Instant>,
 }
@@ -47,8 +49,8 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
-    pub(crate) fn new(cache: Arc<dyn ObjectCache>) -> Self {
-        Self { cache, waiting: Mutex::default(), work: Condvar::new(), idle: Condvar::new() }
+    pub(crate) fn new(cache: Arc<dyn ObjectCache>) -> Arc<Self> {
+        Arc::new(Self { cache, waiting: Mutex::default(), work: Condvar::new(), idle: Condvar::new() })
     }
 
     /// An object that the store may not have yet.
@@ -61,9 +63,9 @@ impl Saver {
     }
 
     /// Hands over a verified object. Never waits.
-    pub(crate) fn put(&self, digest: Digest, bytes: Bytes) {
+    pub(crate) fn put(self: &Arc<Self>, digest: Digest, bytes: Bytes) {
         let mut waiting = self.waiting.lock();
-        if waiting.closing || waiting.paused_until.is_some_and(|until| Instant::now() < until) {
+        if waiting.closing || waiting.paused_until.is_some_and(|until| Instant::now() < until) || !self.is_running(&mut waiting) {
             return;
         }
         let len = bytes.len();
@@ -73,6 +75,22 @@ impl Saver {
         if waiting.objects.len() == 1 || (waiting.bytes >= MANY_BYTES && waiting.bytes - len < MANY_BYTES) {
             self.work.notify_one();
         }
+    }
+
+    /// Starts the thread if there is none yet. A run of an image that is all local needs none.
+    fn is_running(self: &Arc<Self>, waiting: &mut Waiting) -> bool {
+        if waiting.thread.is_none() {
+            let this = self.clone();
+            match std::thread::Builder::new().name("turbo-saver".into()).spawn(move || this.run()) {
+                Ok(thread) => waiting.thread = Some(thread),
+                Err(error) => {
+                    waiting.paused_until = Some(Instant::now() + PAUSE);
+                    let message = format!("starting a thread failed: {error}");
+                    waiting.failure.get_or_insert(FetchError::Store { message, errno: error.raw_os_error() });
+                }
+            }
+        }
+        waiting.thread.is_some()
     }
 
     /// Bytes that wait to be written: who fetches ahead of use slows down when they grow.
@@ -93,7 +111,7 @@ impl Saver {
     /// Waits until all that was put so far is in the store and durable, or the store failed.
     pub(crate) fn flush(&self) {
         let mut waiting = self.waiting.lock();
-        if waiting.closing {
+        if waiting.closing || waiting.thread.is_none() {
             return;
         }
         waiting.asked += 1;
@@ -104,14 +122,21 @@ impl Saver {
         }
     }
 
-    /// Ends the thread after it has written what there is.
+    /// Waits until the thread has written what there is, and ends it.
     pub(crate) fn close(&self) {
-        self.waiting.lock().closing = true;
+        let thread = {
+            let mut waiting = self.waiting.lock();
+            waiting.closing = true;
+            waiting.thread.take()
+        };
         self.work.notify_one();
+        if let Some(thread) = thread {
+            // A panic of the thread was reported by itself; the store is consistent without it.
+            let _ = thread.join();
+        }
     }
 
-    /// The thread.
-    pub(crate) fn run(&self) {
+    fn run(&self) {
         let mut flushed = Instant::now();
         let mut dirty = false;
         loop {

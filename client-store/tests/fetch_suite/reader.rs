@@ -27,7 +27,7 @@ struct Reader {
 /// `node_bytes` small: nodes are parsed again and again.
 fn reader(image: &Image, cache: Arc<FakeCache>, node_bytes: usize) -> Reader {
     let (runtime, origin) = (runtime(), FakeOrigin::holding(&image.objects));
-    let fetcher = Arc::new(Fetcher::new(FetcherOptions::new(cache, Some(Arc::new(origin.clone())), repository(), runtime.handle().clone())).unwrap());
+    let fetcher = Arc::new(Fetcher::new(FetcherOptions::new(cache, Some(Arc::new(origin.clone())), repository(), runtime.handle().clone())));
     let recorder = Arc::new(Recorder::new());
     let nodes = Arc::new(Nodes::new(fetcher.clone(), node_bytes));
     let layer = LayerReader::new(0, image.root.digest, nodes, recorder.clone(), None);
@@ -158,7 +158,7 @@ fn hostile_objects_are_errors() {
     objects.insert(root, b"not a node"[..].to_vec().into());
     let (runtime, origin) = (runtime(), FakeOrigin::holding(&objects));
     let options = FetcherOptions::new(Arc::<FakeCache>::default(), Some(Arc::new(origin)), repository(), runtime.handle().clone());
-    let nodes = Arc::new(Nodes::new(Arc::new(Fetcher::new(options).unwrap()), 1 << 20));
+    let nodes = Arc::new(Nodes::new(Arc::new(Fetcher::new(options)), 1 << 20));
     let layer = LayerReader::new(0, root, nodes, Arc::new(Recorder::new()), None);
     assert!(layer.lookup(&LayerPath::root(), caller(1)).unwrap_err().to_string().contains("is not valid"));
     assert!(layer.list(&LayerPath::root(), None, 10, caller(1)).is_err());

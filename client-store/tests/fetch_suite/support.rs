@@ -319,7 +319,7 @@ impl Bench {
         let mut options = FetcherOptions::new(cache.clone(), Some(Arc::new(origin.clone())), repository(), runtime.handle().clone());
         options.wait_limit = LONG;
         change(&mut options);
-        let fetcher = Arc::new(Fetcher::new(options).unwrap());
+        let fetcher = Arc::new(Fetcher::new(options));
         Self { _runtime: runtime, cache, origin, fetcher }
     }
 
