@@ -14,7 +14,13 @@ const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// Programs that tests run, and the Debian package of each. A real interpreter means the
 /// distribution's: one in somebody's home is out of reach for an unprivileged test user.
-const PROGRAMS: &[(&str, &str)] = &[("/usr/bin/python3", "python3"), ("/usr/bin/setfattr", "attr"), ("/usr/bin/strace", "strace"), ("/usr/bin/git", "git")];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("/usr/bin/python3", "python3"),
+    ("/usr/bin/setfattr", "attr"),
+    ("/usr/bin/strace", "strace"),
+    ("/usr/bin/git", "git"),
+    ("/usr/bin/stress-ng", "stress-ng"),
+];
 
 /// Name of the user whom privileged test runs become to test what an ordinary user can do.
 const TEST_USER: &str = "turbo-test";
