@@ -1,6 +1,7 @@
 //! A launch: from image names to the end of the application.
 
 pub mod report;
+pub mod settings;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use client_store::Session;
 use layer_format::LayerPath;
-use layer_format::manifest::{ImageManifest, Mode};
+use layer_format::manifest::{Mode, StateImage};
 use layer_format::reference::ImageReference;
 use layer_format::trace::Trace;
 use vm::RunSpec;
@@ -19,10 +20,12 @@ use crate::containers::{Locked, now_s};
 use crate::detach::Background;
 use crate::exit::Exit;
 use crate::isolation::{self, Level};
+use crate::output::note;
 use crate::stack::{self, Stack};
-use crate::startup::{self, Startup};
+use crate::startup::{self, Candidate, Startup, Wish};
 use crate::{environment, traces};
 use report::{ImageUsed, Report, StatsFile, total};
+use settings::Settled;
 
 /// How far the kernel reads ahead, in bytes, unless asked otherwise. Each byte is fetched if it is not here: this is what
 /// a random read costs on a thin line.
@@ -39,6 +42,7 @@ pub struct Launch {
     pub level: Level,
     pub mounts: Vec<vm::BindMount>,
     pub startup_file: Option<String>,
+    pub set_startup_file: Option<String>,
     pub trigger: Option<String>,
     pub admin: bool,
     pub stats: Option<PathBuf>,
@@ -61,7 +65,7 @@ impl Launch {
     pub fn run(self, app: &App, launcher: vm::Launcher, mut container: Locked, background: Option<Background>) -> Result<Exit> {
         let begun = Instant::now();
         container.container.started_s = now_s();
-        let result = self.run_in(app, launcher, &container, background, begun);
+        let result = self.run_in(app, launcher, &mut container, background, begun);
         if let Ok(exit) = &result {
             container.container.exit_code = Some(exit.code());
             warn("how the container ended could not be noted", container.save());
@@ -72,18 +76,24 @@ impl Launch {
         result
     }
 
-    fn run_in(&self, app: &App, launcher: vm::Launcher, container: &Locked, background: Option<Background>, begun: Instant) -> Result<Exit> {
+    fn run_in(&self, app: &App, launcher: vm::Launcher, container: &mut Locked, background: Option<Background>, begun: Instant) -> Result<Exit> {
         let (stats_file, trace_file) = (Report::open(&self.stats)?, Report::open(&self.trace)?);
         let store = app.store()?;
-        let mut stack = Stack::start(app, &store, &self.request())?;
+        let settled = settings::settle(self, &container.container.settings)?;
+        let mut stack = Stack::start(app, &store, &self.request(&settled, &container.container.stack))?;
         // On a full disk the run goes on; what it uses may then be evicted, and is fetched again.
         let running = store.running(&stack.digests()).context("the store could not be told what runs");
         let _running = running.map_err(|error| warn::<()>("what runs is not protected from eviction", Err(error)));
-        let rules = isolation::rules(&stack, &self.level)?;
-        let startup = self.startup(&stack, &rules)?;
+        let isolation::Composed { rules, opened, .. } = isolation::rules(&stack, &settled.level, app.settings.allow_merge)?;
+        tell_opened(&opened);
+        if !app.settings.allow_merge && (settled.level.merge_user || settled.level.mode == Some(Mode::Merge)) {
+            note("the configuration does not allow merge: write-copy holds in its place");
+        }
+        let startup = self.startup(&stack, &settled, &rules)?;
         stack.set_entry_point(&startup.entry_point);
-        let spec = self.spec(container, &stack, &startup, rules, begun)?;
+        let spec = self.spec(container, &stack, &startup, &settled, rules, begun)?;
         stack.remember(&store)?;
+        settings::record(container, &settled, stack.record())?;
         let mut running = launcher.start(spec, stack.layers())?;
         if let Some(background) = background {
             background.started();
@@ -93,7 +103,7 @@ impl Launch {
         let timings = running.timings();
         drop(running);
         let traces = finish(app, &store, &stack)?;
-        if let (Some(file), Some(Some(trace))) = (trace_file, traces.get(startup.image.unwrap_or(0))) {
+        if let (Some(file), Some(Some(trace))) = (trace_file, traces.get(startup.image.unwrap_or_else(|| first_named(&stack)))) {
             file.write(&trace.encode());
         }
         let exit = match (status.code, status.signal) {
@@ -111,32 +121,44 @@ impl Launch {
         Ok(exit)
     }
 
-    fn request(&self) -> stack::Request<'_> {
+    fn request<'a>(&'a self, settled: &'a Settled, pinned: &'a [StateImage]) -> stack::Request<'a> {
         stack::Request {
+            pinned,
+            pin_images: false,
             images: &self.images,
             using: &self.using,
             trigger: self.trigger.as_deref(),
-            startup_file: self.startup_file.as_deref(),
+            startup_file: settled.startup_file(self.trigger.as_deref()),
             pull: self.pull,
             offline: self.offline,
             predict: self.predict,
         }
     }
 
-    fn startup(&self, stack: &Stack, rules: &vm::Rules) -> Result<Startup> {
-        let images: Vec<(String, ImageManifest)> = stack.members.iter().map(|member| (member.reference.to_string(), member.manifest().clone())).collect();
-        startup::choose(&images, self.startup_file.as_deref(), self.trigger.as_deref(), &self.args, host_visible(rules))
+    fn startup(&self, stack: &Stack, settled: &Settled, rules: &vm::Rules) -> Result<Startup> {
+        let images: Vec<_> = stack.members.iter().map(|member| Candidate { role: member.role, manifest: member.manifest() }).collect();
+        let trigger = self.trigger.as_deref();
+        let wish = Wish { startup_file: settled.startup_file(trigger), trigger, args: &self.args, host_visible: host_visible(rules) };
+        let startup = startup::choose(&images, &wish)?;
+        let program = &startup.command[0];
+        match startup.image {
+            Some(at) => tracing::info!("{} decides what is started: {program}", stack.members[at].reference),
+            None => tracing::info!("no image decides what is started: {program}"),
+        }
+        Ok(startup)
     }
 
-    fn spec(&self, container: &Locked, stack: &Stack, startup: &Startup, rules: vm::Rules, begun: Instant) -> Result<RunSpec> {
-        let variables: Vec<_> = stack.layer_manifests().map(|layer| layer.environment.clone()).collect();
+    fn spec(&self, container: &Locked, stack: &Stack, startup: &Startup, settled: &Settled, rules: vm::Rules, begun: Instant) -> Result<RunSpec> {
+        let layers: Vec<_> = stack.layer_manifests().map(environment::Stated::from).collect();
         let host_visible = host_visible(&rules);
-        let from_image = || startup.image.or(Some(0)).and_then(|at| stack.members[at].manifest().working_directory.clone()).map(PathBuf::from);
-        let stated = self.working_dir.clone().or_else(from_image);
+        let host = environment::Host { visible: host_visible, forced: settled.level.mode >= Some(Mode::Full) };
+        let from_image = || stack.members[startup.image.unwrap_or_else(|| first_named(stack))].manifest().working_directory.clone().map(PathBuf::from);
+        let stated = self.working_dir.clone().or_else(|| settled.working_dir.clone()).or_else(from_image);
         let current = || std::env::current_dir().ok().filter(|_| host_visible);
         let mut spec = RunSpec::new(container.folder.join("sandbox"), startup.command.iter().map(OsString::from));
         spec.rules = rules;
-        spec.env = environment::compose(std::env::vars_os(), &variables, &self.env, host_visible);
+        spec.beside = startup.beside.iter().map(|command| command.iter().map(OsString::from).collect()).collect();
+        spec.env = environment::compose(std::env::vars_os(), &layers, &settled.environment, host);
         spec.working_dir_required = stated.is_some();
         spec.working_dir = stated.or_else(current).unwrap_or_else(|| PathBuf::from("/"));
         if !spec.working_dir.is_absolute() {
@@ -147,6 +169,19 @@ impl Launch {
         spec.max_readahead = self.readahead;
         spec.since = begun;
         Ok(spec)
+    }
+}
+
+/// The first image of the command line.
+fn first_named(stack: &Stack) -> usize {
+    stack.members.iter().position(|member| member.role == stack::Role::Image).unwrap_or(0)
+}
+
+/// Says once which folders of the host the application may write to though nobody asked for that.
+fn tell_opened(opened: &[(String, String)]) {
+    if !opened.is_empty() {
+        let places: Vec<String> = opened.iter().map(|(path, image)| format!("{path} ({image})")).collect();
+        note(format!("images open places of the host for writing: {}; --isolate write-copy keeps the host as it is", places.join(", ")));
     }
 }
 

@@ -185,6 +185,7 @@ fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<
     Ok(Plan {
         sandbox: bytes(sandbox),
         argv: spec.command.iter().cloned().map(OsStringExt::into_vec).collect(),
+        beside: spec.beside.iter().map(|command| command.iter().cloned().map(OsStringExt::into_vec).collect()).collect(),
         env: spec.env.iter().map(|(name, value)| [name.as_bytes(), value.as_bytes()].join(&b'=')).collect(),
         path: path.unwrap_or_default(),
         working_dir: bytes(&spec.working_dir),

@@ -31,6 +31,9 @@ pub struct RunSpec {
     pub sandbox: PathBuf,
     /// Program and arguments. A program without a slash is searched in the `PATH` of [`Self::env`], inside the VM.
     pub command: Vec<OsString>,
+    /// Further commands, started beside it with the same environment and working directory. The run ends when all have
+    /// ended, with the exit of [`Self::command`]; one that cannot be started is told on its stderr, and ends with 127.
+    pub beside: Vec<Vec<OsString>>,
     /// The complete environment.
     pub env: Vec<(OsString, OsString)>,
     /// Where the command starts: an absolute path in the VM.
@@ -63,6 +66,7 @@ impl RunSpec {
             rules: Rules::default(),
             sandbox: sandbox.into(),
             command: command.into_iter().map(Into::into).collect(),
+            beside: Vec::new(),
             env: Vec::new(),
             working_dir: PathBuf::from("/"),
             working_dir_required: false,

@@ -6,10 +6,8 @@ use anyhow::{Result, bail};
 use layer_format::reference::ImageReference;
 
 use crate::app::App;
-use crate::commands::import::parse_mode;
 use crate::containers::Locked;
 use crate::exit::{Exit, UsageError};
-use crate::isolation::Level;
 use crate::launch::{self, Launch};
 use crate::output::note;
 use crate::{detach, environment};
@@ -52,8 +50,9 @@ pub struct Options {
     /// Working directory in the container [default: the image's, else the current one].
     #[arg(short, long, value_name = "PATH")]
     working_dir: Option<PathBuf>,
-    /// How much of the host is visible: full (nothing) or write-copy (all, never written). Never weakens what an image states.
-    #[arg(short, long, value_name = "MODE")]
+    /// How much of the host is visible: full (nothing), write-copy (all, never written), merge (all, and written), with
+    /// +merge-user for the user's documents. Never weakens what an image states. Remembered by the container.
+    #[arg(short, long, value_name = "LEVEL")]
     isolate: Option<String>,
     /// Show a folder of the host as it is, read and write.
     #[arg(long, value_name = "SOURCE[=TARGET]")]
@@ -61,8 +60,14 @@ pub struct Options {
     /// Program and arguments to start in place of the image's.
     #[arg(long, value_name = "COMMAND")]
     startup_file: Option<String>,
+    /// The same, and remembered by the container.
+    #[arg(long, value_name = "COMMAND", conflicts_with = "startup_file")]
+    set_startup_file: Option<String>,
+    /// Images that lie on top for this run alone, separated by commas.
+    #[arg(long, value_name = "IMAGE[,IMAGE...]", value_parser = parse_images)]
+    using: Vec<Images>,
     /// Start the images' startup files of this group.
-    #[arg(long, conflicts_with = "startup_file")]
+    #[arg(long, conflicts_with_all = ["startup_file", "set_startup_file"])]
     trigger: Option<String>,
     /// Run in the background, and print the container's id.
     #[arg(short, long)]
@@ -136,7 +141,7 @@ impl Options {
         for text in &self.env {
             env.push(environment::parse_assignment(text)?);
         }
-        let level = Level { mode: self.isolate.as_deref().map(parse_mode).transpose()? };
+        let level = self.isolate.as_deref().map(str::parse).transpose()?.unwrap_or_default();
         let mounts = self.mount.iter().map(|text| {
             let (source, target) = text.split_once('=').map_or((text.as_str(), None), |(source, target)| (source, Some(target)));
             if source.is_empty() || target.is_some_and(|target| !target.starts_with('/')) {
@@ -146,13 +151,14 @@ impl Options {
         });
         Ok(Launch {
             images: self.images.0.clone(),
-            using: Vec::new(),
+            using: self.using.iter().flat_map(|images| images.0.clone()).collect(),
             args: self.args.clone(),
             env,
             working_dir: self.working_dir.clone(),
             level,
             mounts: mounts.collect::<Result<_>>()?,
             startup_file: self.startup_file.clone(),
+            set_startup_file: self.set_startup_file.clone(),
             trigger: self.trigger.clone(),
             admin: self.admin,
             stats: self.stats.as_deref().map(std::path::absolute).transpose()?,

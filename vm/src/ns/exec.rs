@@ -11,8 +11,8 @@ use crate::sys::process::execve;
 /// `PATH` where the environment has none.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Replaces this process; returns only if that fails.
-pub(crate) fn exec(plan: &Plan) -> Failure {
+/// Replaces this process with this command; returns only if that fails.
+pub(crate) fn exec(plan: &Plan, argv: &[Vec<u8>]) -> Failure {
     if let Err(errno) = rustix::process::chdir(&plan.working_dir[..]) {
         let fallback = if plan.working_dir_required { Err(errno) } else { rustix::process::chdir("/") };
         if let Err(errno) = fallback {
@@ -20,10 +20,10 @@ pub(crate) fn exec(plan: &Plan) -> Failure {
         }
     }
     let strings = |list: &[Vec<u8>]| list.iter().map(|bytes| CString::new(&bytes[..])).collect::<Result<Vec<_>, _>>();
-    let name = plan.argv.first().map(Vec::as_slice).unwrap_or_default();
+    let name = argv.first().map(Vec::as_slice).unwrap_or_default();
     let failed =
         |errno, interpreter_missing| Failure { path: String::from_utf8_lossy(name).into_owned(), interpreter_missing, ..Failure::new(Step::Exec, errno) };
-    let (Ok(argv), Ok(env)) = (strings(&plan.argv), strings(&plan.env)) else {
+    let (Ok(argv), Ok(env)) = (strings(argv), strings(&plan.env)) else {
         return failed(Errno::INVAL, false);
     };
     let searched = !name.contains(&b'/');

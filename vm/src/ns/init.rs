@@ -38,7 +38,8 @@ fn start(socket: &UnixStream, plan: &Plan, staging: &mounts::Staging, child: Pid
         Forked::Child => become_application(plan, watch, ignored, &to_parent),
         Forked::Parent(application) => {
             drop(to_parent);
-            Ok(supervise(socket, application, &watch, from_exec))
+            let beside = start_beside(plan, ignored)?;
+            Ok(supervise(socket, application, beside, &watch, from_exec))
         }
     }
 }
@@ -48,19 +49,39 @@ fn become_application(plan: &Plan, watch: Watch, ignored: &[i32], to_parent: &Ow
     if plan.own_group {
         let _ = setpgid(None, None);
     }
-    reset(ignored);
-    // The Rust runtime of the parent ignores it; programs do not expect that.
-    reset(&[libc::SIGPIPE]);
-    unblock_all();
-    let failure = exec::exec(plan);
+    as_programs_expect(ignored);
+    let failure = exec::exec(plan, &plan.argv);
     let bytes = serde_json::to_vec(&failure).unwrap_or_default();
     let _ = rustix::io::write(to_parent, &bytes);
     exit_now(127)
 }
 
+fn as_programs_expect(ignored: &[i32]) {
+    reset(ignored);
+    // The Rust runtime of the parent ignores it; programs do not expect that.
+    reset(&[libc::SIGPIPE]);
+    unblock_all();
+}
+
+/// Starts the commands that run beside the application. What cannot be executed is told on its stderr.
+fn start_beside(plan: &Plan, ignored: &[i32]) -> Result<Vec<Pid>, Failure> {
+    let start = |argv: &Vec<Vec<u8>>| match fork_single_threaded().map_err(|error| broken("fork", &error))? {
+        Forked::Parent(pid) => Ok(pid),
+        Forked::Child => {
+            as_programs_expect(ignored);
+            let failure = exec::exec(plan, argv);
+            let text = format!("turbo: {} cannot be started: {}\n", failure.path, io::Error::from_raw_os_error(failure.errno));
+            let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+            exit_now(127)
+        }
+    };
+    plan.beside.iter().map(start).collect()
+}
+
 /// The loop of pid 1. Returns the failure if the application could not be executed, else ends the process.
-fn supervise(socket: &UnixStream, application: Pid, watch: &Watch, from_exec: OwnedFd) -> Failure {
+fn supervise(socket: &UnixStream, application: Pid, beside: Vec<Pid>, watch: &Watch, from_exec: OwnedFd) -> Failure {
     let mut from_exec = Some(from_exec);
+    let mut programs = Programs { application, beside, ending: None };
     loop {
         let mut fds = vec![PollFd::new(socket, PollFlags::IN), PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)];
         fds.extend(from_exec.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
@@ -75,10 +96,10 @@ fn supervise(socket: &UnixStream, application: Pid, watch: &Watch, from_exec: Ow
             return failure;
         }
         watch.take();
-        reap(socket, application, &mut from_exec);
+        reap(socket, &mut programs, &mut from_exec);
         if ready[0] {
             match receive(socket) {
-                Ok(Some(ToVm::Signal(signal))) => pass_on(application, signal),
+                Ok(Some(ToVm::Signal(signal))) => programs.pass_on(signal),
                 Ok(Some(_)) => {}
                 // The parent is gone.
                 Ok(None) | Err(_) => exit_now(1),
@@ -99,9 +120,29 @@ fn report_start(socket: &UnixStream, from_exec: &OwnedFd) -> Option<Failure> {
     }
 }
 
-fn reap(socket: &UnixStream, application: Pid, from_exec: &mut Option<OwnedFd>) {
+/// The application, and what runs beside it.
+struct Programs {
+    application: Pid,
+    beside: Vec<Pid>,
+    /// How the application ended.
+    ending: Option<FromVm>,
+}
+
+impl Programs {
+    /// Passes a signal on to all of them.
+    fn pass_on(&self, signal: i32) {
+        let application = self.ending.is_none().then_some(self.application);
+        application.iter().chain(&self.beside).for_each(|pid| pass_on(*pid, signal));
+    }
+}
+
+fn reap(socket: &UnixStream, programs: &mut Programs, from_exec: &mut Option<OwnedFd>) {
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
-        if pid != application {
+        if pid != programs.application {
+            if status.stopping_signal().is_none() {
+                programs.beside.retain(|other| *other != pid);
+                end_with_the_last(socket, programs);
+            }
             continue;
         }
         if let Some(signal) = status.stopping_signal() {
@@ -114,7 +155,15 @@ fn reap(socket: &UnixStream, application: Pid, from_exec: &mut Option<OwnedFd>) 
             let _ = send(socket, &FromVm::Failed(failure));
             exit_now(1);
         }
-        let _ = send(socket, &ending(status));
+        programs.ending = Some(ending(status));
+        end_with_the_last(socket, programs);
+    }
+}
+
+/// Ends the VM when the application and all beside it have ended.
+fn end_with_the_last(socket: &UnixStream, programs: &Programs) {
+    if let Some(ending) = programs.ending.as_ref().filter(|_| programs.beside.is_empty()) {
+        let _ = send(socket, ending);
         exit_now(0);
     }
 }

@@ -84,6 +84,8 @@ impl Failure {
 pub(crate) struct Plan {
     pub(crate) sandbox: Vec<u8>,
     pub(crate) argv: Vec<Vec<u8>>,
+    /// Of the commands that are started beside it.
+    pub(crate) beside: Vec<Vec<Vec<u8>>>,
     /// `NAME=value`
     pub(crate) env: Vec<Vec<u8>>,
     pub(crate) path: Vec<u8>,
