@@ -161,6 +161,7 @@ fn distribution(host: &impl Look, key: &str, value: &str) -> Answer {
         _ => format!("this is {id}{version}"),
     };
     let holds = match key {
+        "distro" if value.is_empty() => false,
         "distro" => id == value || field("ID_LIKE").split_whitespace().any(|like| like == value),
         _ => value == "linux" || (!id.is_empty() && !version.is_empty() && format!("{id}{version}") == value),
     };
