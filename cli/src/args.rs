@@ -38,9 +38,9 @@ pub struct Turbo {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make an image from a directory or an archive.
+    /// Make an image from a directory, an archive or packages.
     #[command(subcommand)]
-    Import(import::Import),
+    Import(Box<import::Import>),
     /// Send an image to the registry; only what it lacks travels.
     Push(push::Push),
     /// Bring whole images here; only what is not here travels.

@@ -274,13 +274,13 @@ fn find<S: Source>(source: &S, request: &Request<'_>, repository: &Repository, w
         match source.get(&reference, None) {
             Ok(image) => return Ok((reference, image)),
             Err(error) if source.is_absent(&error) => reason = Some(error),
-            Err(error) => return here(&wants)?.map_or(Err(error), Ok),
+            Err(error) => return here(&wants)?.ok_or(error),
         }
     }
     let remote = match source.remote(repository) {
         Ok(remote) => remote.map(Candidates::new),
         // What is here will do, even if it is not asked first.
-        Err(error) => return here(&wants)?.or(here(&wants[..1])?).map_or(Err(error), Ok),
+        Err(error) => return here(&wants)?.or(here(&wants[..1])?).ok_or(error),
     };
     let there = |wants: &[&Want]| match remote.as_ref().and_then(|remote| remote.best(wants)) {
         Some((name, digest)) => got(named(name)?, Some(digest)),

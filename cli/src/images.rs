@@ -23,6 +23,11 @@ pub struct LocalImage {
 pub fn find(store: &Store, reference: &ImageReference) -> Result<LocalImage> {
     let stored =
         store.image_get(reference)?.with_context(|| format!("the image {reference} is not here; `turbo images` lists what is, `turbo pull` brings it"))?;
+    parse(reference, stored)
+}
+
+/// An image of the store with its manifest read.
+pub fn parse(reference: &ImageReference, stored: StoredImage) -> Result<LocalImage> {
     let manifest = ImageManifest::decode(&stored.bytes).with_context(|| format!("the manifest of {reference} is damaged"))?;
     Ok(LocalImage { stored, manifest })
 }

@@ -14,13 +14,14 @@ mod environment;
 mod exit;
 mod have;
 mod host_facts;
+mod image_sources;
 mod images;
 mod isolation;
 mod launch;
 mod output;
 mod progress;
 mod releases;
-mod remote_images;
+
 mod sink;
 mod stack;
 mod startup;

@@ -214,7 +214,7 @@ mod tests {
             assert_eq!(best(&[want(reference, releases, None)]).as_deref(), expected, "{reference} {releases:?}");
         }
         let built = want("java", None, Some(digest("8.9")));
-        assert_eq!(best(&[built.clone()]).as_deref(), Some("8.9"), "what it was built against");
+        assert_eq!(best(std::slice::from_ref(&built)).as_deref(), Some("8.9"), "what it was built against");
         assert_eq!(best(&[built, want("java", Some(">=8 <9"), None)]).as_deref(), Some("8.9"));
         assert_eq!(best(&[want("java", None, None), want("java", Some(">=12"), None)]).as_deref(), Some("head"), "head is 12");
         assert_eq!(best(&[want("java:8", None, None), want("java:11", None, None)]), None);

@@ -16,7 +16,7 @@ use super::{Request, Role};
 use crate::app::App;
 use crate::dependencies::{Node, Source};
 use crate::have::have;
-use crate::remote_images::{is_absent, releases};
+use crate::image_sources::{is_absent, releases};
 use crate::startup::{self, Candidate, Wish};
 
 /// Starts sessions.
