@@ -118,6 +118,45 @@ fn packages_become_one_archive() {
 }
 
 #[test]
+fn links_and_folders_of_one_name_are_as_dpkg_leaves_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let low = package(
+        folder.path(),
+        "low",
+        &[
+            ("./usr/share/doc/low/", "", 0o755),
+            ("./usr/share/doc/low/file", "low", 0o644),
+            ("./usr/share/doc/link", "-> ../doc/low", 0o777),
+            ("./usr/share/up", "-> ../../../../../usr/share/doc/link", 0o777),
+            ("./usr/share/round", "-> round", 0o777),
+            ("./usr/share/top", "-> /", 0o777),
+        ],
+    );
+    let high = package(
+        folder.path(),
+        "high",
+        &[
+            ("./usr/share/doc/low", "-> elsewhere", 0o777),
+            ("./usr/share/doc/link/", "", 0o755),
+            ("./usr/share/doc/link/more", "more", 0o644),
+            ("./usr/share/up/again", "again", 0o644),
+            ("./usr/share/up/hard", "=-> ./usr/share/doc/link/more", 0o644),
+            ("./usr/share/top/bin/x", "x", 0o644),
+        ],
+    );
+    let round = package(folder.path(), "round", &[("./usr/share/round/x", "x", 0o644)]);
+    let packages = [low, high, round];
+    let (_, found) = merged(&packages[..2]).unwrap();
+    let get = |path: &str| found.iter().filter(|(name, _)| name.trim_end_matches('/') == path).map(|(_, content)| content.as_str()).collect::<Vec<_>>();
+    assert_eq!(get("usr/share/doc/low"), [""], "a link does not take a folder's place");
+    assert_eq!(get("usr/share/doc/link"), ["-> ../doc/low"], "nor a folder a link's");
+    assert_eq!((get("usr/share/doc/low/more"), get("usr/share/doc/low/again")), (vec!["more"], vec!["again"]));
+    assert_eq!(get("usr/share/doc/low/hard"), ["-> usr/share/doc/low/more"]);
+    assert_eq!(get("usr/bin/x"), ["x"], "what leads through the root is placed as any path");
+    assert!(format!("{:#}", merged(&packages).unwrap_err()).contains("lead to each other"));
+}
+
+#[test]
 fn a_menu_entry_names_the_program() {
     let folder = tempfile::tempdir().unwrap();
     let entry = "# menu\n[Desktop Entry]\nType=Application\nName=Tool\nExec=/usr/lib/tool/run \"a b\" --x %U 100%%\n\n[Desktop Action New]\nExec=other\n";

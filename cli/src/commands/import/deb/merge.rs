@@ -1,7 +1,8 @@
 //! The files of several packages as one archive, in the order of the packages: of a file that several have, the last one's.
 //!
-//! `/bin`, `/sbin` and `/lib*` of a package become `/usr/bin` and so on, as on every current distribution, where they are
-//! links: a real folder of that name in the layer would hide the host's link.
+//! `/bin`, `/sbin` and `/lib*` of a package become `/usr/bin` and so on, `/var/run` becomes `/run`, as on every current
+//! distribution, where they are links: a real folder of that name in the layer would hide the host's link. Of a folder and a
+//! link of one name the first stays, as in dpkg; what lies below a link goes to where it leads.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -12,8 +13,19 @@ use tar::{EntryType, Header};
 
 use super::tar_entries::{Entries, Entry};
 
-/// Folders of the root that are links into `/usr`.
-const MERGED: [&[u8]; 6] = [b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libx32"];
+/// Folders that are links on every system, and where they lead.
+const MERGED: [(&[u8], &[u8]); 8] = [
+    (b"bin", b"usr/bin"),
+    (b"sbin", b"usr/sbin"),
+    (b"lib", b"usr/lib"),
+    (b"lib32", b"usr/lib32"),
+    (b"lib64", b"usr/lib64"),
+    (b"libx32", b"usr/libx32"),
+    (b"var/run", b"run"),
+    (b"var/lock", b"run/lock"),
+];
+/// How many links a path may lead through.
+const MAX_LINKS: usize = 40;
 /// Largest `.desktop` file that is looked at, and the most of them.
 const MAX_DESKTOP_LEN: u64 = 256 << 10;
 const MAX_DESKTOP_FILES: usize = 256;
@@ -24,6 +36,8 @@ struct Written {
     package: usize,
     kind: EntryType,
     executable: bool,
+    /// Where a symbolic link leads.
+    target: Option<Vec<u8>>,
 }
 
 /// Writes packages into one archive, and remembers what matters of them.
@@ -67,11 +81,19 @@ impl<W: Write> Merge<W> {
         let Entry { mut header, path, link, len } = entry;
         let kind = header.entry_type();
         let Some(path) = place(&path, kind)? else { return Ok(()) };
+        let path = self.through_links(path)?;
+        let old = self.written.get(&path).filter(|old| old.package != package).map(|old| old.kind);
+        if old.is_some_and(|old| (old.is_dir() && kind.is_symlink()) || (old.is_symlink() && kind.is_dir())) {
+            return Ok(());
+        }
         let executable = header.mode().is_ok_and(|mode| mode & 0o111 != 0);
-        self.note(&path, Written { package, kind, executable })?;
+        self.note(&path, Written { package, kind, executable, target: link.clone().filter(|_| kind.is_symlink()) });
         let link = match (link, kind) {
             // A hard link names another file of the archive.
-            (Some(target), EntryType::Link) => Some(place(&target, EntryType::Regular)?.context("it is a link to a folder of the root")?.as_bytes().to_vec()),
+            (Some(target), EntryType::Link) => {
+                let target = place(&target, EntryType::Regular)?.context("it is a link to the root")?;
+                Some(self.through_links(target)?.as_bytes().to_vec())
+            }
             (link, _) => link,
         };
         if let Some(target) = link {
@@ -86,6 +108,32 @@ impl<W: Write> Merge<W> {
             return self.append(&mut header, &path, &content[..]);
         }
         self.append(&mut header, &path, entries.body())
+    }
+
+    /// Where a path lies if the links above it that were written are followed.
+    fn through_links(&self, path: LayerPath) -> Result<LayerPath> {
+        let mut path = path;
+        for _ in 0..MAX_LINKS {
+            let Some((link, target)) = self.first_link_above(&path) else { return Ok(path) };
+            let rest = &path.as_bytes()[link.as_bytes().len()..];
+            let parent = link.split().map_or(&b""[..], |(parent, _)| parent);
+            let joined = if target.starts_with(b"/") { [target, rest].concat() } else { [parent, b"/", target, rest].concat() };
+            let mut parts: Vec<&[u8]> = Vec::new();
+            for part in joined.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
+                // Above the root there is nothing but the root.
+                if part == b".." { drop(parts.pop()) } else { parts.push(part) }
+            }
+            path = place(&parts.join(&b'/'), EntryType::Regular)?.context("a link above it leads to the root")?;
+        }
+        bail!("it lies below links that lead to each other")
+    }
+
+    fn first_link_above(&self, path: &LayerPath) -> Option<(LayerPath, &[u8])> {
+        let above: Vec<LayerPath> = std::iter::successors(path.parent(), LayerPath::parent).collect();
+        above.into_iter().rev().find_map(|path| {
+            let target = self.written.get(&path)?.target.as_deref()?;
+            Some((path, target))
+        })
     }
 
     fn append(&mut self, header: &mut Header, path: &LayerPath, content: impl Read) -> Result<()> {
@@ -117,14 +165,12 @@ impl<W: Write> Merge<W> {
     }
 
     /// Notes whose path this is, and who else has it.
-    fn note(&mut self, path: &LayerPath, new: Written) -> Result<()> {
-        let package = new.package;
-        let Some(old) = self.written.insert(path.clone(), new.clone()) else { return Ok(()) };
-        if old.package != package && !(old.kind.is_dir() && new.kind.is_dir()) {
-            let packages = self.conflicts.entry(path.clone()).or_insert_with(|| vec![old.package]);
-            packages.push(package);
+    fn note(&mut self, path: &LayerPath, new: Written) {
+        let (package, is_dir) = (new.package, new.kind.is_dir());
+        let Some(old) = self.written.insert(path.clone(), new) else { return };
+        if old.package != package && !(old.kind.is_dir() && is_dir) {
+            self.conflicts.entry(path.clone()).or_insert_with(|| vec![old.package]).push(package);
         }
-        Ok(())
     }
 
     /// Ends the archive.
@@ -152,15 +198,15 @@ fn place(path: &[u8], kind: EntryType) -> Result<Option<LayerPath>> {
     if path.is_root() {
         return Ok(None);
     }
-    let bytes = path.as_bytes();
-    let first = bytes.split(|byte| *byte == b'/').next().unwrap_or_default();
-    if !MERGED.contains(&first) {
-        return Ok(Some(path));
+    for (folder, leads_to) in MERGED {
+        match path.as_bytes().strip_prefix(folder) {
+            // The link itself, as a package of the base system has it.
+            Some([]) => return Ok(if kind.is_dir() { None } else { Some(path) }),
+            Some(rest @ [b'/', ..]) => return Ok(Some(LayerPath::new([leads_to, rest].concat())?)),
+            _ => {}
+        }
     }
-    if first.len() == bytes.len() {
-        return Ok(if kind.is_dir() { None } else { Some(path) });
-    }
-    Ok(Some(LayerPath::new([b"usr/", bytes].concat())?))
+    Ok(Some(path))
 }
 
 #[cfg(test)]
@@ -177,6 +223,8 @@ mod tests {
             ("./", EntryType::Directory, None),
             ("usr/bin/x", EntryType::Regular, Some("usr/bin/x")),
             ("/etc//x/./y", EntryType::Regular, Some("etc/x/y")),
+            ("./var/run/x/pid", EntryType::Regular, Some("run/x/pid")),
+            ("./var/runner", EntryType::Regular, Some("var/runner")),
             ("./library/x", EntryType::Regular, Some("library/x")),
         ] {
             let placed = place(name.as_bytes(), kind).unwrap();
