@@ -120,8 +120,12 @@ impl<W: Write> Merge<W> {
             let joined = if target.starts_with(b"/") { [target, rest].concat() } else { [parent, b"/", target, rest].concat() };
             let mut parts: Vec<&[u8]> = Vec::new();
             for part in joined.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
-                // Above the root there is nothing but the root.
-                if part == b".." { drop(parts.pop()) } else { parts.push(part) }
+                if part != b".." {
+                    parts.push(part);
+                } else {
+                    // Above the root there is nothing but the root.
+                    let _ = parts.pop();
+                }
             }
             path = place(&parts.join(&b'/'), EntryType::Regular)?.context("a link above it leads to the root")?;
         }
