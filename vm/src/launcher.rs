@@ -143,7 +143,7 @@ fn serve(
         host_has = Some(Box::new(move |path| asked.has_directory(path)));
         host_fs = Some(fs);
     }
-    let image = ImageFs::new(layers, always, image_stubs, host_has);
+    let image = ImageFs::new(layers, always, image_stubs, host_has).keeping(Arc::new(spec.rules.clone()));
     fuse::serve(Arc::new(image), image_device, fuse::Settings::image(spec, ids), pending).map_err(failed)?;
     if let (Some(fs), Some(device)) = (host_fs, host_device) {
         fuse::serve(fs, device, fuse::Settings::host(ids), pending).map_err(failed)?;

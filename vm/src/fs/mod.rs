@@ -1,4 +1,5 @@
-//! The two read-only filesystems below the sandbox, without FUSE: image layers ([`ImageFs`]) and host ([`HostFs`]).
+//! The filesystems of a VM, without FUSE: the two read-only ones below the sandbox, image layers ([`ImageFs`]) and host
+//! ([`HostFs`]), and the union that decides for each file where it is read and written ([`UnionFs`]).
 //!
 //! Inode numbers are 53 bits wide (exact in a JavaScript number) and made by hashing what the inode is, so that they are
 //! the same each time during a run, without remembering inodes that the kernel has forgotten.
@@ -9,6 +10,7 @@ mod inodes;
 mod listing;
 mod merge;
 mod stubs;
+mod union;
 
 use client_store::view::Caller;
 use rustix::io::Errno;
@@ -17,6 +19,7 @@ pub use host::HostFs;
 pub use image::{HostHas, ImageFs};
 pub use merge::Verdict;
 pub use stubs::Stubs;
+pub use union::{Answer, Change, Name, Opened, Rename, Shown, Special, UnionFs, UnionOptions};
 
 /// Inode number of the root of each filesystem.
 pub const ROOT: u64 = 1;
