@@ -1,4 +1,6 @@
-//! The FUSE protocol over a [`Tree`]: the only module that knows fuser.
+//! The FUSE protocol over a [`Tree`], and in [`union`] over the read-write union: the only modules that know fuser.
+
+mod union;
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,6 +20,9 @@ use crate::fs::{Attr, NodeKind, Space, Time, Tree};
 use crate::pending::{Pending, Refuse};
 use crate::pool::{Pool, READERS};
 use crate::spec::RunSpec;
+
+#[allow(unused_imports)] // Used by the mounts that need it.
+pub(crate) use union::serve_union;
 
 /// For what never changes: the longest that cannot overflow the kernel's clock (100 years).
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86400);

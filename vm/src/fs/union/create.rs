@@ -61,6 +61,7 @@ impl UnionFs {
     /// # Errors
     /// As [`UnionFs::create`].
     pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Result<Shown, Errno> {
+        self.settle(parent);
         self.make_new(parent, name, New::Directory { opaque: false }, mode, caller)
     }
 
@@ -69,6 +70,7 @@ impl UnionFs {
     /// # Errors
     /// As [`UnionFs::create`].
     pub fn make_link(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Result<Shown, Errno> {
+        self.settle(parent);
         self.make_new(parent, name, New::Symlink(target), 0o777, caller)
     }
 
@@ -82,11 +84,11 @@ impl UnionFs {
             Special::Fifo => New::Special(FileType::Fifo),
             Special::Socket => New::Special(FileType::Socket),
         };
+        self.settle(parent);
         self.make_new(parent, name, new, mode, caller)
     }
 
-    fn make_new(&self, parent: u64, name: &[u8], new: New<'_>, mode: u32, caller: Caller) -> Result<Shown, Errno> {
-        self.settle(parent);
+    pub(super) fn make_new(&self, parent: u64, name: &[u8], new: New<'_>, mode: u32, caller: Caller) -> Result<Shown, Errno> {
         self.change_name(parent, name, caller, |spot| match self.find_spot(spot)? {
             Some(_) => Err(Errno::EXIST),
             None => self.make(spot, new, mode).map(|(_, shown, _)| shown),
@@ -140,7 +142,7 @@ impl UnionFs {
                 let mode = self.inherit(&spot.dir, new, mode)?;
                 let new = match new {
                     // What the layers or the host have below must not show through. Where the host is not seen, it may be later.
-                    New::Directory { .. } => New::Directory { opaque: Self::is_held(spot) || self.behind(spot)?.is_some() || self.upper.stat(&spot.path)?.is_some() },
+                    New::Directory { opaque } => New::Directory { opaque: opaque || Self::is_held(spot) || self.behind(spot)?.is_some() || self.upper.stat(&spot.path)?.is_some() },
                     other => other,
                 };
                 let (stat, file) = self.upper.create(&spot.path, new, mode)?;
