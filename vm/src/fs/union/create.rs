@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use client_store::view::Caller;
-use layer_format::manifest::Mode as Isolation;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, chmod, fstat, linkat, mkdirat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
 
@@ -108,19 +107,16 @@ impl UnionFs {
             return Ok(Ground::Sandbox);
         }
         let held = spot.view.upper && self.upper.stat(&spot.path)?.is_some();
-        Ok(if held { Ground::Sandbox } else { Ground::Host })
+        // A file or link of the host may be in the way of a virtual directory.
+        let blocked = || matches!(self.host.dir(&spot.view.path), Err(Errno::NOTDIR | Errno::LOOP));
+        Ok(if held || blocked() { Ground::Sandbox } else { Ground::Host })
     }
 
-    /// The directory on the host for something new; `None` if it goes to the sandbox, for a file of the host is in the way of
-    /// its parent.
+    /// The directory on the host for something new; `None` if it goes to the sandbox.
     pub(super) fn ground_on_host(&self, spot: &Spot) -> Result<Option<OwnedFd>, Errno> {
-        if self.ground(spot)? == Ground::Sandbox {
-            return Ok(None);
-        }
-        match self.host_dir(&spot.dir) {
-            Ok(dir) => Ok(Some(dir)),
-            Err(Errno::NOTDIR | Errno::LOOP) if spot.policy.mode == Isolation::Merge && !spot.policy.is_defaulted() => Ok(None),
-            Err(errno) => Err(errno),
+        match self.ground(spot)? {
+            Ground::Sandbox => Ok(None),
+            Ground::Host => self.host_dir(&spot.dir).map(Some),
         }
     }
 

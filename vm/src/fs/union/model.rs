@@ -231,7 +231,9 @@ impl Model {
             return Ok(true);
         }
         let closed = self.directory(parent(path))?.closed;
-        Ok(self.writes_host(path) && !closed && !self.is_held(path)? && !self.sandbox.contains_key(path))
+        let blocked = std::iter::successors(Some(parent(path)), |path| Some(parent(path)).filter(|up| !up.is_empty()));
+        let blocked = blocked.into_iter().any(|up| self.host.get(up).is_some_and(|item| *item != Item::Dir));
+        Ok(self.writes_host(path) && !closed && !blocked && !self.is_held(path)? && !self.sandbox.contains_key(path))
     }
 
     fn put(&mut self, path: &str, item: Item, host: bool, opaque: bool) -> Result<(), Errno> {
@@ -344,6 +346,7 @@ impl Model {
     }
 
     fn rename(&mut self, from: &str, to: &str, keep: bool) -> Result<(), Errno> {
+        self.directory(parent(from))?;
         self.directory(parent(to))?;
         let source = self.look(from)?.ok_or(Errno::NOENT)?;
         let target = self.look(to)?;

@@ -270,8 +270,14 @@ fn path_of(text: &str) -> layer_format::LayerPath {
     path(text)
 }
 
+/// `PROPTEST_CASES` asks for another number of cases.
+fn config(cases: u32, max_shrink_iters: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
+    ProptestConfig { cases, max_shrink_iters, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(config(96, 4000))]
 
     #[test]
     fn agrees_with_the_model(layers in proptest::collection::vec(layer(), 0..3), host in host(), ops in proptest::collection::vec(op(&TOPS), 1..60)) {
@@ -286,7 +292,7 @@ proptest! {
 const MINE: [&[&str]; 3] = [&["m"], &["f"], &["w"]];
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 500, ..ProptestConfig::default() })]
+    #![proptest_config(config(24, 500))]
 
     #[test]
     fn threads_in_subtrees_of_their_own_agree_with_the_model(
