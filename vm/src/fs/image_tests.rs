@@ -6,10 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[path = "../../tests/support/layer.rs"]
-mod layer;
-
-use layer::MemoryLayer;
+use crate::fs::layer::MemoryLayer;
 
 const NOBODY: Caller = Caller { pid: 0 };
 

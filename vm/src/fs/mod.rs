@@ -12,6 +12,10 @@ mod merge;
 mod stubs;
 mod union;
 
+#[cfg(test)]
+#[path = "../../tests/support/layer.rs"]
+pub(crate) mod layer;
+
 use client_store::view::Caller;
 use rustix::io::Errno;
 

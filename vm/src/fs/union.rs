@@ -257,7 +257,10 @@ impl UnionFs {
         loop {
             let changes = self.table.read().changes(parent);
             let view = self.view(&dir)?;
-            let Some(found) = self.find(&view, name, caller)? else { return Ok(None) };
+            let Some(found) = self.find(&view, name, caller)? else {
+                self.drop_stale(parent, name, changes);
+                return Ok(None);
+            };
             if found.seed {
                 self.seed(&dir, &found, caller)?;
                 continue;
@@ -270,6 +273,16 @@ impl UnionFs {
             }
             if let Some(entered) = self.register(&dir, &view, name, &found, Some(changes)) {
                 return Ok(Some(entered));
+            }
+        }
+    }
+
+    /// A name that the host no longer has is no path of its inode.
+    fn drop_stale(&self, parent: u64, name: &[u8], changes: u64) {
+        if self.table.read().child(parent, name).is_some() {
+            let mut table = self.table.write();
+            if table.changes(parent) == changes {
+                table.remove_name(parent, name);
             }
         }
     }
@@ -409,10 +422,6 @@ fn own_umask() -> u32 {
     let found = status.lines().find_map(|line| line.strip_prefix("Umask:")).and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
     found.unwrap_or(0o022)
 }
-
-#[cfg(test)]
-#[path = "../../tests/support/layer.rs"]
-mod layer;
 
 #[cfg(test)]
 mod bench;

@@ -22,10 +22,7 @@ use super::*;
 use crate::fs::UnionOptions;
 use crate::rules::Rules;
 
-#[path = "../../tests/support/layer.rs"]
-mod layer;
-
-use layer::MemoryLayer;
+use crate::fs::layer::MemoryLayer;
 
 const PLACE: &str = "TURBO_TEST_UNION";
 

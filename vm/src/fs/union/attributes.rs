@@ -6,7 +6,10 @@ use std::sync::Arc;
 use client_store::view::Caller;
 use layer_format::LayerPath;
 use layer_format::entry::Kind;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags, chmod, fstat, ftruncate, readlinkat, removexattr, setxattr, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags, chmod, fstat, ftruncate, readlinkat, removexattr, setxattr,
+    utimensat,
+};
 use rustix::io::Errno;
 
 use super::super::{Attr, NodeKind, ROOT, Time};
@@ -84,7 +87,9 @@ impl UnionFs {
         let (user, group) = match &found.stat {
             // What the user may not change on the host must not look as if: the kernel checks permissions by what it sees. What all
             // may change must belong to someone known in there, since the kernel refuses any change of what belongs to nobody.
-            Some(stat) if found.merged => (stat.st_uid == self.uid || stat.st_mode & 0o002 != 0, self.groups.contains(&stat.st_gid) || stat.st_mode & 0o002 != 0),
+            Some(stat) if found.merged => {
+                (stat.st_uid == self.uid || stat.st_mode & 0o002 != 0, self.groups.contains(&stat.st_gid) || stat.st_mode & 0o002 != 0)
+            }
             _ => (true, true),
         };
         Shown { attr, user, group, fixed: !matches!(found.place, Place::Host | Place::Stub) }
@@ -298,4 +303,3 @@ fn timespec(time: Option<Option<Time>>) -> Timespec {
         Some(Some((seconds, nanos))) => Timespec { tv_sec: seconds, tv_nsec: nanos.into() },
     }
 }
-

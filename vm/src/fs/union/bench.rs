@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-use super::layer::MemoryLayer;
+use crate::fs::layer::MemoryLayer;
 use crate::fs::{Answer, NodeKind, ROOT, Rename, Shown, UnionFs, UnionOptions};
 use crate::rules::Rules;
 

@@ -5,7 +5,10 @@ use std::os::fd::OwnedFd;
 use client_store::LayerView;
 use client_store::view::Caller;
 use layer_format::entry::Entry;
-use rustix::fs::{AtFlags, CWD, Mode, SeekFrom, Stat, Timespec, Timestamps, XattrFlags, chmod, copy_file_range, fdatasync, fstat, ftruncate, getxattr, listxattr, seek, setxattr, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, SeekFrom, Stat, Timespec, Timestamps, XattrFlags, chmod, copy_file_range, fdatasync, fstat, ftruncate, getxattr, listxattr, seek,
+    setxattr, utimensat,
+};
 use rustix::io::{Errno, pread, pwrite};
 
 use super::base::magic;

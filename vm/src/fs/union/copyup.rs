@@ -6,7 +6,10 @@ use std::sync::Arc;
 use client_store::view::Caller;
 use layer_format::LayerPath;
 use layer_format::entry::Kind;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, chmod, fstat, linkat, mkdirat, mknodat, openat, readlinkat, renameat, renameat_with, symlinkat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, chmod, fstat, linkat, mkdirat, mknodat, openat, readlinkat, renameat, renameat_with, symlinkat,
+    unlinkat,
+};
 use rustix::io::Errno;
 
 use super::super::{NodeKind, ROOT};

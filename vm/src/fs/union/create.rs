@@ -142,7 +142,9 @@ impl UnionFs {
                 let mode = self.inherit(&spot.dir, new, mode)?;
                 let new = match new {
                     // What the layers or the host have below must not show through. Where the host is not seen, it may be later.
-                    New::Directory { opaque } => New::Directory { opaque: opaque || Self::is_held(spot) || self.behind(spot)?.is_some() || self.upper.stat(&spot.path)?.is_some() },
+                    New::Directory { opaque } => {
+                        New::Directory { opaque: opaque || Self::is_held(spot) || self.behind(spot)?.is_some() || self.upper.stat(&spot.path)?.is_some() }
+                    }
                     other => other,
                 };
                 let (stat, file) = self.upper.create(&spot.path, new, mode)?;
@@ -154,6 +156,7 @@ impl UnionFs {
         }
         let mut found = Found::on_disk(spot.path.clone(), place, stat, place == Place::Host);
         found.closed = matches!(new, New::Directory { .. }) && place == Place::Upper && self.upper.is_opaque(&spot.path)?;
+        self.table.write().is_new(&found.key());
         match self.register(&spot.dir, &spot.view, spot.name(), &found, None) {
             Some((node, shown)) => Ok((node, shown, file)),
             None => Err(Errno::STALE),

@@ -360,7 +360,9 @@ impl Model {
     }
 
     fn read_only_below(&self, path: &str) -> bool {
-        let stated = |(at, attributes): (&LayerPath, layer_format::manifest::Attributes)| attributes.read_only && at.as_bytes() != path.as_bytes() && at.starts_with(&to_layer(path));
+        let stated = |(at, attributes): (&LayerPath, layer_format::manifest::Attributes)| {
+            attributes.read_only && at.as_bytes() != path.as_bytes() && at.starts_with(&to_layer(path))
+        };
         self.rules.stated_attributes().any(stated)
     }
 
@@ -423,7 +425,12 @@ impl Model {
             let name = child.rsplit('/').next().unwrap().to_owned();
             self.rename(&child, &format!("{to}/{name}"), true)?;
         }
-        if !source.merged && !source.dir.closed && self.writes_host(from) && !self.host.keys().any(|key| below(key, from)) && self.host.get(from) == Some(&Item::Dir) {
+        if !source.merged
+            && !source.dir.closed
+            && self.writes_host(from)
+            && !self.host.keys().any(|key| below(key, from))
+            && self.host.get(from) == Some(&Item::Dir)
+        {
             self.host.remove(from);
         }
         let source = self.look(from)?.ok_or(Errno::NOENT)?;

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::bench::{Place, User, path, rules};
-use super::layer::MemoryLayer;
 use super::model::{Item, Model, Op, Tree, Virtual};
+use crate::fs::layer::MemoryLayer;
 use crate::fs::{NodeKind, Rename};
 use crate::rules::Rules;
 
@@ -20,10 +20,25 @@ const NAMES: [&str; 9] = ["a", "b", "m", "f", "df", "ff", "hf", "ro", "hid"];
 
 /// Merge, full, write-copy and hide side by side and within each other, with all file modes and attributes.
 fn all_rules() -> Rules {
-    let stated =
-        [("m", Mode::Merge), ("f", Mode::Full), ("x", Mode::Hide), ("m/f", Mode::Full), ("m/m/f", Mode::WriteCopy), ("f/m", Mode::Merge), ("w/m", Mode::Merge), ("w/f", Mode::Full)];
+    let stated = [
+        ("m", Mode::Merge),
+        ("f", Mode::Full),
+        ("x", Mode::Hide),
+        ("m/f", Mode::Full),
+        ("m/m/f", Mode::WriteCopy),
+        ("f/m", Mode::Merge),
+        ("w/m", Mode::Merge),
+        ("w/f", Mode::Full),
+    ];
     let mut rules = rules(Mode::WriteCopy, &stated);
-    for (at, mode) in [("m/df", FileMode::Defaulted), ("w/df", FileMode::Defaulted), ("m/ff", FileMode::Full), ("w/ff", FileMode::Full), ("m/hf", FileMode::Hide), ("w/hf", FileMode::Hide)] {
+    for (at, mode) in [
+        ("m/df", FileMode::Defaulted),
+        ("w/df", FileMode::Defaulted),
+        ("m/ff", FileMode::Full),
+        ("w/ff", FileMode::Full),
+        ("m/hf", FileMode::Hide),
+        ("w/hf", FileMode::Hide),
+    ] {
         rules.state_file(path(at), mode);
     }
     for at in ["m/ro", "w/ro", "f/a/ro"] {

@@ -181,9 +181,9 @@ impl UnionFs {
             let host = if ground == Ground::Host { self.ground_on_host(spot)? } else { None };
             self.make_on(spot, host, New::Directory { opaque }, mode | 0o700).map(|(made, _, _)| made)
         })?;
-        let moved = self.move_children(node, &made, caller).and_then(|names| {
-            self.remove_emptied(ends, caller).inspect_err(|_| self.move_back(&made, node, &names, caller))
-        });
+        let moved = self
+            .move_children(node, &made, caller)
+            .and_then(|names| self.remove_emptied(ends, caller).inspect_err(|_| self.move_back(&made, node, &names, caller)));
         if let Err(errno) = moved {
             let _ = self.remove_empty(to.0, to.1, caller);
             self.forget(made.ino, 1);
@@ -255,7 +255,9 @@ impl UnionFs {
             let merged = (source.merged, target.merged);
             let mut ends = Ends { from, to, source, target: Some(target) };
             let done = match merged {
-                (true, true) if !dirs || self.is_the_hosts(&ends.from) && self.is_the_hosts(&ends.to) => self.at_both(&mut ends, true, |fs, ends| fs.exchange_on_host(ends))?,
+                (true, true) if !dirs || self.is_the_hosts(&ends.from) && self.is_the_hosts(&ends.to) => {
+                    self.at_both(&mut ends, true, |fs, ends| fs.exchange_on_host(ends))?
+                }
                 (false, false) if uniform => self.exchange_virtual(&mut ends, caller)?,
                 _ => return Err(Errno::XDEV),
             };

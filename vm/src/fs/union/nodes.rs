@@ -330,14 +330,24 @@ impl Table {
         parents.into_iter().for_each(|parent| self.changed(parent));
     }
 
-    /// What `key` stood for no longer exists: its place on disk may be used anew.
-    pub(super) fn bury(&mut self, key: &Key) {
+    /// What `key` stood for, the inode `ino` if that is known, no longer exists. Its place on disk may have been used anew
+    /// already, by what is then another inode's.
+    pub(super) fn bury(&mut self, key: &Key, ino: Option<u64>) {
+        match self.keys.get(key) {
+            Some(current) if Some(*current) != ino => return,
+            Some(_) => _ = self.keys.remove(key),
+            None => {}
+        }
         self.aliases.remove(key);
-        if let Some(ino) = self.keys.remove(key)
-            && let Some(slot) = self.slots.get_mut(&ino)
-        {
+        if let Some(slot) = ino.and_then(|ino| self.slots.get_mut(&ino)) {
             slot.key = Key::Path(LayerPath::root());
         }
+    }
+
+    /// Something has just been made: whatever `key` stood for before is gone.
+    pub(super) fn is_new(&mut self, key: &Key) {
+        let before = self.keys.get(key).copied();
+        self.bury(key, before);
     }
 
     pub(super) fn alias(&mut self, key: Key, ino: u64) {

@@ -108,7 +108,7 @@ impl UnionFs {
         let single = found.is_dir() || found.stat.as_ref().is_none_or(|stat| stat.st_nlink <= 1);
         let mut table = self.table.write();
         table.remove_name(spot.dir.ino, spot.name());
-        self.lose(&mut table, found, single);
+        self.lose(&mut table, found, single, known.map(|node| node.ino));
         drop(table);
         if let Some(node) = known
             && node.state().last.is_none()
@@ -120,14 +120,14 @@ impl UnionFs {
     }
 
     /// A name of what was found is gone.
-    pub(super) fn lose(&self, table: &mut super::nodes::Table, found: &Found, single: bool) {
+    pub(super) fn lose(&self, table: &mut super::nodes::Table, found: &Found, single: bool, ino: Option<u64>) {
         if let Some((key, count)) = found.group() {
             let group = table.group_mut(&key, count);
             group.left = group.left.saturating_sub(1);
         }
         let on_disk = found.id().filter(|_| found.place == Place::Upper || found.merged);
         if let Some(id) = on_disk.filter(|_| single) {
-            table.bury(&if found.place == Place::Upper { Key::Upper(id) } else { Key::Host(id) });
+            table.bury(&if found.place == Place::Upper { Key::Upper(id) } else { Key::Host(id) }, ino);
         }
     }
 }

@@ -202,7 +202,7 @@ impl UnionFs {
             fs.settle_at(node, Place::Upper, at, file);
             fs.on_host_changed(ends);
             fs.renamed(ends);
-            fs.lose(&mut fs.table.write(), &ends.source, true);
+            fs.lose(&mut fs.table.write(), &ends.source, true, None);
             Ok(true)
         })
     }
@@ -227,7 +227,7 @@ impl UnionFs {
             fs.settle_at(node, Place::Host, id(&stat), file);
             fs.on_host_changed(ends);
             fs.renamed(ends);
-            fs.lose(&mut fs.table.write(), &ends.source, true);
+            fs.lose(&mut fs.table.write(), &ends.source, true, None);
             Ok(true)
         })
     }
@@ -252,7 +252,8 @@ impl UnionFs {
         if let Some(target) = &ends.target {
             let replaced = target.place == Place::Upper || target.merged && ends.target.is_some();
             let single = target.is_dir() || target.stat.as_ref().is_none_or(|stat| stat.st_nlink <= 1);
-            self.lose(&mut table, target, single && replaced);
+            let known = table.child(ends.to.dir.ino, ends.to.name()).map(|node| node.ino);
+            self.lose(&mut table, target, single && replaced, known);
         }
         table.rename(ends.from.at(), ends.to.at());
     }

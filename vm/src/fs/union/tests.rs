@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use super::bench::{NOBODY, Place, User, path, rules};
-use super::layer::MemoryLayer;
+use crate::fs::layer::MemoryLayer;
 use crate::fs::{Answer, Change, NodeKind, ROOT, Rename, Special};
 use crate::rules::Rules;
 
@@ -50,7 +50,11 @@ fn directories_table_seen_and_listed() {
         }
         match mode {
             Mode::Hide => assert_eq!((user.list("d"), user.list("").unwrap()), (Err(Errno::NOENT), vec![])),
-            _ => assert_eq!((user.list("d").unwrap(), user.list("").unwrap()), (listed.iter().map(|name| name.to_string()).collect(), vec!["d".to_owned()]), "{mode}"),
+            _ => assert_eq!(
+                (user.list("d").unwrap(), user.list("").unwrap()),
+                (listed.iter().map(|name| name.to_string()).collect(), vec!["d".to_owned()]),
+                "{mode}"
+            ),
         }
     }
 }
@@ -372,9 +376,14 @@ fn files_table() {
         place.put(name, "H");
     }
     let mut stated = rules(Mode::Merge, &[]);
-    for (name, mode) in
-        [("d/full", FileMode::Full), ("d/hide", FileMode::Hide), ("d/def", FileMode::Defaulted), ("d/both", FileMode::Defaulted), ("d/onlyhost", FileMode::Full), ("d/newhide", FileMode::Hide)]
-    {
+    for (name, mode) in [
+        ("d/full", FileMode::Full),
+        ("d/hide", FileMode::Hide),
+        ("d/def", FileMode::Defaulted),
+        ("d/both", FileMode::Defaulted),
+        ("d/onlyhost", FileMode::Full),
+        ("d/newhide", FileMode::Hide),
+    ] {
         stated.state_file(path(name), mode);
     }
     let user = place.union(&[layer], stated);
@@ -518,7 +527,7 @@ fn special_files_and_space() {
 fn leftovers_of_a_crash_go_and_two_devices_do() {
     let place = Place::new();
     fs::create_dir_all(place.work().join("union/3/deep")).unwrap();
-    fs::set_permissions(place.work().join("union/3"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(place.work().join("union/3"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::create_dir_all(place.upper(".turbo-union-work/1")).unwrap();
     let mut layer = MemoryLayer::new();
     layer.file("f", "V");

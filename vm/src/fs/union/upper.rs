@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use layer_format::LayerPath;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags, chmod, fstat, getxattr, linkat, mkdirat, mknodat, openat, renameat,
-    renameat_with, setxattr, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, XattrFlags, chmod, fstat, getxattr, linkat, mkdirat, mknodat, openat,
+    renameat, renameat_with, setxattr, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -204,7 +204,11 @@ impl Upper {
         if is_dir(&moved) || there.as_ref().is_some_and(is_dir) {
             // A directory and a tombstone change places.
             if leave && !there.as_ref().is_some_and(is_whiteout) || there.as_ref().is_some_and(is_dir) {
-                if leave { self.whiteout(to)? } else { self.remove(to)? }
+                if leave {
+                    self.whiteout(to)?
+                } else {
+                    self.remove(to)?
+                }
                 there = child(&b, y)?;
             }
             return match there {

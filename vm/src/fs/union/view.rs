@@ -206,7 +206,13 @@ impl UnionFs {
     }
 
     /// A file that is the host's whatever else there is. The rule is about files: for a directory it does not count.
-    fn find_defaulted(&self, directory: &DirView, path: &LayerPath, policy: Policy, in_layers: impl FnOnce() -> Result<Verdict, Errno>) -> Result<Option<Found>, Errno> {
+    fn find_defaulted(
+        &self,
+        directory: &DirView,
+        path: &LayerPath,
+        policy: Policy,
+        in_layers: impl FnOnce() -> Result<Verdict, Errno>,
+    ) -> Result<Option<Found>, Errno> {
         if self.is_ours(path) {
             return Ok(None);
         }
@@ -218,7 +224,17 @@ impl UnionFs {
         let is_file = |entry: &&Entry| !entry.is_dir() && !is_tombstone(entry);
         if let Some(entry) = verdict.found.as_ref().filter(is_file).filter(|_| on_host.is_none() && !self.settled.lock().contains(path)) {
             let (kind, entry) = (image::kind(entry), Some(Arc::new(entry.clone())));
-            return Ok(Some(Found { path: path.clone(), kind, place: Place::Layer, stat: None, entry, layers: Vec::new(), closed: false, merged: true, seed: true }));
+            return Ok(Some(Found {
+                path: path.clone(),
+                kind,
+                place: Place::Layer,
+                stat: None,
+                entry,
+                layers: Vec::new(),
+                closed: false,
+                merged: true,
+                seed: true,
+            }));
         }
         let verdict = if verdict.found.as_ref().is_some_and(Entry::is_dir) { verdict } else { Verdict::default() };
         let found = self.find_plain(directory, path, Policy { file: None, ..policy }, || Ok(verdict))?;
@@ -303,7 +319,8 @@ impl UnionFs {
                     names.insert(on_disk.name, None);
                     continue;
                 }
-                let merged = on_disk.kind == NodeKind::Directory && matches!(names.get(&on_disk.name), Some(Some(Listed { key: Key::Path(_), kind: NodeKind::Directory })));
+                let merged = on_disk.kind == NodeKind::Directory
+                    && matches!(names.get(&on_disk.name), Some(Some(Listed { key: Key::Path(_), kind: NodeKind::Directory })));
                 let key = if merged { Key::Path(path) } else { Key::Upper((device, on_disk.ino)) };
                 names.insert(on_disk.name, Some(Listed { kind: on_disk.kind, key }));
             }
