@@ -305,6 +305,25 @@ impl UnionFs {
         self.table.write().forget(ino, count);
     }
 
+    /// Makes the directories down to `path` exist in the sandbox, as they are seen. Where overlayfs uses the same sandbox for what lies
+    /// around a subtree of the union, this must be done before it is mounted: it would not notice them later, and fail
+    /// to copy one of them itself.
+    ///
+    /// # Errors
+    /// `ENOENT` if there is no such directory; as [`UnionFs::lookup`].
+    pub fn claim(&self, path: &LayerPath, caller: Caller) -> Result<(), Errno> {
+        let mut held = vec![self.node(super::ROOT)?];
+        let claimed = path.as_bytes().split(|b| *b == b'/').filter(|name| !name.is_empty()).try_for_each(|name| {
+            let parent = held.last().map_or(super::ROOT, |node| node.ino);
+            let (node, _) = self.look(parent, name, caller)?.ok_or(Errno::NOENT)?;
+            held.push(Arc::clone(&node));
+            let _gate = self.gate.read();
+            self.ensure_upper(&node)
+        });
+        held.iter().for_each(|node| self.forget(node.ino, 1));
+        claimed
+    }
+
     /// What the filesystem of the sandbox has room for.
     pub fn space(&self) -> Space {
         let Ok(found) = rustix::fs::fstatvfs(self.upper.base().root()) else { return Space::default() };

@@ -127,7 +127,7 @@ impl UnionFs {
 
     /// Makes something in a directory of the host, or in the sandbox.
     pub(super) fn make_on(&self, spot: &Spot, host: Option<OwnedFd>, new: New<'_>, mode: u32) -> Result<(Arc<Node>, Shown, Option<OwnedFd>), Errno> {
-        if spot.policy.is_defaulted() && matches!(new, New::Directory { .. }) {
+        if spot.policy.file.is_some() && matches!(new, New::Directory { .. }) {
             // The rules say that this is a file.
             return Err(Errno::PERM);
         }

@@ -277,7 +277,7 @@ impl Model {
             return Err(Errno::EXIST);
         }
         let host = self.lands_on_host(path)?;
-        if item == Item::Dir && self.file_mode(path) == Some(FileMode::Defaulted) {
+        if item == Item::Dir && self.file_mode(path).is_some() {
             return Err(Errno::PERM);
         }
         self.put(path, item, host, false)
@@ -390,7 +390,7 @@ impl Model {
                 _ => {}
             }
         }
-        if source.is_dir() && self.file_mode(to) == Some(FileMode::Defaulted) {
+        if source.is_dir() && self.file_mode(to).is_some() {
             return Err(Errno::PERM);
         }
         if target.as_ref().is_some_and(Found::is_dir) && !self.children(to)?.is_empty() {

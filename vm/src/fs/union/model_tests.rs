@@ -61,7 +61,7 @@ fn at(tops: &'static [&'static str]) -> impl Strategy<Value = String> {
 
 /// Directories where the rules say that a file is have no meaning; that none can be made there is tested.
 fn is_for_a_file(path: &str, is_dir: bool) -> bool {
-    ["m/df", "w/df"].iter().any(|file| path.starts_with(file) && (is_dir || path.len() > file.len()))
+    ["m/df", "w/df", "m/ff", "w/ff", "m/hf", "w/hf"].iter().any(|file| path.starts_with(file) && (is_dir || path.len() > file.len()))
 }
 
 fn item() -> impl Strategy<Value = Item> {

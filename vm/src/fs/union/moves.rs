@@ -29,7 +29,7 @@ impl UnionFs {
         if self.table.read().is_below(ends.to.dir.ino, node.ino) {
             return Err(Errno::INVAL);
         }
-        if ends.to.policy.is_defaulted() {
+        if ends.to.policy.file.is_some() {
             return Err(Errno::PERM);
         }
         let below = if ends.target.is_some() { self.names_below(ends.to.dir.ino, ends.to.name(), caller)? } else { Vec::new() };
@@ -37,7 +37,7 @@ impl UnionFs {
             self.check_empty(&ends.to, target, &below)?;
         }
         let ground = self.landing(&ends)?;
-        let uniform = self.is_uniform_below(&ends.to.path) && ends.to.policy.file.is_none();
+        let uniform = self.is_uniform_below(&ends.to.path);
         match ground {
             Ground::Host if ends.source.merged && uniform && self.is_the_hosts(&ends.from) && ends.to.policy.mode == Mode::Merge => {
                 self.at_both(&mut ends, true, |fs, ends| fs.rename_on_host(ends))
@@ -247,7 +247,7 @@ impl UnionFs {
             if source.key() == target.key() {
                 return Ok(());
             }
-            if source.is_dir() && to.policy.is_defaulted() || target.is_dir() && from.policy.is_defaulted() {
+            if source.is_dir() && to.policy.file.is_some() || target.is_dir() && from.policy.file.is_some() {
                 return Err(Errno::PERM);
             }
             let dirs = source.is_dir() || target.is_dir();

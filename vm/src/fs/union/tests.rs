@@ -592,6 +592,19 @@ fn what_is_the_vms_own_is_neither_shown_nor_moved() {
 }
 
 #[test]
+fn a_subtree_is_claimed_with_the_metadata_that_is_seen() {
+    let place = Place::new();
+    let mut layer = MemoryLayer::new();
+    layer.dir("home/app").meta.mode = 0o710;
+    fs::create_dir_all(place.host("home/user")).unwrap();
+    let user = place.union(&[layer], Rules::new(Mode::Merge));
+    user.fs.claim(&path("home/app"), NOBODY).unwrap();
+    assert_eq!(Place::mode(&place.upper("home/app")), 0o710);
+    assert_eq!((user.list("home").unwrap(), user.fs.inode_count()), (vec!["app".to_owned(), "user".to_owned()], 2), "nothing else has changed");
+    assert_eq!(user.fs.claim(&path("home/none"), NOBODY), Err(Errno::NOENT));
+}
+
+#[test]
 fn owners_in_merge_are_as_the_kernel_must_see_them() {
     let place = Place::new();
     place.put("m/mine", "");
