@@ -242,6 +242,27 @@ fn names_of_one_file_share_an_inode_and_numbers_last() {
 }
 
 #[test]
+fn a_file_that_a_lower_layer_keeps_is_not_replaced() {
+    let mut layers = [MemoryLayer::new(), MemoryLayer::new()];
+    layers[0].file("d/kept", "old");
+    layers[0].file("d/gone", "old");
+    layers[1].file("d/kept", "newer");
+    layers[1].whiteout("d/gone");
+    let mut rules = Rules::default();
+    for at in ["d/kept", "d/gone", "d/none"] {
+        rules.keep(LayerPath::new(at).unwrap(), 0);
+    }
+    let fs = image(&layers, None).keeping(Arc::new(rules));
+    let dir = fs.lookup(ROOT, b"d", NOBODY).unwrap().unwrap().ino;
+    for name in [&b"kept"[..], b"gone"] {
+        let found = fs.lookup(dir, name, NOBODY).unwrap().unwrap();
+        assert_eq!(fs.read(found.ino, 0, 0, 9, NOBODY).unwrap(), b"old");
+    }
+    let listed: Vec<_> = children(&fs, dir, 9).iter().map(|child| ImageFs::name(child).to_vec()).collect();
+    assert_eq!(listed, [b"gone", b"kept"]);
+}
+
+#[test]
 fn stubs_give_way_to_images_unless_those_are_of_no_use() {
     type Prepare = fn(&mut MemoryLayer);
     let cases: [(&str, Prepare, &[u8]); 4] = [

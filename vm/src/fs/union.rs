@@ -25,10 +25,12 @@ mod create;
 mod files;
 mod lists;
 mod moves;
+mod node;
 mod nodes;
 mod policy;
 mod remove;
 mod rename;
+mod spot;
 mod upper;
 mod view;
 
@@ -43,18 +45,17 @@ use client_store::view::Caller;
 use client_store::{FetchError, LayerView};
 use layer_format::LayerPath;
 use parking_lot::{Condvar, Mutex, RwLock};
-use rustix::fs::Stat;
 use rustix::io::Errno;
 
 use super::host::{Handles, NATIVE};
-use super::merge::Verdict;
 use super::{Attr, NodeKind, Space};
 use crate::rules::Rules;
 use base::Base;
 use files::Handle;
 use lists::DirHandle;
-use nodes::{Node, Place, State, Table};
-use policy::Policy;
+use node::{Node, Place, State};
+use nodes::Table;
+use spot::{Ground, Spot};
 use upper::Upper;
 use view::{DirView, Found};
 
@@ -150,34 +151,6 @@ impl std::fmt::Debug for UnionFs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UnionFs").field("layers", &self.layers.len()).field("upper", &self.upper).finish_non_exhaustive()
     }
-}
-
-/// A name that is to be changed: what is known of it before any lock is taken.
-#[derive(Debug)]
-struct Spot {
-    dir: Arc<Node>,
-    view: DirView,
-    path: LayerPath,
-    policy: Policy,
-    /// What the layers have.
-    verdict: Verdict,
-}
-
-impl Spot {
-    fn name(&self) -> &[u8] {
-        self.path.name()
-    }
-
-    fn at(&self) -> (u64, &[u8]) {
-        (self.dir.ino, self.path.name())
-    }
-}
-
-/// Where something new goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ground {
-    Sandbox,
-    Host,
 }
 
 impl UnionFs {
@@ -374,53 +347,6 @@ impl UnionFs {
         }
     }
 
-    /// All that is to be known of a name before locks are taken. May wait for the network.
-    fn survey(&self, parent: u64, name: &[u8], caller: Caller) -> Result<Spot, Errno> {
-        let dir = self.directory(parent)?;
-        let view = self.view(&dir)?;
-        let path = view.path.join(name).map_err(|_| Errno::NAMETOOLONG)?;
-        let policy = self.policy(&path);
-        let verdict = self.in_layers(&view, &path, caller)?;
-        Ok(Spot { dir, view, path, policy, verdict })
-    }
-
-    /// Brings a spot up to date; `false` if it has to be surveyed anew.
-    fn confirm(&self, spot: &mut Spot) -> Result<bool, Errno> {
-        let now = self.view(&spot.dir)?;
-        let same = now.path == spot.view.path && now.layers == spot.view.layers;
-        spot.view = now;
-        Ok(same)
-    }
-
-    /// Changes a name, with the directory locked.
-    fn change_name<R>(&self, parent: u64, name: &[u8], caller: Caller, mut act: impl FnMut(&Spot) -> Result<R, Errno>) -> Result<R, Errno> {
-        loop {
-            let mut spot = self.survey(parent, name, caller)?;
-            let dir = Arc::clone(&spot.dir);
-            let _gate = self.gate.read();
-            let _entries = dir.entries.lock();
-            if self.confirm(&mut spot)? {
-                return act(&spot);
-            }
-        }
-    }
-
-    /// What is at a spot now. Never waits for the network.
-    fn find_spot(&self, spot: &Spot) -> Result<Option<Found>, Errno> {
-        let found = self.find_as(&spot.view, &spot.path, spot.policy, || Ok(spot.verdict.clone()))?;
-        Ok(found.filter(|found| !found.seed))
-    }
-
-    /// What the host has at a spot behind what is seen there, if the mode shows the host.
-    fn behind(&self, spot: &Spot) -> Result<Option<Stat>, Errno> {
-        self.on_host(spot.view.closed, &spot.path, spot.policy)
-    }
-
-    /// Whether a layer has the name, if only a tombstone.
-    fn is_held(spot: &Spot) -> bool {
-        spot.verdict.found.is_some()
-    }
-
     fn failed(&self, path: &LayerPath, error: &FetchError) -> Errno {
         let mut logged = self.logged.lock();
         if logged.len() < MAX_LOGGED && logged.insert(path.clone()) {
@@ -448,5 +374,9 @@ mod bench;
 mod model;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod moves_tests;
+#[cfg(test)]
+mod tables_tests;
 #[cfg(test)]
 mod tests;

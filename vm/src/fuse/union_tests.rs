@@ -15,7 +15,6 @@ use client_store::LayerView;
 use layer_format::LayerPath;
 use layer_format::manifest::Mode;
 use rustix::fs::{FlockOperation, OFlags, RenameFlags, flock, renameat_with};
-use rustix::mm::{MapFlags, ProtFlags};
 use rustix::mount::{MountFlags, mount};
 
 use super::*;
@@ -163,14 +162,7 @@ fn names(m: &Mounted) {
 fn memory(m: &Mounted) {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(m.seen.join("mapped")).unwrap();
     file.set_len(8192).unwrap();
-    // SAFETY: the mapping is as long as the file, used only here, and unmapped before the file goes.
-    #[allow(unsafe_code)]
-    unsafe {
-        let map = rustix::mm::mmap(std::ptr::null_mut(), 8192, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0).unwrap().cast::<u8>();
-        map.add(5000).write(b'M');
-        rustix::mm::msync(map.cast(), 8192, rustix::mm::MsyncFlags::SYNC).unwrap();
-        rustix::mm::munmap(map.cast(), 8192).unwrap();
-    }
+    crate::sys::memory::write_mapped(&file, 8192, 5000, b'M').unwrap();
     assert_eq!(fs::read(m.host.join("mapped")).unwrap()[5000], b'M');
 }
 

@@ -1,5 +1,7 @@
 //! System calls that need `unsafe`, each behind a safe function. The only module of the crate that may use it.
 #![allow(unsafe_code)]
 
+#[cfg(test)]
+pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod signals;

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::super::{Attr, NodeKind, ROOT, Time};
 use super::base::{Base, id, magic};
 use super::copy;
-use super::nodes::{Node, Place, State};
+use super::node::{Node, Place, State};
 use super::upper::OVERLAY_PREFIX;
 use super::view::Found;
 use super::{Shown, UnionFs};

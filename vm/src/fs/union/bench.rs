@@ -225,3 +225,15 @@ impl User {
         self.fs.read_link(found.attr.ino).map(|target| String::from_utf8_lossy(&target).into_owned())
     }
 }
+
+/// A directory `d` with `v` in a layer, `h` on the host, and `b` in both.
+pub(super) fn three(mode: Mode) -> (Place, User) {
+    let place = Place::new();
+    let mut layer = MemoryLayer::new();
+    layer.file("d/v", "V");
+    layer.file("d/b", "V");
+    place.put("d/h", "H");
+    place.put("d/b", "H");
+    let user = place.union(&[layer], rules(Mode::Full, &[("d", mode)]));
+    (place, user)
+}

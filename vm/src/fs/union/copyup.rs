@@ -16,7 +16,7 @@ use super::super::{NodeKind, ROOT};
 use super::UnionFs;
 use super::base::{id, magic};
 use super::copy::{self, Meta, Source};
-use super::nodes::{Key, Node, Place, State};
+use super::node::{Key, Node, Place, State};
 use super::upper::{New, Temp};
 use super::view::{DirView, Found};
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::super::NodeKind;
 use super::base::{id, is_dir, magic};
 use super::files::Opened;
-use super::nodes::{Node, Place};
+use super::node::{Node, Place};
 use super::upper::New;
 use super::view::Found;
 use super::{Ground, Shown, Spot, UnionFs};

@@ -11,7 +11,7 @@ use rustix::process::geteuid;
 
 use super::super::{NodeKind, host};
 use super::base::magic;
-use super::nodes::{Node, Place};
+use super::node::{Node, Place};
 use super::{UnionFs, copy};
 
 /// An open file.

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::super::NodeKind;
 use super::base::magic;
-use super::nodes::Place;
+use super::node::Place;
 use super::{Shown, UnionFs};
 
 /// An open directory: its names as they were when it was opened or rewound, sorted.

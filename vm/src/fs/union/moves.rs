@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::super::NodeKind;
 use super::base::is_dir;
 use super::copy::Meta;
-use super::nodes::{Key, Node, Place};
+use super::node::{Key, Node, Place};
 use super::rename::Ends;
 use super::upper::New;
 use super::view::{DirView, Found};

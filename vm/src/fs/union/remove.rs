@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 
 use super::super::merge::Verdict;
-use super::nodes::{Key, Node, Place};
+use super::node::{Key, Node, Place};
 use super::view::Found;
 use super::{Spot, UnionFs};
 

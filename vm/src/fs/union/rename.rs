@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, RenameFlags, fstat, renameat, renameat_with, unlinkat}
 use rustix::io::Errno;
 
 use super::base::id;
-use super::nodes::{Node, Place};
+use super::node::{Node, Place};
 use super::view::Found;
 use super::{Ground, Spot, UnionFs};
 

@@ -19,6 +19,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::super::NodeKind;
 use super::base::{Base, OnDisk, child, is_dir, magic, read_entries};
 use super::copy::Meta;
 
@@ -292,8 +293,6 @@ impl Upper {
         Ok(())
     }
 }
-
-use super::super::NodeKind;
 
 impl Temp<'_> {
     pub(super) fn open(&self) -> Result<OwnedFd, Errno> {

@@ -14,7 +14,7 @@ use super::super::merge::{self, Verdict, is_whiteout as is_tombstone};
 use super::super::{Attr, NodeKind, host, image};
 use super::UnionFs;
 use super::base::{id, is_dir};
-use super::nodes::{Id, Key, Place, State};
+use super::node::{Id, Key, Place, State};
 use super::policy::Policy;
 use super::upper::is_whiteout;
 
