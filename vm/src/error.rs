@@ -4,11 +4,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use layer_format::LayerPath;
 use rustix::io::Errno;
 
 use crate::ns::protocol::{Failure, Step};
-use crate::spec::Mode;
 
 /// Why a run could not start or go on. `NotFound` and `NotExecutable` are about the user's command, all others about
 /// the VM.
@@ -42,14 +40,9 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
-    /// A mode that this version cannot do.
-    #[error("isolation mode `{mode}` (for {path}) is not supported yet; use `full` or `write-copy`")]
-    UnsupportedMode {
-        /// The mode.
-        mode: Mode,
-        /// Where it was asked for.
-        path: LayerPath,
-    },
+    /// The mode of the root is Hide.
+    #[error("isolation mode `hide` for / leaves nothing to run; use `full`")]
+    HiddenRoot,
     /// `/dev/fuse` cannot be opened.
     #[error("{}", match source.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => "`/dev/fuse` is not accessible to this user; as root once per boot: chmod 666 /dev/fuse",

@@ -4,7 +4,6 @@
 //! [`Launcher::start`] then sends the plan and serves the filesystems. Nothing of it asks a layer for data but what the
 //! kernel asks for: the root directory, and the path of the command.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
@@ -13,17 +12,16 @@ use std::sync::Arc;
 
 use client_store::LayerView;
 use layer_format::LayerPath;
-use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getegid, geteuid, getpid, getrlimit, setrlimit, waitpid};
+use rustix::process::{Pid, WaitOptions, getegid, geteuid, getpid, waitpid};
 
 use crate::error::VmError;
-use crate::fs::{HostFs, HostHas, ImageFs, Stubs};
-use crate::fuse::{self, Ids};
+use crate::fuse::Ids;
 use crate::ns::child;
 use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send};
-use crate::pending::Pending;
 use crate::running::Running;
 use crate::sandbox;
-use crate::spec::{Mode, RunSpec};
+use crate::serving::View;
+use crate::spec::RunSpec;
 use crate::sys::process::{Forked, fork_single_threaded};
 
 /// A forked child that waits to become the VM. Dropping it ends the child.
@@ -63,15 +61,17 @@ impl Launcher {
         let sandbox = absolute(&spec.sandbox)?;
         sandbox::prepare(&sandbox)?;
         let binds = usable_binds(&spec)?;
-        let plan = plan(&spec, &sandbox, &binds)?;
+        let mut view = View::new(&spec, &layers, &sandbox)?;
+        let plan = plan(&spec, &view, &sandbox, &binds)?;
         let ids = Ids { uid: plan.inner_uid, gid: plan.inner_gid };
         let own_group = plan.own_group;
         let (socket, pid) = self.child.take().ok_or(VmError::Died)?;
         let mut running = Running::new(socket, pid, sandbox.clone(), spec.since, own_group);
+        running.remove_at_end(std::mem::take(&mut view.made));
         // A child that failed early has closed its end, but what it said is still there to be read.
         let _ = send(running.socket(), &ToVm::Start(Box::new(plan)));
         let devices = receive_devices(running.socket(), &sandbox)?;
-        serve(&spec, layers, &binds, &sandbox, devices, ids, running.pending())?;
+        view.serve(&spec, layers, &binds, devices, ids, running.pending())?;
         running.run_until_started()?;
         Ok(running)
     }
@@ -99,64 +99,6 @@ fn receive_devices(socket: &UnixStream, sandbox: &Path) -> Result<Vec<OwnedFd>, 
     }
 }
 
-/// Starts the threads that answer the kernel.
-fn serve(
-    spec: &RunSpec,
-    layers: Vec<Arc<dyn LayerView>>,
-    binds: &[(PathBuf, PathBuf)],
-    sandbox: &Path,
-    devices: Vec<OwnedFd>,
-    ids: Ids,
-    pending: &Arc<Pending>,
-) -> Result<(), VmError> {
-    let mut targets = Stubs::default();
-    for (source, target) in binds {
-        if let Ok(path) = LayerPath::from_absolute(target.as_os_str().as_bytes()) {
-            if source.is_dir() { targets.add_dir(path) } else { targets.add_file(path, Vec::new()) }
-        }
-    }
-    let host = spec.shows_host();
-    let mut always = Stubs::default();
-    for name in ["proc", "sys", "dev"].iter().chain(if host { &[][..] } else { &["tmp"][..] }) {
-        always.add_dir(LayerPath::new(*name).unwrap_or_default());
-    }
-    if !host {
-        for path in ["etc/resolv.conf", "etc/hosts"] {
-            if let Ok(content) = std::fs::read(Path::new("/").join(path)) {
-                targets.add_file(LayerPath::new(path).unwrap_or_default(), content);
-            }
-        }
-    }
-    // Where the host is visible its own directories stand at the mount points, with their own modes.
-    let (image_stubs, host_stubs) = if host { (Stubs::default(), targets) } else { (targets, Stubs::default()) };
-    let failed = |error: io::Error| VmError::set_up("serve FUSE", error);
-    let mut devices = devices.into_iter();
-    let (image_device, host_device) = (devices.next().ok_or(VmError::Died)?, devices.next());
-    let mut host_has: Option<HostHas> = None;
-    let mut host_fs = None;
-    if host_device.is_some() {
-        allow_many_open_files();
-        let mut hidden: Vec<PathBuf> = spec.hidden.clone();
-        hidden.push(sandbox.to_owned());
-        let fs = Arc::new(HostFs::new(Arc::new(spec.rules.clone()), host_stubs, &hidden));
-        let asked = Arc::clone(&fs);
-        host_has = Some(Box::new(move |path| asked.has_directory(path)));
-        host_fs = Some(fs);
-    }
-    let image = ImageFs::new(layers, always, image_stubs, host_has);
-    fuse::serve(Arc::new(image), image_device, fuse::Settings::image(spec, ids), pending).map_err(failed)?;
-    if let (Some(fs), Some(device)) = (host_fs, host_device) {
-        fuse::serve(fs, device, fuse::Settings::host(ids), pending).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Each host file that the application has open is open here, too.
-fn allow_many_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
 fn absolute(path: &Path) -> Result<PathBuf, VmError> {
     std::path::absolute(path).map_err(|source| VmError::Sandbox { path: path.to_owned(), source })
 }
@@ -178,7 +120,7 @@ fn usable_binds(spec: &RunSpec) -> Result<Vec<(PathBuf, PathBuf)>, VmError> {
     Ok(binds)
 }
 
-fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<Plan, VmError> {
+fn plan(spec: &RunSpec, view: &View, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<Plan, VmError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let path = spec.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes().to_vec());
@@ -194,8 +136,11 @@ fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<
         gid,
         inner_uid: if spec.map_root { 0 } else { uid },
         inner_gid: if spec.map_root { 0 } else { gid },
-        host: spec.shows_host(),
-        private_dev_and_tmp: spec.rules.mode(&LayerPath::root()) == Mode::Full && !spec.shows_host(),
+        fuse: view.fuse.clone(),
+        regions: view.regions(),
+        private_dev: view.has_private_dev(),
+        private_tmp: view.has_private_tmp(),
+        host_shm: view.has_host_shm(),
         own_group: std::fs::File::open("/dev/tty").is_err(),
     })
 }

@@ -22,10 +22,13 @@ mod ns;
 mod pending;
 mod pool;
 mod probe;
+mod regions;
 mod rules;
 mod running;
 mod sandbox;
+mod serving;
 mod spec;
+mod surroundings;
 mod sys;
 
 pub mod fs;

@@ -16,7 +16,7 @@ use rustix::termios::{tcgetpgrp, tcsetpgrp};
 use crate::error::VmError;
 use crate::ns::protocol::{FromVm, ToVm, receive, send};
 use crate::pending::Pending;
-use crate::sandbox;
+use crate::sandbox::{self, Made};
 use crate::sys::signals::{Arrived, Watch, ignore, reset};
 
 /// Signals passed on to the application.
@@ -70,6 +70,8 @@ pub struct Running {
     child: Option<Pid>,
     init: i32,
     sandbox: PathBuf,
+    /// Directories of the sandbox that go with the run, unless it used them.
+    made: Vec<Made>,
     since: Instant,
     timings: Timings,
     watch: Option<Watch>,
@@ -92,6 +94,7 @@ impl Running {
             child: Some(child),
             init: 0,
             sandbox,
+            made: Vec::new(),
             since,
             timings: Timings::default(),
             watch: None,
@@ -102,6 +105,10 @@ impl Running {
 
     pub(crate) fn socket(&self) -> &UnixStream {
         &self.socket
+    }
+
+    pub(crate) fn remove_at_end(&mut self, made: Vec<Made>) {
+        self.made = made;
     }
 
     pub(crate) fn pending(&self) -> &Arc<Pending> {
@@ -229,6 +236,7 @@ impl Running {
             terminal.take_back();
         }
         sandbox::clean(&self.sandbox);
+        sandbox::remove_unused(&self.made);
     }
 }
 

@@ -47,7 +47,8 @@ pub struct RunSpec {
     /// Whether it is known that no layer has an extended attribute or an opaque directory. The kernel then stops asking,
     /// which saves a round trip of about 10 µs for the first look at each file. If set wrongly, attributes are not seen.
     pub plain_layers: bool,
-    /// Names of the host that the VM must not see in write-copy, besides [`Self::sandbox`].
+    /// Directories of the host that the VM must not reach in any mode (the store, say), besides [`Self::sandbox`]. A mount
+    /// from [`Self::mounts`] that contains one shows it.
     pub hidden: Vec<PathBuf>,
     /// From when [`crate::Timings`] count.
     pub since: Instant,
@@ -75,22 +76,14 @@ impl RunSpec {
         }
     }
 
-    /// Refuses what this version cannot do.
+    /// Refuses what cannot be run.
     pub(crate) fn check(&self) -> Result<(), VmError> {
         if self.command.is_empty() {
             return Err(VmError::NoCommand);
         }
-        let root = LayerPath::root();
-        for (path, mode) in std::iter::once((&root, self.rules.mode(&root))).chain(self.rules.stated()) {
-            if matches!(mode, Mode::Merge | Mode::Hide) {
-                return Err(VmError::UnsupportedMode { mode, path: path.clone() });
-            }
+        if self.rules.mode(&LayerPath::root()) == Mode::Hide {
+            return Err(VmError::HiddenRoot);
         }
         Ok(())
-    }
-
-    /// Whether any path shows the host.
-    pub(crate) fn shows_host(&self) -> bool {
-        self.rules.show_host_anywhere()
     }
 }

@@ -4,7 +4,7 @@
 //! that path. If another file has taken its place the answer is `ESTALE`, and the kernel looks the name up again. Only paths
 //! whose mode shows the host exist here; `/proc`, `/dev` and `/sys` are mounted natively over it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub struct HostFs {
     rules: Arc<Rules>,
     stubs: Stubs,
     hidden: Vec<LayerPath>,
+    /// Directories with the mode Hide: found, so that they can be mounted over, but empty and not listed.
+    covered: BTreeSet<LayerPath>,
     inodes: Inodes<Node>,
     handles: Handles<OwnedFd>,
     listings: Handles<Vec<Child>>,
@@ -79,13 +81,21 @@ impl HostFs {
         let hidden = hidden.iter().filter_map(|path| LayerPath::from_absolute(path.as_os_str().as_bytes()).ok()).filter(|path| !path.is_root());
         let hidden = native.chain(hidden).collect();
         let root = Node { path: LayerPath::root(), id: None };
-        Self { rules, stubs, hidden, inodes: Inodes::new(root), handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
+        let (covered, inodes) = (BTreeSet::new(), Inodes::new(root));
+        Self { rules, stubs, hidden, covered, inodes, handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
+    }
+
+    /// Shows nothing at these paths but a place to mount on, which is not listed.
+    #[must_use]
+    pub fn covering(self, covered: BTreeSet<LayerPath>) -> Self {
+        Self { covered, ..self }
     }
 
     /// Whether overlayfs finds a directory here when it merges `path`. Symbolic links are not followed: overlayfs would not.
     pub fn has_directory(&self, path: &LayerPath) -> bool {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let shown = !self.hidden.iter().any(|hidden| path.starts_with(hidden)) && (self.shows(path) || self.rules.leads_to_host(path));
+        let gone = self.hidden.iter().chain(&self.covered).any(|hidden| path.starts_with(hidden));
+        let shown = !gone && (self.shows(path) || self.rules.leads_to_host(path));
         shown && openat2(CWD, host_path(path), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).is_ok()
     }
 
@@ -99,6 +109,11 @@ impl HostFs {
 
     /// What is at a path: the host's, if it is to be seen; otherwise a stub.
     fn find(&self, path: &LayerPath) -> Result<Option<(Node, Attr)>, Errno> {
+        if let Some(covered) = self.covered.iter().find(|covered| path.starts_with(covered)) {
+            let node = Node { path: path.clone(), id: None };
+            let attr = synthetic(Inodes::number(&node), NodeKind::Directory, 0o700);
+            return Ok((path == covered).then_some((node, attr)));
+        }
         let native = self.hidden.iter().any(|hidden| path.starts_with(hidden));
         let passage = !native && self.rules.leads_to_host(path);
         let found = match statat(CWD, host_path(path), AtFlags::SYMLINK_NOFOLLOW) {
@@ -142,13 +157,16 @@ impl HostFs {
     fn children(&self, ino: u64) -> Result<Vec<Child>, Errno> {
         let directory = self.node(ino)?.path.clone();
         let mut children = Vec::new();
+        if self.covered.contains(&directory) {
+            return Ok(children);
+        }
         match openat(CWD, host_path(&directory), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(fd) => {
                 for entry in Dir::read_from(fd)? {
                     let entry = entry?;
                     let name = entry.file_name().to_bytes();
                     let Ok(path) = directory.join(name) else { continue };
-                    if self.shows(&path) || self.rules.leads_to_host(&path) {
+                    if (self.shows(&path) || self.rules.leads_to_host(&path)) && !self.covered.contains(&path) {
                         children.push(Child { path, kind: kind_from(entry.file_type()), ino: entry.ino().max(ROOT + 1) });
                     }
                 }

@@ -4,14 +4,14 @@
 //! where nothing lower can matter; no directory is listed to find a name. Where overlayfs merges a directory with the
 //! host's, tombstones and opaque directories are shown in its form; elsewhere they just take effect.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use client_store::view::Caller;
 use client_store::{FetchError, LayerView};
 use layer_format::LayerPath;
-use layer_format::entry::{Entry, Kind};
+use layer_format::entry::{Entry, Kind, Meta};
 use layer_format::recipe::{Extent, Recipe};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub struct ImageFs {
     stubs: Arc<Stubs>,
     /// `None` if the host is not below.
     host_has: Option<HostHas>,
+    /// Directories with the mode Hide: found, so that they can be mounted over, but empty and not listed.
+    covered: BTreeSet<LayerPath>,
     inodes: Inodes<Node>,
     /// The root's entry is read when it is first needed, not when the filesystem is made.
     root: Mutex<Option<Entry>>,
@@ -104,11 +106,18 @@ impl ImageFs {
             always,
             stubs,
             host_has,
+            covered: BTreeSet::new(),
             inodes: Inodes::new(root),
             root: Mutex::new(None),
             listings: Mutex::new(LruCache::new(LISTINGS)),
             logged: Mutex::new(HashSet::new()),
         }
+    }
+
+    /// Shows nothing at these paths but a place to mount on, which is not listed, in each directory that some layer has.
+    #[must_use]
+    pub fn covering(self, covered: BTreeSet<LayerPath>) -> Self {
+        Self { covered, ..self }
     }
 
     fn layer(&self, number: u16) -> Option<Arc<dyn LayerView>> {
@@ -195,6 +204,10 @@ impl ImageFs {
 
     /// A directory that is mounted over.
     fn mount_point(&self, parent: u64, path: &LayerPath) -> Option<Verdict> {
+        if self.covered.contains(path) {
+            let entry = Entry { path: path.clone(), meta: Meta { mode: 0o700, ..Meta::default() }, kind: Kind::Directory { opaque: true } };
+            return Some(Verdict { found: Some(entry), closed: true, ..Verdict::default() });
+        }
         let entry = if parent == ROOT { self.always.get(path) } else { None };
         entry.map(|entry| Verdict { found: Some(entry.clone()), ..Verdict::default() })
     }
@@ -264,7 +277,10 @@ impl Tree for ImageFs {
         let first = always.iter().skip(index).take(max);
         let mut page: Vec<Arc<Verdict>> = first.filter_map(|entry| self.mount_point(ino, &entry.path).map(Arc::new)).collect();
         let listing = self.listings.lock().get_or_insert(ino, || Arc::new(Mutex::new(Listing::new(path.clone(), &directory.layers, directory.host)))).clone();
-        let keep = |verdict: &Verdict| verdict.visible().is_some_and(|entry| !always.iter().any(|stub| stub.path == entry.path));
+        let keep = |verdict: &Verdict| {
+            let shown = |entry: &Entry| !always.iter().any(|stub| stub.path == entry.path) && !self.covered.contains(&entry.path);
+            verdict.visible().is_some_and(shown)
+        };
         let (from, rest) = (index.saturating_sub(always.len()), max - page.len());
         let found = listing.lock().get(from, rest, &|layer| self.layer(layer), &keep, &|layer, entry| self.counts(layer, entry), caller);
         page.extend(found.map_err(|error| self.failed(&path, &error))?);

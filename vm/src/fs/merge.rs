@@ -6,18 +6,18 @@ use layer_format::entry::{Entry, Kind};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// The entry of the highest layer that has one: it decides kind, content and metadata. May be a whiteout.
-    pub(super) found: Option<Entry>,
+    pub(crate) found: Option<Entry>,
     /// The layers that take part, highest first: one, or for a directory all that are merged.
-    pub(super) layers: Vec<u16>,
+    pub(crate) layers: Vec<u16>,
     /// Whether anything below the last of them is hidden.
-    pub(super) closed: bool,
+    pub(crate) closed: bool,
     /// Whether overlayfs merges the directory that this is in with the host's.
-    pub(super) host: bool,
+    pub(crate) host: bool,
 }
 
 impl Verdict {
     /// Takes what the next lower layer has under the name. Returns whether lower ones matter still.
-    pub(super) fn add(&mut self, layer: u16, entry: Entry) -> bool {
+    pub(crate) fn add(&mut self, layer: u16, entry: Entry) -> bool {
         let whiteout = is_whiteout(&entry);
         let opaque = matches!(entry.kind, Kind::Directory { opaque: true });
         match (&self.found, entry.is_dir()) {

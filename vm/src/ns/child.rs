@@ -64,11 +64,11 @@ fn start(socket: &UnixStream, plan: &Plan, parent: Pid, ignored: &[i32]) -> Resu
     die_with(parent)?;
     mounts::leave_host_mounts()?;
     let staging = mounts::Staging::new(&plan.sandbox)?;
-    let fds = staging.mount_fuse(plan.inner_uid, plan.inner_gid, plan.host)?;
+    let fds = staging.mount_fuse(plan)?;
     send_with(socket, &FromVm::Fuse, &fds).map_err(lost)?;
     // Only the parent holds the device now: if it dies, the filesystem dies, and nobody waits for an answer for ever.
     drop(fds);
-    staging.mount_overlay(plan.host)?;
+    staging.mount_root(plan)?;
     let me = rustix::process::getpid();
     match fork_single_threaded().map_err(lost)? {
         Forked::Child => {

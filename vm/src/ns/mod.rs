@@ -8,3 +8,4 @@ pub(crate) mod exec;
 pub(crate) mod init;
 pub(crate) mod mounts;
 pub(crate) mod protocol;
+pub(crate) mod regions;

@@ -10,8 +10,12 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAnci
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::regions::Kind;
+
 /// Longest message: an environment and arguments of a few megabytes, as JSON.
 const MAX_LEN: u32 = 64 << 20;
+/// Most descriptors with one message.
+const MAX_FDS: usize = 4;
 
 /// What the parent says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,7 +34,7 @@ pub(crate) enum ToVm {
 /// What the VM says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromVm {
-    /// FUSE is mounted; so many descriptors come with the message: the images' and, if there is one, the host's.
+    /// FUSE is mounted; the descriptors come with the message, in the order of [`Plan::fuse`].
     Fuse,
     /// The host's pid of pid 1.
     Init(i32),
@@ -48,6 +52,15 @@ pub(crate) enum FromVm {
     Signaled(i32),
     /// A step of a probe worked.
     Passed,
+}
+
+/// A FUSE filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Served {
+    Images,
+    Host,
+    Union,
+    Hide,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,10 +109,16 @@ pub(crate) struct Plan {
     /// What they are inside.
     pub(crate) inner_uid: u32,
     pub(crate) inner_gid: u32,
-    /// Whether a second FUSE filesystem shows the host.
-    pub(crate) host: bool,
-    /// Whether `/dev` and `/tmp` are the VM's own.
-    pub(crate) private_dev_and_tmp: bool,
+    /// The FUSE filesystems to mount.
+    pub(crate) fuse: Vec<Served>,
+    /// What serves which directory, the root first, parents before what is below.
+    pub(crate) regions: Vec<(Vec<u8>, Kind)>,
+    /// Whether `/dev` is the VM's own.
+    pub(crate) private_dev: bool,
+    /// Whether `/tmp` is the VM's own.
+    pub(crate) private_tmp: bool,
+    /// Whether `/dev/shm` is the host's.
+    pub(crate) host_shm: bool,
     /// Whether the application gets a process group of its own: if there is no terminal.
     pub(crate) own_group: bool,
 }
@@ -117,7 +136,7 @@ pub(crate) fn send_with<T: Serialize>(mut socket: &UnixStream, message: &T, fds:
     let mut sent = 0;
     if !fds.is_empty() {
         let borrowed: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
         sent = rustix::net::sendmsg(socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
@@ -133,7 +152,7 @@ pub(crate) fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<Op
 /// The next message and the descriptors that came with it.
 pub(crate) fn receive_with<T: DeserializeOwned>(mut socket: &UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut head = [0; 4];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = loop {
         match rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut head)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
