@@ -58,8 +58,7 @@ impl Staging {
         let mnt = below("mnt");
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("turbo", &mnt[..], "tmpfs", flags, c"mode=0755,size=1m").map_err(|errno| Failure::at("mount a tmpfs on", &mnt, errno))?;
-        let stage = open(mnt.clone())?;
-        mount_change(&mnt[..], MountPropagationFlags::UNBINDABLE).map_err(|errno| Failure::at("make unbindable", &mnt, errno))?;
+        let stage = open(mnt)?;
         for name in ["img", "host", "union", "hide", "overlay", "root"] {
             mkdirat(&stage, name, Mode::from_raw_mode(0o755)).map_err(|errno| Failure::at("make the mount point", name, errno))?;
         }
@@ -80,6 +79,7 @@ impl Staging {
 
     /// Puts the sandbox over the FUSE mounts, and the overlay or the union where the root will be.
     pub(crate) fn mount_root(&self, plan: &Plan) -> Result<(), Failure> {
+        mount_change(".", MountPropagationFlags::UNBINDABLE).map_err(|errno| Failure::at("make unbindable", "mnt", errno))?;
         let lower = if plan.fuse.contains(&Served::Host) { "img:host" } else { "img" };
         let root = plan.regions.first().map_or(Kind::Overlay, |(_, kind)| *kind);
         let again = |source: &str, target: &str| mount_bind(source, target).map_err(|errno| Failure::at("bind", source, errno));
