@@ -82,7 +82,7 @@ impl Launch {
         let rules = isolation::rules(&stack, &self.level)?;
         let startup = self.startup(&stack, &rules)?;
         stack.set_entry_point(&startup.entry_point);
-        let spec = self.spec(container, &stack, &startup, rules, begun)?;
+        let spec = self.spec(app, container, &stack, &startup, rules, begun)?;
         stack.remember(&store)?;
         let mut running = launcher.start(spec, stack.layers())?;
         if let Some(background) = background {
@@ -128,7 +128,7 @@ impl Launch {
         startup::choose(&images, self.startup_file.as_deref(), self.trigger.as_deref(), &self.args, host_visible(rules))
     }
 
-    fn spec(&self, container: &Locked, stack: &Stack, startup: &Startup, rules: vm::Rules, begun: Instant) -> Result<RunSpec> {
+    fn spec(&self, app: &App, container: &Locked, stack: &Stack, startup: &Startup, rules: vm::Rules, begun: Instant) -> Result<RunSpec> {
         let variables: Vec<_> = stack.layer_manifests().map(|layer| layer.environment.clone()).collect();
         let host_visible = host_visible(&rules);
         let from_image = || startup.image.or(Some(0)).and_then(|at| stack.members[at].manifest().working_directory.clone()).map(PathBuf::from);
@@ -143,6 +143,7 @@ impl Launch {
             spec.working_dir = current().unwrap_or_else(|| PathBuf::from("/")).join(&spec.working_dir);
         }
         spec.mounts = self.mounts.clone();
+        spec.hidden = vec![app.settings.home.clone()];
         spec.map_root = self.admin;
         spec.max_readahead = self.readahead;
         spec.since = begun;

@@ -71,7 +71,10 @@ impl Launcher {
         // A child that failed early has closed its end, but what it said is still there to be read.
         let _ = send(running.socket(), &ToVm::Start(Box::new(plan)));
         let devices = receive_devices(running.socket(), &sandbox)?;
-        view.serve(&spec, layers, &binds, devices, ids, running.pending())?;
+        if let Err(error) = view.serve(&spec, layers, &binds, devices, ids, running.pending()) {
+            // A child that failed meanwhile took its mounts along; what it says comes first.
+            return Err(early_failure(running.socket(), &sandbox).unwrap_or(error));
+        }
         running.run_until_started()?;
         Ok(running)
     }
@@ -96,6 +99,17 @@ fn receive_devices(socket: &UnixStream, sandbox: &Path) -> Result<Vec<OwnedFd>, 
         Some((FromVm::Fuse, devices)) => Ok(devices),
         Some((FromVm::Failed(failure), _)) => Err(VmError::from_child(failure, sandbox.to_owned())),
         _ => Err(VmError::Died),
+    }
+}
+
+/// What the VM's processes report instead of starting the application, if they do.
+fn early_failure(socket: &UnixStream, sandbox: &Path) -> Option<VmError> {
+    loop {
+        match receive_with(socket).ok()?? {
+            (FromVm::Failed(failure), _) => return Some(VmError::from_child(failure, sandbox.to_owned())),
+            (FromVm::Init(_) | FromVm::Mounted | FromVm::Warning(_), _) => {}
+            _ => return None,
+        }
     }
 }
 

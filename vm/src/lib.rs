@@ -18,6 +18,7 @@
 mod error;
 mod fuse;
 mod launcher;
+mod links;
 mod ns;
 mod pending;
 mod pool;

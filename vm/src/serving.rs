@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit, getegid, geteuid, getrlimit, setrlimit};
 use crate::error::VmError;
 use crate::fs::{HideFs, HostFs, HostHas, ImageFs, Stubs, UnionFs, UnionOptions};
 use crate::fuse::{self, Ids};
+use crate::links;
 use crate::ns::protocol::Served;
 use crate::pending::Pending;
 use crate::regions::{self, Kind, Region};
@@ -47,12 +48,13 @@ impl View {
         let actual = Actual::new(layers, &upper);
         let working_dir = layer_path(&spec.working_dir).unwrap_or_default();
         let hidden_paths: Vec<LayerPath> = hidden.iter().filter_map(|path| layer_path(path)).filter(|path| !path.is_root()).collect();
-        let regions = regions::plan(&spec.rules, &hidden_paths, &working_dir, &actual);
+        let rules = links::follow(&spec.rules, &actual);
+        let regions = regions::plan(&rules, &hidden_paths, &working_dir, &actual);
         let has = |kind: Kind| regions.iter().any(|region| region.kind == kind);
         let mut fuse = Vec::new();
         if has(Kind::Overlay) {
             fuse.push(Served::Images);
-            if overlay_shows_host(&spec.rules, &regions) {
+            if overlay_shows_host(&rules, &regions) {
                 fuse.push(Served::Host);
             }
         }
@@ -64,7 +66,7 @@ impl View {
             let parents: BTreeSet<LayerPath> = borders.filter_map(|region| region.path.parent()).collect();
             made = sandbox::make_shared(&upper, &parents, |path| actual.directory_meta(path))?;
         }
-        Ok(Self { rules: Arc::new(spec.rules.clone()), hidden, upper, regions, fuse, made })
+        Ok(Self { rules: Arc::new(rules), hidden, upper, regions, fuse, made })
     }
 
     /// The regions as the VM's processes get them.
@@ -150,13 +152,12 @@ impl View {
         let mut passages: BTreeSet<LayerPath> = self.regions.iter().filter(|region| region.kind == Kind::Union).map(|region| region.path.clone()).collect();
         passages.extend(binds.iter().filter(|(source, _)| source.is_dir()).filter_map(|(_, target)| layer_path(target)));
         passages.extend(["proc", "sys", "dev"].into_iter().chain(self.has_private_tmp().then_some("tmp")).map(fixed));
-        let all: BTreeSet<LayerPath> = passages.into_iter().flat_map(|path| std::iter::successors(Some(path), LayerPath::parent)).collect();
         UnionOptions {
             layers,
             rules: Arc::clone(&self.rules),
             upper: self.upper.clone(),
             hidden: self.hidden.clone(),
-            passages: all.into_iter().filter(|path| !path.is_root()).collect(),
+            passages: passages.into_iter().filter(|path| !path.is_root()).collect(),
             uid: geteuid().as_raw(),
             gid: getegid().as_raw(),
         }

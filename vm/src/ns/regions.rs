@@ -18,14 +18,14 @@ use crate::regions::Kind;
 pub(super) fn mount_all(root: &OwnedFd, plan: &Plan, warnings: &mut Vec<String>) -> Result<(), Failure> {
     let sources = Sources::open(plan)?;
     for (at, (path, kind)) in plan.regions.iter().enumerate().skip(1) {
-        let Err(errno) = sources.mount(root, path, *kind, plan.private_tmp) else { continue };
-        // Its place is not there, so that nothing can be seen through it, or the union serves it as well.
-        let missing = matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP);
-        match kind {
-            Kind::Hide if !missing => return Err(Failure::at("hide", path, errno)),
-            Kind::Hide => {}
-            _ if above(&plan.regions[..at], path) == Kind::Union => {}
-            _ => warnings.push(format!("the isolation mode of /{} has no effect: {errno}", String::from_utf8_lossy(path))),
+        match sources.mount(root, path, *kind, plan.private_tmp) {
+            Ok(true) => {}
+            // The union does what any other would have done.
+            Ok(false) | Err(_) if above(&plan.regions[..at], path) == Kind::Union => {}
+            // What is not there need not be hidden.
+            Ok(false) if *kind == Kind::Hide => {}
+            Ok(false) => warnings.push(format!("the isolation mode of /{} has no effect, since it is no directory", String::from_utf8_lossy(path))),
+            Err(errno) => return Err(Failure::at("set the isolation mode of", [b"/", &path[..]].concat(), errno)),
         }
     }
     Ok(())
@@ -54,26 +54,29 @@ impl Sources {
         Ok(Self { overlay: open("overlay", Kind::Overlay)?, union: open("union", Kind::Union)?, hide: open("hide", Kind::Hide)? })
     }
 
-    fn mount(&self, root: &OwnedFd, path: &[u8], kind: Kind, private_tmp: bool) -> Result<(), Errno> {
+    /// Whether there is a place for the region, which is then mounted.
+    fn mount(&self, root: &OwnedFd, path: &[u8], kind: Kind, private_tmp: bool) -> Result<bool, Errno> {
         let target = match open_exactly(root, path) {
             // Nobody but the application sees what is made in its own `/tmp`.
             Err(Errno::NOENT) if private_tmp && path.starts_with(b"tmp/") => {
                 make_inside(root, path, true)?;
                 open_exactly(root, path)?
             }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(false),
             other => other?,
         };
-        let source = match kind {
-            Kind::Overlay => open_exactly(self.overlay.as_ref().ok_or(Errno::NOENT)?, path)?,
-            Kind::Union => open_exactly(self.union.as_ref().ok_or(Errno::NOENT)?, path)?,
-            Kind::Hide => return mount_bind(by_fd(self.hide.as_ref().ok_or(Errno::NOENT)?), by_fd(&target)),
+        let source = |root: &Option<OwnedFd>| open_exactly(root.as_ref().ok_or(Errno::NOENT)?, path);
+        match kind {
+            Kind::Overlay => mount_bind(by_fd(&source(&self.overlay)?), by_fd(&target))?,
+            Kind::Union => mount_bind(by_fd(&source(&self.union)?), by_fd(&target))?,
+            Kind::Hide => mount_bind(by_fd(self.hide.as_ref().ok_or(Errno::NOENT)?), by_fd(&target))?,
             Kind::Bind => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 let source = openat2(CWD, [b"/", path].concat(), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
-                return mount_bind_recursive(by_fd(&source), by_fd(&target));
+                mount_bind_recursive(by_fd(&source), by_fd(&target))?;
             }
-        };
-        mount_bind(by_fd(&source), by_fd(&target))
+        }
+        Ok(true)
     }
 }
 
