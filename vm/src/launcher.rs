@@ -71,7 +71,7 @@ impl Launcher {
         // A child that failed early has closed its end, but what it said is still there to be read.
         let _ = send(running.socket(), &ToVm::Start(Box::new(plan)));
         let devices = receive_devices(running.socket(), &sandbox)?;
-        if let Err(error) = view.serve(&spec, layers, &binds, devices, ids, running.pending()) {
+        if let Err(error) = view.serve(&spec, layers, &binds, devices, ids, &mut running) {
             // A child that failed meanwhile took its mounts along; what it says comes first.
             return Err(early_failure(running.socket(), &sandbox).unwrap_or(error));
         }

@@ -15,6 +15,7 @@
 //! What holds today, and what does not, is in `docs/semantics.md`. The logic of the filesystems is in [`fs`], without
 //! FUSE; system calls that need `unsafe` are in `sys` alone.
 
+mod coherence;
 mod error;
 mod fuse;
 mod launcher;

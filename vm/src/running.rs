@@ -59,6 +59,11 @@ impl Control {
     pub fn kill(&self, signal: i32) {
         let _ = send(&self.socket.lock(), &ToVm::Signal(signal));
     }
+
+    /// Has the VM ask the host's filesystem anew about names.
+    pub(crate) fn refresh(&self) {
+        let _ = send(&self.socket.lock(), &ToVm::Refresh);
+    }
 }
 
 /// A run in progress. While it exists, signals to this process go to the application. Dropping it kills everything in

@@ -11,14 +11,15 @@ use client_store::LayerView;
 use layer_format::LayerPath;
 use rustix::process::{Resource, Rlimit, getegid, geteuid, getrlimit, setrlimit};
 
+use crate::coherence::Asked;
 use crate::error::VmError;
-use crate::fs::{HideFs, HostFs, HostHas, ImageFs, Stubs, UnionFs, UnionOptions};
+use crate::fs::{HideFs, HostFs, HostHas, ImageFs, Stubs, UnionFs, UnionOptions, Witness};
 use crate::fuse::{self, Ids};
 use crate::links;
 use crate::ns::protocol::Served;
-use crate::pending::Pending;
 use crate::regions::{self, Kind, Region};
 use crate::rules::Rules;
+use crate::running::Running;
 use crate::sandbox::{self, Made};
 use crate::spec::{Mode, RunSpec};
 use crate::surroundings::Actual;
@@ -98,13 +99,14 @@ impl View {
         binds: &[(PathBuf, PathBuf)],
         devices: Vec<OwnedFd>,
         ids: Ids,
-        pending: &Arc<Pending>,
+        running: &mut Running,
     ) -> Result<(), VmError> {
+        let pending = &Arc::clone(running.pending());
         if devices.len() != self.fuse.len() {
             return Err(VmError::Died);
         }
         let failed = |error: io::Error| VmError::set_up("serve FUSE", error);
-        let host_fs = self.fuse.contains(&Served::Host).then(|| Arc::new(self.host(binds)));
+        let host_fs = self.fuse.contains(&Served::Host).then(|| Arc::new(self.host(binds, running)));
         if self.fuse.iter().any(|served| matches!(served, Served::Host | Served::Union)) {
             allow_many_open_files();
         }
@@ -128,9 +130,10 @@ impl View {
         Ok(())
     }
 
-    fn host(&self, binds: &[(PathBuf, PathBuf)]) -> HostFs {
+    fn host(&self, binds: &[(PathBuf, PathBuf)], running: &mut Running) -> HostFs {
+        let watched = watch(running).map_err(|error| tracing::debug!("new names on the host will not be noticed: {error}"));
         // Where the host is visible its own directories stand at the mount points, with their own modes.
-        HostFs::new(Arc::clone(&self.rules), self.places(binds), &self.hidden).covering(self.covered())
+        HostFs::new(Arc::clone(&self.rules), self.places(binds), &self.hidden).covering(self.covered()).witnessed(watched.ok())
     }
 
     fn image(&self, layers: Vec<Arc<dyn LayerView>>, binds: &[(PathBuf, PathBuf)], host: Option<Arc<HostFs>>) -> ImageFs {
@@ -181,6 +184,13 @@ impl View {
     fn covered(&self) -> BTreeSet<LayerPath> {
         self.rules.stated().filter(|(_, mode)| *mode == Mode::Hide).map(|(path, _)| path.clone()).collect()
     }
+}
+
+/// Watches what of the host the VM looks at.
+fn watch(running: &mut Running) -> io::Result<Arc<dyn Witness>> {
+    let asked = Arc::new(Asked::new()?);
+    Arc::clone(&asked).watch(running.control()?, running.socket().try_clone()?)?;
+    Ok(asked)
 }
 
 /// Whether the overlay needs the host below it.

@@ -49,6 +49,7 @@ const CASES: &[(&str, Case)] = cases![
     rules_for_files_leave_the_rest_native,
     runs_leave_nothing_of_their_own,
     links_and_files_in_place_of_directories,
+    names_that_come_and_go_on_the_host,
 ];
 
 fn main() {
@@ -469,4 +470,27 @@ fn links_and_files_in_place_of_directories(bench: &Bench) {
     assert_eq!(fs::read_to_string(bench.path("w/plain")).unwrap(), "saved\n");
     assert_eq!(fs::read_to_string(bench.path("w/real/h")).unwrap(), "host");
     assert!(!bench.path("w/new").exists());
+}
+
+fn names_that_come_and_go_on_the_host(bench: &Bench) {
+    let dir = bench.make_dir("w");
+    bench.make_file("w/sub/old", "host");
+    let dir = dir.to_str().unwrap();
+    // `old` is seen and `new` is not; once `new` is seen `old` must be gone, from listings as well.
+    let script = format!(
+        "cd {dir}/sub; cat old; if cat new 2> /dev/null; then exit 9; fi; touch $HOME/ready; n=0; while ! cat new 2> /dev/null; do sleep 0.1; n=$((n+1)); test $n -lt 100; done; n=0; while test -e old; do sleep 0.1; n=$((n+1)); test $n -lt 100; done; ls; echo x > old; cat old"
+    );
+    let home = bench.make_dir("home");
+    let mount = format!("{0}={0}", home.display());
+    let script = format!("export HOME={}; {script}", home.display());
+    let mut child = bench.command("none", &["--mount", &mount], &["/bin/sh", "-ec", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    while !home.join("ready").exists() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    fs::remove_file(bench.path("w/sub/old")).unwrap();
+    bench.make_file("w/sub/new", "new");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hostnewnew\nx\n");
+    assert!(!bench.path("w/sub/old").exists());
 }

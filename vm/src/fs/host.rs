@@ -24,6 +24,15 @@ use crate::rules::Rules;
 /// Directories that are not shown: the VM has its own.
 const NATIVE: [&str; 3] = ["proc", "dev", "sys"];
 
+/// Is told what of the host is looked at: what changes about it later must be told to the kernel.
+pub trait Witness: std::fmt::Debug + Send + Sync {
+    /// A name in this directory is about to be looked for.
+    fn looks_into(&self, directory: &LayerPath);
+
+    /// Whether the host had the name.
+    fn saw(&self, path: &LayerPath, there: bool);
+}
+
 /// The part of the host that the modes show, and stubs for mount points that it lacks.
 #[derive(Debug)]
 pub struct HostFs {
@@ -32,6 +41,7 @@ pub struct HostFs {
     hidden: Vec<LayerPath>,
     /// Directories with the mode Hide: found, so that they can be mounted over, but empty and not listed.
     covered: BTreeSet<LayerPath>,
+    witness: Option<Arc<dyn Witness>>,
     inodes: Inodes<Node>,
     handles: Handles<OwnedFd>,
     listings: Handles<Vec<Child>>,
@@ -82,13 +92,29 @@ impl HostFs {
         let hidden = native.chain(hidden).collect();
         let root = Node { path: LayerPath::root(), id: None };
         let (covered, inodes) = (BTreeSet::new(), Inodes::new(root));
-        Self { rules, stubs, hidden, covered, inodes, handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
+        Self { rules, stubs, hidden, covered, witness: None, inodes, handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
     }
 
     /// Shows nothing at these paths but a place to mount on, which is not listed.
     #[must_use]
     pub fn covering(self, covered: BTreeSet<LayerPath>) -> Self {
         Self { covered, ..self }
+    }
+
+    /// Tells somebody what is looked at.
+    #[must_use]
+    pub fn witnessed(self, witness: Option<Arc<dyn Witness>>) -> Self {
+        Self { witness, ..self }
+    }
+
+    /// [`Self::find`], witnessed.
+    fn look(&self, directory: &LayerPath, path: &LayerPath) -> Result<Option<(Node, Attr)>, Errno> {
+        let Some(witness) = &self.witness else { return self.find(path) };
+        // First: what changes in between is seen.
+        witness.looks_into(directory);
+        let found = self.find(path)?;
+        witness.saw(path, found.is_some());
+        Ok(found)
     }
 
     /// Whether overlayfs finds a directory here when it merges `path`. Symbolic links are not followed: overlayfs would not.
@@ -189,8 +215,9 @@ impl Tree for HostFs {
     type Child = Child;
 
     fn lookup(&self, parent: u64, name: &[u8], _caller: Caller) -> Result<Option<Attr>, Errno> {
-        let path = self.node(parent)?.path.join(name).map_err(|_| Errno::NAMETOOLONG)?;
-        Ok(self.find(&path)?.map(|found| self.remember(found)))
+        let directory = self.node(parent)?;
+        let path = directory.path.join(name).map_err(|_| Errno::NAMETOOLONG)?;
+        Ok(self.look(&directory.path, &path)?.map(|found| self.remember(found)))
     }
 
     fn forget(&self, ino: u64, count: u64) {
@@ -269,7 +296,8 @@ impl Tree for HostFs {
     }
 
     fn enter(&self, child: &Child) -> Option<Attr> {
-        self.find(&child.path).ok().flatten().map(|found| self.remember(found))
+        let directory = child.path.parent()?;
+        self.look(&directory, &child.path).ok().flatten().map(|found| self.remember(found))
     }
 
     fn read_link(&self, ino: u64) -> Result<Vec<u8>, Errno> {

@@ -17,7 +17,7 @@ use client_store::view::Caller;
 use rustix::io::Errno;
 
 pub use hide::HideFs;
-pub use host::HostFs;
+pub use host::{HostFs, Witness};
 pub use image::{HostHas, ImageFs};
 pub use merge::Verdict;
 pub use stubs::Stubs;

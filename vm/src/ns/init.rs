@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, setpgi
 
 use super::child::die_with;
 use super::protocol::{Failure, FromVm, Plan, ToVm, receive, send};
-use super::{exec, mounts};
+use super::{exec, mounts, regions};
 use crate::sys::process::{Forked, exit_now, fork_single_threaded};
 use crate::sys::signals::{Watch, reset, unblock_all};
 
@@ -38,7 +38,7 @@ fn start(socket: &UnixStream, plan: &Plan, staging: &mounts::Staging, child: Pid
         Forked::Child => become_application(plan, watch, ignored, &to_parent),
         Forked::Parent(application) => {
             drop(to_parent);
-            Ok(supervise(socket, application, &watch, from_exec))
+            Ok(supervise(socket, plan, application, &watch, from_exec))
         }
     }
 }
@@ -59,7 +59,7 @@ fn become_application(plan: &Plan, watch: Watch, ignored: &[i32], to_parent: &Ow
 }
 
 /// The loop of pid 1. Returns the failure if the application could not be executed, else ends the process.
-fn supervise(socket: &UnixStream, application: Pid, watch: &Watch, from_exec: OwnedFd) -> Failure {
+fn supervise(socket: &UnixStream, plan: &Plan, application: Pid, watch: &Watch, from_exec: OwnedFd) -> Failure {
     let mut from_exec = Some(from_exec);
     loop {
         let mut fds = vec![PollFd::new(socket, PollFlags::IN), PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)];
@@ -79,6 +79,7 @@ fn supervise(socket: &UnixStream, application: Pid, watch: &Watch, from_exec: Ow
         if ready[0] {
             match receive(socket) {
                 Ok(Some(ToVm::Signal(signal))) => pass_on(application, signal),
+                Ok(Some(ToVm::Refresh)) => regions::refresh(plan),
                 Ok(Some(_)) => {}
                 // The parent is gone.
                 Ok(None) | Err(_) => exit_now(1),

@@ -23,6 +23,8 @@ pub(crate) enum ToVm {
     Start(Box<Plan>),
     /// Send this signal to the application.
     Signal(i32),
+    /// Remount the overlay, so that the kernel asks anew which names there are.
+    Refresh,
     /// Try namespaces, FUSE and overlayfs, and report.
     Probe {
         sandbox: Vec<u8>,

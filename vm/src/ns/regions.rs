@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
-use rustix::mount::{mount_bind, mount_bind_recursive};
+use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
 
 use super::mounts::make_inside;
 use super::protocol::{Failure, Plan};
@@ -29,6 +29,14 @@ pub(super) fn mount_all(root: &OwnedFd, plan: &Plan, warnings: &mut Vec<String>)
         }
     }
     Ok(())
+}
+
+/// Remounts the overlay as it is. The kernel then drops the names that it remembers of it and that are not in use.
+pub(super) fn refresh(plan: &Plan) {
+    if let Some((path, _)) = plan.regions.iter().find(|(_, kind)| *kind == Kind::Overlay) {
+        // If it fails, names stay as they were.
+        let _ = mount_remount([b"/", &path[..]].concat(), MountFlags::NOSUID | MountFlags::NODEV, c"");
+    }
 }
 
 /// What serves the parent of a path, given the regions before it.
