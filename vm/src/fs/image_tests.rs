@@ -289,3 +289,22 @@ fn holes_show_in_blocks_and_seek() {
     assert_eq!(fs.seek(s.ino, 0, 4096, false, NOBODY), Ok(4096 + (1 << 20)));
     assert_eq!(fs.seek(s.ino, 0, s.size, true, NOBODY), Err(Errno::NXIO));
 }
+
+#[test]
+fn covered_directories_are_found_in_every_directory_of_a_layer_and_listed_in_none() {
+    let mut layer = MemoryLayer::new();
+    layer.file("d/secret/in", "x");
+    layer.file("d/file", "x");
+    layer.file("d/beside", "x");
+    let covered = BTreeSet::from(["d/secret", "d/file", "d/nothing", "elsewhere/x"].map(MemoryLayer::path));
+    let fs = image(&[layer], Some(&MemoryLayer::new())).covering(covered);
+    let dir = fs.lookup(ROOT, b"d", NOBODY).unwrap().unwrap().ino;
+    assert_eq!(children(&fs, dir, 1).iter().map(ImageFs::name).collect::<Vec<_>>(), [b"beside"]);
+    for name in [&b"secret"[..], b"file", b"nothing"] {
+        let found = fs.lookup(dir, name, NOBODY).unwrap().unwrap();
+        assert_eq!(found.kind, NodeKind::Directory);
+        assert!(children(&fs, found.ino, 9).is_empty() && fs.lookup(found.ino, b"in", NOBODY).unwrap().is_none());
+        assert_eq!(fs.xattr(found.ino, OPAQUE).as_deref(), Ok(&b"y"[..]), "the host's must not show through");
+    }
+    assert_eq!(fs.lookup(ROOT, b"elsewhere", NOBODY), Ok(None), "no parents are made up");
+}
