@@ -10,7 +10,11 @@
 //!      │ native                     upper   <sandbox>/upper        native files
 //!      ▼                            lower 1 FUSE: image layers     immutable, cached for ever by the kernel
 //!  kernel ──── FUSE ───► parent     lower 2 FUSE: the host         only where the mode is write-copy; cached for 1 s
+//!                                /a = bind mount                   merge, only the host has something
+//!                                /b = FUSE: the union              merge with virtual content, rules for single files
 //! ```
+//!
+//! `regions` decides which of these serves which directory; `serving` makes what is needed for it.
 //!
 //! What holds today, and what does not, is in `docs/semantics.md`. The logic of the filesystems is in [`fs`], without
 //! FUSE; system calls that need `unsafe` are in `sys` alone.
