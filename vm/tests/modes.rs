@@ -16,6 +16,8 @@ mod cells;
 mod layer;
 #[path = "support/moves.rs"]
 mod moves;
+#[path = "support/random.rs"]
+mod random;
 #[path = "support/special.rs"]
 mod special;
 
@@ -50,6 +52,7 @@ const CASES: &[(&str, Case)] = cases![
     runs_leave_nothing_of_their_own,
     links_and_files_in_place_of_directories,
     names_that_come_and_go_on_the_host,
+    random_operations_of_several_processes,
 ];
 
 fn main() {
@@ -60,13 +63,18 @@ fn main() {
             "again" => cells::again(args[0].parse().unwrap(), path(1)),
             "special" => special::all(path(0), args[1] != "merge"),
             "try-lock" => special::try_lock(path(0)),
+            "random" => random::inside(path(0), args[1].parse().unwrap(), args[2] == "again"),
+            "random-worker" => {
+                let model = random::Model::run(args[2].parse().unwrap(), args[1].parse().unwrap(), Some(path(0)));
+                model.compare(path(0));
+            }
             "open-move" => moves::open_files(path(0)),
             _ => panic!("no case {case}"),
         }
     });
 }
 
-/// `none`, or `cells:DIR`, `files:DIR`: layers with something in a directory.
+/// `none`, or `cells:DIR`, `files:DIR`, `random:DIR`: layers with something in a directory.
 fn fixtures(name: &str) -> Vec<Arc<dyn LayerView>> {
     let (kind, dir) = name.split_once(':').unwrap_or((name, ""));
     let mut layer = MemoryLayer::new();
@@ -84,6 +92,13 @@ fn fixtures(name: &str) -> Vec<Arc<dyn LayerView>> {
     if kind == "files" {
         for path in ["file", "file-2", "file-3", "full/v", "copy/v", "merge/v", "full/dir/v", "copy/dir/v", "merge/dir/v", "merge/deep/er/v"] {
             layer.file(format!("{dir}/{path}"), "virtual");
+        }
+    }
+    if kind == "random" {
+        for (process, key, path) in random::all_keys() {
+            if random::at_first(process, key).0 {
+                layer.file(format!("{dir}/{path}"), "layer");
+            }
         }
     }
     vec![Arc::new(layer)]
@@ -493,4 +508,29 @@ fn names_that_come_and_go_on_the_host(bench: &Bench) {
     assert!(output.status.success(), "{output:?}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "hostnewnew\nx\n");
     assert!(!bench.path("w/sub/old").exists());
+}
+
+fn random_operations_of_several_processes(bench: &Bench) {
+    let new_seed = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 % 1_000_000;
+    let given = std::env::var("VM_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in given.map_or_else(|| vec![1, 2, new_seed()], |seed| vec![seed]) {
+        let _ = fs::remove_dir_all(bench.path("w"));
+        bench.fresh_sandbox();
+        for (process, key, path) in random::all_keys() {
+            bench.make_dir(&format!("w/{}", random::DIRECTORIES[key.0]));
+            if random::at_first(process, key).1 {
+                bench.make_file(&format!("w/{path}"), "host");
+            }
+        }
+        let dir = bench.text("w");
+        let paths: Vec<String> = random::DIRECTORIES.iter().map(|name| format!("{dir}/{name}={}", name.rsplit('/').next().unwrap())).collect();
+        // The last is merge with virtual content, and has one in it that is not.
+        let options: Vec<&str> = paths.iter().flat_map(|path| ["--path", path.as_str()]).collect();
+        let fixture = format!("random:{dir}");
+        bench.inside(&fixture, &options, "random", &[&dir, &seed.to_string(), "first"]);
+        bench.inside(&fixture, &options, "random", &[&dir, &seed.to_string(), "again"]);
+        for process in 0..random::PROCESSES {
+            random::Model::run(process, seed, None).compare_host(Path::new(&dir));
+        }
+    }
 }

@@ -227,7 +227,7 @@ fn many(dir: &Path) {
         let path = entry.unwrap().path();
         let number: usize = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
         assert!(seen.insert(number), "{number} twice");
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             fs::remove_file(&path).unwrap();
         }
     }
