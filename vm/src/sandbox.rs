@@ -67,7 +67,7 @@ pub(crate) fn make_shared<'p>(
     for Made { path, meta } in &mut made {
         let time = Timespec { tv_sec: meta.mtime_s, tv_nsec: meta.mtime_ns.into() };
         let times = Timestamps { last_access: time, last_modification: time };
-        let set = fs::set_permissions(path, Permissions::from_mode(meta.mode & 0o7777)).and_then(|()| Ok(utimensat(CWD, &*path, &times, AtFlags::empty())?));
+        let set = fs::set_permissions(&*path, Permissions::from_mode(meta.mode & 0o7777)).and_then(|()| Ok(utimensat(CWD, &*path, &times, AtFlags::empty())?));
         let found = set.and_then(|()| path.symlink_metadata()).map_err(|source| VmError::Sandbox { path: path.clone(), source })?;
         // As the filesystem keeps it: it may have no setgid bit, or whole seconds only.
         *meta = DirectoryMeta { mode: found.mode() & 0o7777, mtime_s: found.mtime(), mtime_ns: found.mtime_nsec() as u32 };
