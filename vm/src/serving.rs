@@ -148,7 +148,7 @@ impl View {
             }
         }
         let host_has = host.map(|host| Box::new(move |path: &LayerPath| host.has_directory(path)) as HostHas);
-        ImageFs::new(layers, always, stubs, host_has).covering(self.covered())
+        ImageFs::new(layers, always, stubs, host_has).keeping(Arc::clone(&self.rules)).covering(self.covered())
     }
 
     fn union(&self, layers: Vec<Arc<dyn LayerView>>, binds: &[(PathBuf, PathBuf)]) -> UnionOptions {

@@ -22,7 +22,7 @@ use super::{Attr, NodeKind, ROOT, Space, Stubs, Tree};
 use crate::rules::Rules;
 
 /// Directories that are not shown: the VM has its own.
-const NATIVE: [&str; 3] = ["proc", "dev", "sys"];
+pub(super) const NATIVE: [&str; 3] = ["proc", "dev", "sys"];
 
 /// Is told what of the host is looked at: what changes about it later must be told to the kernel.
 pub trait Witness: std::fmt::Debug + Send + Sync {
@@ -74,7 +74,7 @@ impl Identity for Node {
 }
 
 /// Length, mtime and ctime.
-type Stamp = (i64, i64, i64, i64, i64);
+pub(super) type Stamp = (i64, i64, i64, i64, i64);
 
 /// A child in a listing.
 #[derive(Clone, Debug)]
@@ -328,7 +328,7 @@ impl Tree for HostFs {
 
 /// Values by number.
 #[derive(Debug)]
-struct Handles<T> {
+pub(super) struct Handles<T> {
     next: AtomicU64,
     values: Mutex<HashMap<u64, Arc<T>>>,
 }
@@ -340,17 +340,17 @@ impl<T> Default for Handles<T> {
 }
 
 impl<T> Handles<T> {
-    fn insert(&self, value: T) -> u64 {
+    pub(super) fn insert(&self, value: T) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         self.values.lock().insert(handle, Arc::new(value));
         handle
     }
 
-    fn get(&self, handle: u64) -> Option<Arc<T>> {
+    pub(super) fn get(&self, handle: u64) -> Option<Arc<T>> {
         self.values.lock().get(&handle).cloned()
     }
 
-    fn remove(&self, handle: u64) {
+    pub(super) fn remove(&self, handle: u64) {
         let value = self.values.lock().remove(&handle);
         // Closing may block; not under the lock.
         drop(value);
@@ -361,15 +361,15 @@ fn host_path(path: &LayerPath) -> Vec<u8> {
     [b"/", path.as_bytes()].concat()
 }
 
-fn stamp(stat: &Stat) -> Stamp {
+pub(super) fn stamp(stat: &Stat) -> Stamp {
     (stat.st_size, stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64)
 }
 
-fn kind_of(stat: &Stat) -> NodeKind {
+pub(super) fn kind_of(stat: &Stat) -> NodeKind {
     kind_from(FileType::from_raw_mode(stat.st_mode))
 }
 
-fn kind_from(file_type: FileType) -> NodeKind {
+pub(super) fn kind_from(file_type: FileType) -> NodeKind {
     match file_type {
         FileType::Directory => NodeKind::Directory,
         FileType::Symlink => NodeKind::Symlink,
@@ -381,7 +381,7 @@ fn kind_from(file_type: FileType) -> NodeKind {
     }
 }
 
-fn attr(ino: u64, stat: &Stat) -> Attr {
+pub(super) fn attr(ino: u64, stat: &Stat) -> Attr {
     let kind = kind_of(stat);
     Attr {
         ino,
@@ -397,7 +397,7 @@ fn attr(ino: u64, stat: &Stat) -> Attr {
     }
 }
 
-fn synthetic(ino: u64, kind: NodeKind, perm: u16) -> Attr {
+pub(super) fn synthetic(ino: u64, kind: NodeKind, perm: u16) -> Attr {
     Attr { ino, kind, perm, nlink: 1, size: 0, blocks: 0, atime: (0, 0), mtime: (0, 0), ctime: (0, 0), rdev: 0 }
 }
 

@@ -19,8 +19,9 @@ use rustix::io::Errno;
 
 use super::inodes::{Identity, Inodes};
 use super::listing::Listing;
-use super::merge::{Verdict, is_whiteout};
+use super::merge::{self, Verdict, is_whiteout};
 use super::{Attr, NodeKind, ROOT, Space, Stubs, Tree};
+use crate::rules::Rules;
 
 /// How many listings are kept half-read.
 const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
@@ -40,6 +41,8 @@ pub struct ImageFs {
     /// Directories in the root that are always mounted over, so that no layer needs to be asked about them.
     always: Stubs,
     stubs: Arc<Stubs>,
+    /// Which files higher layers do not replace.
+    rules: Arc<Rules>,
     /// `None` if the host is not below.
     host_has: Option<HostHas>,
     /// Directories with the mode Hide: found, so that they can be mounted over, but empty and not listed.
@@ -105,6 +108,7 @@ impl ImageFs {
             layers,
             always,
             stubs,
+            rules: Arc::default(),
             host_has,
             covered: BTreeSet::new(),
             inodes: Inodes::new(root),
@@ -118,6 +122,17 @@ impl ImageFs {
     #[must_use]
     pub fn covering(self, covered: BTreeSet<LayerPath>) -> Self {
         Self { covered, ..self }
+    }
+
+    /// Honours [`Rules::kept_by`], whose layers are counted as those given to [`ImageFs::new`].
+    pub fn keeping(mut self, rules: Arc<Rules>) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// The layer that keeps its file at a path: by our numbers, of which the stubs have the first.
+    fn kept_by(&self, path: &LayerPath) -> Option<u16> {
+        self.rules.kept_by(path).and_then(|layer| u16::try_from(layer + 1).ok())
     }
 
     fn layer(&self, number: u16) -> Option<Arc<dyn LayerView>> {
@@ -145,18 +160,10 @@ impl ImageFs {
 
     /// What a child of a directory is.
     fn resolve(&self, directory: &Node, path: &LayerPath, caller: Caller) -> Result<Verdict, Errno> {
-        let mut verdict = Verdict { host: directory.host, ..Verdict::default() };
-        for &number in &directory.layers {
-            let Some(layer) = self.layer(number) else { continue };
-            let entry = layer.lookup(path, caller).map_err(|error| self.failed(path, &error))?;
-            if let Some(entry) = entry
-                && self.counts(number, &entry)
-                && !verdict.add(number, entry)
-            {
-                break;
-            }
-        }
-        Ok(verdict)
+        let accept = |number, entry: &Entry| self.counts(number, entry);
+        let found = merge::resolve(path, &directory.layers, self.kept_by(path), |number| self.layer(number), accept, caller);
+        let verdict = found.map_err(|error| self.failed(path, &error))?;
+        Ok(Verdict { host: directory.host, ..verdict })
     }
 
     /// Whether an entry takes part. Images made from containers often have an empty `/etc/resolv.conf`, or a link to a file
@@ -282,7 +289,11 @@ impl Tree for ImageFs {
             verdict.visible().is_some_and(shown)
         };
         let (from, rest) = (index.saturating_sub(always.len()), max - page.len());
-        let found = listing.lock().get(from, rest, &|layer| self.layer(layer), &keep, &|layer, entry| self.counts(layer, entry), caller);
+        let accept = |number, entry: &Entry| {
+            let kept = self.kept_by(&entry.path).filter(|kept| directory.layers.contains(kept));
+            self.counts(number, entry) && !merge::gives_way(&entry.path, number, kept, |number| self.layer(number), caller)
+        };
+        let found = listing.lock().get(from, rest, &|layer| self.layer(layer), &keep, &accept, caller);
         page.extend(found.map_err(|error| self.failed(&path, &error))?);
         if page.is_empty() {
             // The end: the kernel caches the listing.
@@ -332,7 +343,7 @@ impl Tree for ImageFs {
     }
 }
 
-fn kind(entry: &Entry) -> NodeKind {
+pub(super) fn kind(entry: &Entry) -> NodeKind {
     match entry.kind {
         Kind::File(_) => NodeKind::File,
         Kind::Directory { .. } => NodeKind::Directory,
@@ -344,7 +355,7 @@ fn kind(entry: &Entry) -> NodeKind {
     }
 }
 
-fn attr(ino: u64, entry: &Entry) -> Attr {
+pub(super) fn attr(ino: u64, entry: &Entry) -> Attr {
     let meta = &entry.meta;
     let (perm, rdev) = match entry.kind {
         Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } if !is_whiteout(entry) => (meta.mode, encode_device(major, minor)),

@@ -21,7 +21,7 @@ pub use host::{HostFs, Witness};
 pub use image::{HostHas, ImageFs};
 pub use merge::Verdict;
 pub use stubs::Stubs;
-pub use union::{UnionFs, UnionOptions};
+pub use union::{Answer, Change, Name, Opened, Rename, Shown, Special, UnionFs, UnionOptions};
 
 /// Inode number of the root of each filesystem.
 pub const ROOT: u64 = 1;
