@@ -92,6 +92,7 @@ pub(crate) trait Surroundings {
 pub(crate) fn plan(rules: &Rules, hidden: &[LayerPath], working_dir: &LayerPath, around: &dyn Surroundings) -> Vec<Region> {
     let mut planner = Planner {
         rules,
+        hidden,
         working_dir,
         around,
         unions: BTreeSet::new(),
@@ -104,7 +105,7 @@ pub(crate) fn plan(rules: &Rules, hidden: &[LayerPath], working_dir: &LayerPath,
     planner.collect();
     planner.visit(&LayerPath::root(), None);
     planner.fill_all();
-    planner.cover(hidden);
+    planner.cover();
     planner.regions.sort_by(|a, b| a.path.cmp(&b.path));
     planner.regions
 }
@@ -116,6 +117,7 @@ fn is_native(path: &LayerPath) -> bool {
 
 struct Planner<'a> {
     rules: &'a Rules,
+    hidden: &'a [LayerPath],
     working_dir: &'a LayerPath,
     around: &'a dyn Surroundings,
     /// Directories in which each file is decided on its own.
@@ -310,7 +312,8 @@ impl Planner<'_> {
         let fixed = directory.is_root() || !self.around.may_write(directory);
         for name in names {
             let Ok(path) = directory.join(&name) else { continue };
-            if is_native(&path) || self.skeleton.contains(&path) {
+            // What is hidden is so in the union by itself.
+            if is_native(&path) || self.skeleton.contains(&path) || self.hidden.contains(&path) {
                 continue;
             }
             match virtuals.get(&name) {
@@ -346,8 +349,8 @@ impl Planner<'_> {
     }
 
     /// Covers what the VM keeps for itself where the host's own directory would show it.
-    fn cover(&mut self, hidden: &[LayerPath]) {
-        for path in hidden {
+    fn cover(&mut self) {
+        for path in self.hidden {
             let bound = self.regions.iter().any(|region| region.kind == Kind::Bind && path.starts_with(&region.path));
             let covered = self.regions.iter().any(|region| region.kind == Kind::Hide && path.starts_with(&region.path));
             if bound && !covered && self.around.host_at(path) == Host::Directory {

@@ -243,6 +243,9 @@ fn what_the_vm_keeps_for_itself_is_covered_where_it_would_be_bound() {
     let hidden = ["/home/u/.config/x", "/home/u/.config/x/in", "/home/u/nothing", "/etc/nothing"];
     let found = machine.plan_in(&rules(Mode::WriteCopy, &[("/home", Mode::Merge)]), &hidden, "/");
     expect(&found, &[("/", Overlay), ("/home", Bind), ("/home/u/.config/x", Hide)]);
+    // In a mixed directory the union leaves it out.
+    let found = machine.plan_in(&rules(Mode::Merge, &[]), &["/opt/other", "/usr/share/doc"], "/");
+    assert!(found.iter().all(|(at, kind)| *kind != Hide && at != "/opt/other" && at != "/usr/share/doc"), "{found:?}");
 }
 
 #[test]

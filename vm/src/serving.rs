@@ -52,15 +52,13 @@ impl View {
         let rules = links::follow(&spec.rules, &actual);
         let regions = regions::plan(&rules, &hidden_paths, &working_dir, &actual);
         let has = |kind: Kind| regions.iter().any(|region| region.kind == kind);
+        // In this order: mounting the overlay waits for the last two, and a root for what it is made of. So all are served
+        // before the application can start, or end.
         let mut fuse = Vec::new();
-        if has(Kind::Overlay) {
-            fuse.push(Served::Images);
-            if overlay_shows_host(&rules, &regions) {
-                fuse.push(Served::Host);
-            }
-        }
-        fuse.extend(has(Kind::Union).then_some(Served::Union));
         fuse.extend(has(Kind::Hide).then_some(Served::Hide));
+        fuse.extend(has(Kind::Union).then_some(Served::Union));
+        fuse.extend(has(Kind::Overlay).then_some(Served::Images));
+        fuse.extend((has(Kind::Overlay) && overlay_shows_host(&rules, &regions)).then_some(Served::Host));
         let mut made = Vec::new();
         if has(Kind::Overlay) && has(Kind::Union) {
             let borders = regions.iter().filter(|region| matches!(region.kind, Kind::Overlay | Kind::Union));

@@ -210,6 +210,8 @@ fn files_as_programs_use_them(bench: &Bench) {
         bench.inside(&format!("files:{dir}"), &["--path", &path], "special", &[dir, mode]);
         // And where everything is the host's own.
         if mode == "merge" {
+            fs::remove_dir_all(dir).unwrap();
+            bench.fresh_sandbox();
             for name in ["file", "file-2", "file-3"] {
                 bench.make_file(&format!("w/{name}"), "host");
             }
@@ -363,7 +365,7 @@ fn the_store_is_out_of_reach(bench: &Bench) {
     let path = format!("{}=merge", bench.text(""));
     let script = format!(
         "for p in {store} {store}/key {sandbox} {sandbox}/upper {sandbox}/mnt; do if ls $p 2> /dev/null; then exit 9; fi; if cat $p 2> /dev/null; then exit 8; fi; done
-         if echo x > {store}/new 2> /dev/null; then exit 7; fi
+         if (echo x > {store}/new) 2> /dev/null; then exit 7; fi
          if rmdir {store} 2> /dev/null || mv {store} {dir}/moved 2> /dev/null; then exit 6; fi
          if grep -q {sandbox}/mnt /proc/self/mountinfo; then exit 5; fi
          cat {dir}/beside"

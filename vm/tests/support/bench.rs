@@ -139,12 +139,15 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    /// Makes a directory that belongs to the user.
+    /// Makes a directory that belongs to the user, with its parents.
     pub(crate) fn make_dir(&self, name: &str) -> PathBuf {
-        let path = self.path(name);
-        fs::create_dir_all(&path).unwrap();
-        chown(&path, self.user, self.user).unwrap();
-        path
+        let missing = Path::new(name).ancestors().map(|dir| self.dir.path().join(dir)).take_while(|dir| !dir.exists());
+        let mut missing: Vec<PathBuf> = missing.collect();
+        while let Some(path) = missing.pop() {
+            fs::create_dir(&path).unwrap();
+            chown(&path, self.user, self.user).unwrap();
+        }
+        self.path(name)
     }
 
     /// Makes a file that belongs to the user, as its directory does.
