@@ -1,4 +1,4 @@
-//! The FUSE protocol over a [`Tree`]: the only module that knows fuser.
+//! The FUSE protocol over a [`Tree`], and in [`union`] over the read-write union: the only modules that know fuser.
 
 mod union;
 

@@ -411,9 +411,14 @@ fn own_umask() -> u32 {
 }
 
 #[cfg(test)]
-#[path = "union/tests.rs"]
-mod tests;
+#[path = "../../tests/support/layer.rs"]
+mod layer;
 
 #[cfg(test)]
-#[path = "union/model_tests.rs"]
+mod bench;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod tests;

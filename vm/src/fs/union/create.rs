@@ -4,7 +4,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use client_store::view::Caller;
-use layer_format::manifest::Mode as Isolation;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, chmod, fstat, linkat, mkdirat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
 
@@ -61,6 +60,7 @@ impl UnionFs {
     /// # Errors
     /// As [`UnionFs::create`].
     pub fn make_dir(&self, parent: u64, name: &[u8], mode: u32, caller: Caller) -> Result<Shown, Errno> {
+        self.settle(parent);
         self.make_new(parent, name, New::Directory { opaque: false }, mode, caller)
     }
 
@@ -69,6 +69,7 @@ impl UnionFs {
     /// # Errors
     /// As [`UnionFs::create`].
     pub fn make_link(&self, parent: u64, name: &[u8], target: &[u8], caller: Caller) -> Result<Shown, Errno> {
+        self.settle(parent);
         self.make_new(parent, name, New::Symlink(target), 0o777, caller)
     }
 
@@ -82,11 +83,11 @@ impl UnionFs {
             Special::Fifo => New::Special(FileType::Fifo),
             Special::Socket => New::Special(FileType::Socket),
         };
+        self.settle(parent);
         self.make_new(parent, name, new, mode, caller)
     }
 
-    fn make_new(&self, parent: u64, name: &[u8], new: New<'_>, mode: u32, caller: Caller) -> Result<Shown, Errno> {
-        self.settle(parent);
+    pub(super) fn make_new(&self, parent: u64, name: &[u8], new: New<'_>, mode: u32, caller: Caller) -> Result<Shown, Errno> {
         self.change_name(parent, name, caller, |spot| match self.find_spot(spot)? {
             Some(_) => Err(Errno::EXIST),
             None => self.make(spot, new, mode).map(|(_, shown, _)| shown),
@@ -106,19 +107,16 @@ impl UnionFs {
             return Ok(Ground::Sandbox);
         }
         let held = spot.view.upper && self.upper.stat(&spot.path)?.is_some();
-        Ok(if held { Ground::Sandbox } else { Ground::Host })
+        // A file or link of the host may be in the way of a virtual directory.
+        let blocked = || matches!(self.host.dir(&spot.view.path), Err(Errno::NOTDIR | Errno::LOOP));
+        Ok(if held || blocked() { Ground::Sandbox } else { Ground::Host })
     }
 
-    /// The directory on the host for something new; `None` if it goes to the sandbox, for a file of the host is in the way of
-    /// its parent.
+    /// The directory on the host for something new; `None` if it goes to the sandbox.
     pub(super) fn ground_on_host(&self, spot: &Spot) -> Result<Option<OwnedFd>, Errno> {
-        if self.ground(spot)? == Ground::Sandbox {
-            return Ok(None);
-        }
-        match self.host_dir(&spot.dir) {
-            Ok(dir) => Ok(Some(dir)),
-            Err(Errno::NOTDIR | Errno::LOOP) if spot.policy.mode == Isolation::Merge && !spot.policy.is_defaulted() => Ok(None),
-            Err(errno) => Err(errno),
+        match self.ground(spot)? {
+            Ground::Sandbox => Ok(None),
+            Ground::Host => self.host_dir(&spot.dir).map(Some),
         }
     }
 
@@ -140,7 +138,7 @@ impl UnionFs {
                 let mode = self.inherit(&spot.dir, new, mode)?;
                 let new = match new {
                     // What the layers or the host have below must not show through. Where the host is not seen, it may be later.
-                    New::Directory { .. } => New::Directory { opaque: Self::is_held(spot) || self.behind(spot)?.is_some() || self.upper.stat(&spot.path)?.is_some() },
+                    New::Directory { opaque } => New::Directory { opaque: opaque || Self::is_held(spot) || self.behind(spot)?.is_some() || self.upper.stat(&spot.path)?.is_some() },
                     other => other,
                 };
                 let (stat, file) = self.upper.create(&spot.path, new, mode)?;

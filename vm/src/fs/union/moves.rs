@@ -150,11 +150,13 @@ impl UnionFs {
     }
 
     fn move_pieces(&self, ends: &Ends, node: &Arc<Node>, caller: Caller) -> Result<(), Errno> {
-        let (from, to) = (ends.from.at(), ends.to.at());
+        let to = ends.to.at();
         let ground = self.landing(ends)?;
         if ends.target.is_some() {
             self.remove_empty(to.0, to.1, caller)?;
         }
+        // One that hides what is below goes on hiding.
+        let opaque = ends.source.place == Place::Upper && self.upper.is_opaque(&ends.from.path)?;
         let mode = u32::from(self.shown_now(node)?.attr.perm);
         let meta = match node.state() {
             state if state.place == Place::Layer => state.entry.as_deref().map(Meta::of_entry),
@@ -165,7 +167,7 @@ impl UnionFs {
                 return Err(Errno::EXIST);
             }
             let host = if ground == Ground::Host { self.ground_on_host(spot)? } else { None };
-            self.make_on(spot, host, New::Directory { opaque: false }, mode | 0o700).map(|(made, _, _)| made)
+            self.make_on(spot, host, New::Directory { opaque }, mode | 0o700).map(|(made, _, _)| made)
         })?;
         let moved = self.move_children(node, &made, caller).and_then(|names| {
             self.remove_emptied(ends, caller).inspect_err(|_| self.move_back(&made, node, &names, caller))
@@ -173,6 +175,10 @@ impl UnionFs {
         if let Err(errno) = moved {
             let _ = self.remove_empty(to.0, to.1, caller);
             self.forget(made.ino, 1);
+            if let Some(target) = &ends.target {
+                let mode = target.attr(0).perm;
+                let _ = self.make_new(to.0, to.1, New::Directory { opaque: false }, mode.into(), caller).map(|shown| self.forget(shown.attr.ino, 1));
+            }
             return Err(errno);
         }
         self.table.write().assume(node.ino, made.ino);

@@ -76,6 +76,9 @@ impl UnionFs {
         if to.policy.hides() {
             return Err(Errno::NOENT);
         }
+        if source.is_dir() && self.has_below(&to.path, |attributes| attributes.read_only) {
+            return Err(Errno::ACCESS);
+        }
         if let Some(target) = &target {
             match (source.is_dir(), target.is_dir()) {
                 _ if keep => return Err(Errno::EXIST),
