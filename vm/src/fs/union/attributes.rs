@@ -183,7 +183,9 @@ impl UnionFs {
                 None => ftruncate(&self.open_node(&node, OFlags::WRONLY)?.0, size)?,
             }
         }
-        let target = magic(&*self.reach(&node)?);
+        // Open until the last change: the path is one of an open file.
+        let reached = self.reach(&node)?;
+        let target = magic(&reached);
         if let Some(mode) = change.mode {
             chmod(&target, Mode::from_raw_mode(mode & 0o7777))?;
         }
