@@ -427,3 +427,7 @@ macro_rules! refuse {
 }
 
 refuse!(ReplyOpen, ReplyCreate, ReplyWrite, ReplyEmpty);
+
+#[cfg(test)]
+#[path = "union_tests.rs"]
+mod tests;

@@ -183,7 +183,6 @@ impl UnionFs {
                 None => ftruncate(&self.open_node(&node, OFlags::WRONLY)?.0, size)?,
             }
         }
-        // Open until the last change: the path is one of an open file.
         let reached = self.reach(&node)?;
         let target = magic(&reached);
         if let Some(mode) = change.mode {

@@ -127,6 +127,10 @@ impl UnionFs {
 
     /// Makes something in a directory of the host, or in the sandbox.
     pub(super) fn make_on(&self, spot: &Spot, host: Option<OwnedFd>, new: New<'_>, mode: u32) -> Result<(Arc<Node>, Shown, Option<OwnedFd>), Errno> {
+        if spot.policy.is_defaulted() && matches!(new, New::Directory { .. }) {
+            // The rules say that this is a file.
+            return Err(Errno::PERM);
+        }
         let (stat, file, place) = match host {
             Some(dir) => {
                 let (stat, file) = self.make_on_host(&dir, spot.name(), new, mode)?;

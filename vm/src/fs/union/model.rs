@@ -158,18 +158,28 @@ impl Model {
         let (held, mut dir) = self.in_layers(&up.layers, path);
         dir.closed |= up.closed;
         if self.file_mode(path) == Some(FileMode::Defaulted) {
+            let file = |item: Option<&Item>| item.filter(|item| **item != Item::Dir).cloned();
             if !self.host.contains_key(path)
-                && let Some(Virtual::Item(item)) = held
-                && item != Item::Dir
+                && let Some(Virtual::Item(item)) = &held
+                && *item != Item::Dir
                 && !self.settled.contains(path)
             {
                 self.ensure_host(parent(path))?;
-                self.host.insert(path.to_owned(), item);
+                self.host.insert(path.to_owned(), item.clone());
                 self.settled.insert(path.to_owned());
             }
-            return Ok(self.host.get(path).map(|item| Found { item: item.clone(), from: From::Host, merged: true, dir: Dir { layers: Vec::new(), closed: up.closed } }));
+            if let Some(item) = file(self.host.get(path)) {
+                return Ok(Some(Found { item, from: From::Host, merged: true, dir: Dir::default() }));
+            }
+            let held = held.filter(|held| matches!(held, Virtual::OpaqueDir | Virtual::Item(Item::Dir)));
+            let dir = if held.is_some() { dir } else { Dir { layers: Vec::new(), closed: up.closed } };
+            return Ok(self.look_plainly(path, &up, held, dir)?.filter(Found::is_dir));
         }
-        if self.hides(path) {
+        self.look_plainly(path, &up, held, dir)
+    }
+
+    fn look_plainly(&self, path: &str, up: &Dir, held: Option<Virtual>, dir: Dir) -> Result<Option<Found>, Errno> {
+        if self.mode(path) == Mode::Hide && !matches!(self.file_mode(path), Some(FileMode::Full | FileMode::Hide)) {
             return Ok(None);
         }
         let found = |item, from, dir, merged| Ok(Some(Found { item, from, merged, dir }));
@@ -184,7 +194,13 @@ impl Model {
             Some(Virtual::OpaqueDir) => found(Item::Dir, From::Layer, dir, false),
             Some(Virtual::Item(item)) => found(item, From::Layer, dir, false),
             None => match self.host_seen(path, up.closed) {
-                Some(item) => found(item, From::Host, Dir { layers: Vec::new(), closed: up.closed }, self.writes_host(path)),
+                Some(item) => {
+                    let merged = match self.file_mode(path) {
+                        Some(FileMode::Defaulted) | None => self.mode(path) == Mode::Merge,
+                        Some(_) => false,
+                    };
+                    found(item, From::Host, Dir { layers: Vec::new(), closed: up.closed }, merged)
+                }
                 None => Ok(None),
             },
         }
@@ -261,6 +277,9 @@ impl Model {
             return Err(Errno::EXIST);
         }
         let host = self.lands_on_host(path)?;
+        if item == Item::Dir && self.file_mode(path) == Some(FileMode::Defaulted) {
+            return Err(Errno::PERM);
+        }
         self.put(path, item, host, false)
     }
 
@@ -366,9 +385,14 @@ impl Model {
                 _ if keep => return Err(Errno::EXIST),
                 (true, false) => return Err(Errno::NOTDIR),
                 (false, true) => return Err(Errno::ISDIR),
-                (true, true) if !self.children(to)?.is_empty() => return Err(Errno::NOTEMPTY),
                 _ => {}
             }
+        }
+        if source.is_dir() && self.file_mode(to) == Some(FileMode::Defaulted) {
+            return Err(Errno::PERM);
+        }
+        if target.as_ref().is_some_and(Found::is_dir) && !self.children(to)?.is_empty() {
+            return Err(Errno::NOTEMPTY);
         }
         // What is virtual in merge stays so there; else the destination decides.
         let ground = self.lands_on_host(to)?;
@@ -399,7 +423,7 @@ impl Model {
             let name = child.rsplit('/').next().unwrap().to_owned();
             self.rename(&child, &format!("{to}/{name}"), true)?;
         }
-        if !source.merged && self.writes_host(from) && !self.host.keys().any(|key| below(key, from)) && self.host.get(from) == Some(&Item::Dir) {
+        if !source.merged && !source.dir.closed && self.writes_host(from) && !self.host.keys().any(|key| below(key, from)) && self.host.get(from) == Some(&Item::Dir) {
             self.host.remove(from);
         }
         let source = self.look(from)?.ok_or(Errno::NOENT)?;

@@ -44,6 +44,11 @@ fn at(tops: &'static [&'static str]) -> impl Strategy<Value = String> {
     (proptest::sample::select(tops), proptest::collection::vec(name(), 1..4)).prop_map(|(top, names)| format!("{top}/{}", names.join("/")))
 }
 
+/// Directories where the rules say that a file is have no meaning; that none can be made there is tested.
+fn is_for_a_file(path: &str, is_dir: bool) -> bool {
+    ["m/df", "w/df"].iter().any(|file| path.starts_with(file) && (is_dir || path.len() > file.len()))
+}
+
 fn item() -> impl Strategy<Value = Item> {
     prop_oneof![3 => Just(Item::Dir), 4 => "[a-z]{0,6}".prop_map(Item::File), 1 => "[a-z]{1,4}".prop_map(Item::Link)]
 }
@@ -53,6 +58,9 @@ fn host() -> impl Strategy<Value = Tree<Item>> {
         let mut tree: Tree<Item> = TOPS.iter().map(|top| (top.to_string(), Item::Dir)).collect();
         for (path, item) in made {
             let ancestors: Vec<String> = path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
+            if is_for_a_file(&path, item == Item::Dir) {
+                continue;
+            }
             if !tree.contains_key(&path) && ancestors.iter().all(|up| tree.get(up).is_none_or(|item| *item == Item::Dir)) {
                 tree.extend(ancestors.into_iter().map(|up| (up, Item::Dir)));
                 tree.insert(path, item);
@@ -69,6 +77,9 @@ fn layer() -> impl Strategy<Value = Tree<Virtual>> {
         let mut tree: Tree<Virtual> = TOPS.iter().map(|top| (top.to_string(), dir.clone())).collect();
         for (path, item) in made {
             let ancestors: Vec<String> = path.match_indices('/').map(|(at, _)| path[..at].to_owned()).collect();
+            if is_for_a_file(&path, item == dir || item == Virtual::OpaqueDir) {
+                continue;
+            }
             if !tree.contains_key(&path) && ancestors.iter().all(|up| tree.get(up).is_none_or(|item| *item == dir || *item == Virtual::OpaqueDir)) {
                 for up in ancestors {
                     tree.entry(up).or_insert(dir.clone());

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use client_store::view::Caller;
 use layer_format::LayerPath;
+use layer_format::manifest::Mode;
 use rustix::fs::{AtFlags, RenameFlags, renameat_with, unlinkat};
 use rustix::io::Errno;
 
@@ -28,14 +29,17 @@ impl UnionFs {
         if self.table.read().is_below(ends.to.dir.ino, node.ino) {
             return Err(Errno::INVAL);
         }
+        if ends.to.policy.is_defaulted() {
+            return Err(Errno::PERM);
+        }
         let below = if ends.target.is_some() { self.names_below(ends.to.dir.ino, ends.to.name(), caller)? } else { Vec::new() };
         if let Some(target) = &ends.target {
             self.check_empty(&ends.to, target, &below)?;
         }
         let ground = self.landing(&ends)?;
-        let uniform = self.is_uniform_below(&ends.to.path);
+        let uniform = self.is_uniform_below(&ends.to.path) && ends.to.policy.file.is_none();
         match ground {
-            Ground::Host if ends.source.merged && uniform && self.is_uniform_below(&ends.from.path) => {
+            Ground::Host if ends.source.merged && uniform && self.is_the_hosts(&ends.from) && ends.to.policy.mode == Mode::Merge => {
                 self.at_both(&mut ends, true, |fs, ends| fs.rename_on_host(ends))
             }
             Ground::Sandbox if uniform && self.moves_whole(&ends.from, &ends.source)? => {
@@ -53,11 +57,16 @@ impl UnionFs {
 
     /// Whether a directory can be made the sandbox's alone: nothing below it is written on the host.
     fn moves_whole(&self, spot: &Spot, found: &Found) -> Result<bool, Errno> {
-        if found.merged || !self.is_uniform_below(&spot.path) {
+        if found.merged || spot.policy.file.is_some() || !self.is_uniform_below(&spot.path) {
             return Ok(false);
         }
         let closed = spot.view.closed || found.closed;
-        Ok(closed || !spot.policy.writes_host() || !self.host.stat(&spot.path)?.as_ref().is_some_and(is_dir))
+        Ok(closed || spot.policy.mode != Mode::Merge || !self.host.stat(&spot.path)?.as_ref().is_some_and(is_dir))
+    }
+
+    /// Whether all that is below a directory is written on the host.
+    fn is_the_hosts(&self, spot: &Spot) -> bool {
+        spot.policy.mode == Mode::Merge && spot.policy.file.is_none() && self.is_uniform_below(&spot.path)
     }
 
     /// Copies all that is below a directory to the sandbox.
@@ -81,7 +90,7 @@ impl UnionFs {
     }
 
     fn shows_through(&self, view: &DirView) -> bool {
-        !view.closed && self.policy(&view.path).shows_host() && self.host.dir(&view.path).is_ok()
+        !view.closed && self.policy_below(&view.path).shows_host() && self.host.dir(&view.path).is_ok()
     }
 
     fn move_in_upper(&self, ends: &Ends, node: &Arc<Node>) -> Result<bool, Errno> {
@@ -90,6 +99,9 @@ impl UnionFs {
         }
         self.ensure_upper(&ends.to.dir)?;
         let leave = self.leaves_tombstone(&ends.from)?;
+        if let Some(target) = ends.target.as_ref().filter(|target| target.merged) {
+            self.take_away(&ends.to, target)?;
+        }
         self.seal(&ends.from, &ends.to)?;
         let swept = leave || !ends.source.layers.is_empty();
         self.upper.rename(&ends.from.path, &ends.to.path, leave)?;
@@ -214,7 +226,8 @@ impl UnionFs {
     }
 
     fn remove_emptied(&self, ends: &Ends, caller: Caller) -> Result<(), Errno> {
-        if !ends.source.merged && ends.from.policy.writes_host() {
+        let closed = ends.from.view.closed || ends.source.closed;
+        if !ends.source.merged && ends.from.policy.writes_host() && !closed {
             // The host's part of it, if that is empty now.
             if let Ok((dir, name)) = self.host.parent(&ends.from.path) {
                 let _ = unlinkat(&dir, name, AtFlags::REMOVEDIR);
@@ -234,12 +247,15 @@ impl UnionFs {
             if source.key() == target.key() {
                 return Ok(());
             }
+            if source.is_dir() && to.policy.is_defaulted() || target.is_dir() && from.policy.is_defaulted() {
+                return Err(Errno::PERM);
+            }
             let dirs = source.is_dir() || target.is_dir();
             let uniform = !dirs || self.is_uniform_below(&from.path) && self.is_uniform_below(&to.path);
             let merged = (source.merged, target.merged);
             let mut ends = Ends { from, to, source, target: Some(target) };
             let done = match merged {
-                (true, true) if uniform => self.at_both(&mut ends, true, |fs, ends| fs.exchange_on_host(ends))?,
+                (true, true) if !dirs || self.is_the_hosts(&ends.from) && self.is_the_hosts(&ends.to) => self.at_both(&mut ends, true, |fs, ends| fs.exchange_on_host(ends))?,
                 (false, false) if uniform => self.exchange_virtual(&mut ends, caller)?,
                 _ => return Err(Errno::XDEV),
             };

@@ -59,6 +59,11 @@ impl UnionFs {
         Policy { mode: rules.mode(path), file: rules.file_mode(path), unlisted: rules.is_hidden(path), read_only: rules.is_read_only(path) }
     }
 
+    /// What holds for names in a directory that nothing is stated about.
+    pub(super) fn policy_below(&self, directory: &LayerPath) -> Policy {
+        Policy { file: None, unlisted: false, ..self.policy(directory) }
+    }
+
     /// Whether the host's content at a path is never shown, for it is the VM's own.
     pub(super) fn is_ours(&self, path: &LayerPath) -> bool {
         self.hidden.iter().any(|hidden| path.starts_with(hidden))

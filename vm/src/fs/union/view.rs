@@ -155,8 +155,18 @@ impl UnionFs {
         in_layers: impl FnOnce() -> Result<Verdict, Errno>,
     ) -> Result<Option<Found>, Errno> {
         if policy.is_defaulted() {
-            return self.find_defaulted(path, in_layers);
+            return self.find_defaulted(directory, path, policy, in_layers);
         }
+        self.find_plain(directory, path, policy, in_layers)
+    }
+
+    fn find_plain(
+        &self,
+        directory: &DirView,
+        path: &LayerPath,
+        policy: Policy,
+        in_layers: impl FnOnce() -> Result<Verdict, Errno>,
+    ) -> Result<Option<Found>, Errno> {
         if policy.hides() {
             return Ok(self.stub(path));
         }
@@ -195,21 +205,24 @@ impl UnionFs {
         Ok(found)
     }
 
-    /// A file that is the host's whatever else there is.
-    fn find_defaulted(&self, path: &LayerPath, in_layers: impl FnOnce() -> Result<Verdict, Errno>) -> Result<Option<Found>, Errno> {
+    /// A file that is the host's whatever else there is. The rule is about files: for a directory it does not count.
+    fn find_defaulted(&self, directory: &DirView, path: &LayerPath, policy: Policy, in_layers: impl FnOnce() -> Result<Verdict, Errno>) -> Result<Option<Found>, Errno> {
         if self.is_ours(path) {
             return Ok(None);
         }
-        if let Some(stat) = self.host.stat(path)? {
+        let on_host = self.host.stat(path)?;
+        if let Some(stat) = on_host.filter(|stat| !is_dir(stat)) {
             return Ok(Some(Found::on_disk(path.clone(), Place::Host, stat, true)));
         }
-        if self.settled.lock().contains(path) {
-            return Ok(None);
+        let verdict = in_layers()?;
+        let is_file = |entry: &&Entry| !entry.is_dir() && !is_tombstone(entry);
+        if let Some(entry) = verdict.found.as_ref().filter(is_file).filter(|_| on_host.is_none() && !self.settled.lock().contains(path)) {
+            let (kind, entry) = (image::kind(entry), Some(Arc::new(entry.clone())));
+            return Ok(Some(Found { path: path.clone(), kind, place: Place::Layer, stat: None, entry, layers: Vec::new(), closed: false, merged: true, seed: true }));
         }
-        let Some(entry) = in_layers()?.found.filter(|entry| !entry.is_dir() && !is_tombstone(entry)) else { return Ok(None) };
-        let kind = image::kind(&entry);
-        let entry = Some(Arc::new(entry));
-        Ok(Some(Found { path: path.clone(), kind, place: Place::Layer, stat: None, entry, layers: Vec::new(), closed: false, merged: true, seed: true }))
+        let verdict = if verdict.found.as_ref().is_some_and(Entry::is_dir) { verdict } else { Verdict::default() };
+        let found = self.find_plain(directory, path, Policy { file: None, ..policy }, || Ok(verdict))?;
+        Ok(found.filter(Found::is_dir))
     }
 
     /// What the host has at a path, if that is to be seen.
@@ -258,10 +271,10 @@ impl UnionFs {
         let mut names: BTreeMap<Vec<u8>, Option<Listed>> = BTreeMap::new();
         let join = |name: &[u8]| directory.path.join(name).ok();
         let uniform = self.bare || (self.is_uniform_below(&directory.path) && !self.has_below(&directory.path, |_| true));
-        let inherited = self.policy(&directory.path);
-        let policy = |path: &LayerPath| if uniform { Policy { file: None, unlisted: false, ..inherited } } else { self.policy(path) };
+        let inherited = self.policy_below(&directory.path);
+        let policy = |path: &LayerPath| if uniform { inherited } else { self.policy(path) };
         let mut hosts = Vec::new();
-        if !directory.closed && (inherited.shows_host() || !uniform) || !uniform {
+        if !directory.closed && inherited.shows_host() || !uniform {
             hosts = self.host.entries(&directory.path)?;
         }
         // Lowest first: what is higher takes the place of what is lower.
@@ -270,7 +283,7 @@ impl UnionFs {
             let Some(path) = join(&on_disk.name) else { continue };
             let policy = policy(&path);
             let leads = !uniform && on_disk.kind == NodeKind::Directory && self.rules.leads_to_host(&path);
-            if (directory.closed && !policy.is_defaulted()) || !(policy.shows_host() || leads) || self.is_ours(&path) {
+            if directory.closed || !(policy.shows_host() || leads) || self.is_ours(&path) {
                 continue;
             }
             names.insert(on_disk.name, Some(Listed { kind: on_disk.kind, key: Key::Host((device.unwrap_or(0), on_disk.ino)) }));
@@ -278,13 +291,6 @@ impl UnionFs {
         for verdict in in_layers {
             let Some(entry) = &verdict.found else { continue };
             let name = entry.path.name().to_vec();
-            if policy(&entry.path).is_defaulted() {
-                let seeds = !entry.is_dir() && !is_tombstone(entry) && !self.settled.lock().contains(&entry.path);
-                if seeds {
-                    names.entry(name).or_insert_with(|| Some(Listed { kind: image::kind(entry), key: Key::Path(entry.path.clone()) }));
-                }
-                continue;
-            }
             let link = entry.meta.hard_link.filter(|_| !entry.is_dir()).zip(verdict.layers.first());
             let key = link.map_or_else(|| Key::Path(entry.path.clone()), |(link, layer)| Key::Link(*layer, link.group));
             names.insert(name, (!is_tombstone(entry)).then(|| Listed { kind: image::kind(entry), key }));
@@ -293,9 +299,6 @@ impl UnionFs {
             let device = self.upper.stat(&directory.path)?.map_or(0, |stat| stat.st_dev);
             for on_disk in self.upper.entries(&directory.path)? {
                 let Some(path) = join(&on_disk.name) else { continue };
-                if policy(&path).is_defaulted() {
-                    continue;
-                }
                 if on_disk.kind == NodeKind::CharDevice && self.upper.stat(&path)?.as_ref().is_none_or(is_whiteout) {
                     names.insert(on_disk.name, None);
                     continue;
@@ -304,6 +307,12 @@ impl UnionFs {
                 let key = if merged { Key::Path(path) } else { Key::Upper((device, on_disk.ino)) };
                 names.insert(on_disk.name, Some(Listed { kind: on_disk.kind, key }));
             }
+        }
+        let defaulted = |path: &LayerPath| path.split().is_some_and(|(parent, _)| parent == directory.path.as_bytes()) && self.policy(path).is_defaulted();
+        for (path, _) in self.rules.stated_files().filter(|(path, _)| defaulted(path)) {
+            let verdict = in_layers.iter().find(|verdict| verdict.found.as_ref().is_some_and(|entry| entry.path == *path));
+            let found = self.find_as(directory, path, self.policy(path), || Ok(verdict.map(|found| (**found).clone()).unwrap_or_default()))?;
+            names.insert(path.name().to_vec(), found.map(|found| Listed { kind: found.kind, key: found.key() }));
         }
         let mut shown: BTreeMap<Vec<u8>, Listed> = BTreeMap::new();
         for (name, listed) in names {
