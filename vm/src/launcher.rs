@@ -18,6 +18,7 @@ use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getegid, geteuid, getp
 use crate::error::VmError;
 use crate::fs::{HostFs, HostHas, ImageFs, Stubs};
 use crate::fuse::{self, Ids};
+use crate::guard::Guard;
 use crate::ns::child;
 use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send};
 use crate::pending::Pending;
@@ -195,7 +196,8 @@ fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<
         inner_uid: if spec.map_root { 0 } else { uid },
         inner_gid: if spec.map_root { 0 } else { gid },
         host: spec.shows_host(),
-        private_dev_and_tmp: spec.rules.mode(&LayerPath::root()) == Mode::Full && !spec.shows_host(),
+        private_tmp: spec.rules.mode(&LayerPath::root()) == Mode::Full && !spec.shows_host(),
+        guard: Guard { strict: spec.rules.mode(&LayerPath::root()) >= Mode::Full, root_inside: spec.map_root || uid == 0, root_outside: uid == 0 },
         own_group: std::fs::File::open("/dev/tty").is_err(),
     })
 }

@@ -17,6 +17,7 @@
 
 mod error;
 mod fuse;
+mod guard;
 mod launcher;
 mod ns;
 mod pending;
@@ -31,6 +32,7 @@ mod sys;
 pub mod fs;
 
 pub use error::VmError;
+pub use guard::printable;
 pub use launcher::Launcher;
 pub use probe::{Check, probe};
 pub use rules::Rules;

@@ -72,7 +72,7 @@ fn start(socket: &UnixStream, plan: &Plan, parent: Pid, ignored: &[i32]) -> Resu
     let me = rustix::process::getpid();
     match fork_single_threaded().map_err(lost)? {
         Forked::Child => {
-            let failure = init::run(socket, plan, &staging, me, ignored);
+            let failure = init::run(socket, plan, staging, me, ignored);
             let _ = send(socket, &FromVm::Failed(failure));
             exit_now(1)
         }

@@ -13,20 +13,28 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, setpgi
 use super::child::die_with;
 use super::protocol::{Failure, FromVm, Plan, ToVm, receive, send};
 use super::{exec, mounts};
+use crate::guard::Entrance;
+use crate::guard::kernel_files::{self, Limits};
 use crate::sys::process::{Forked, exit_now, fork_single_threaded};
 use crate::sys::signals::{Watch, reset, unblock_all};
 
 /// Runs pid 1; returns only if the application could not be started. `child` is the process that forked it, `ignored` the
 /// signals to give back to the application.
-pub(crate) fn run(socket: &UnixStream, plan: &Plan, staging: &mounts::Staging, child: Pid, ignored: &[i32]) -> Failure {
+pub(crate) fn run(socket: &UnixStream, plan: &Plan, staging: mounts::Staging, child: Pid, ignored: &[i32]) -> Failure {
     match start(socket, plan, staging, child, ignored) {
         Ok(failure) | Err(failure) => failure,
     }
 }
 
-fn start(socket: &UnixStream, plan: &Plan, staging: &mounts::Staging, child: Pid, ignored: &[i32]) -> Result<Failure, Failure> {
+fn start(socket: &UnixStream, plan: &Plan, staging: mounts::Staging, child: Pid, ignored: &[i32]) -> Result<Failure, Failure> {
     die_with(child)?;
-    let warnings = staging.enter(plan)?;
+    let mut warnings = staging.enter(plan)?;
+    // What it has open is the host's.
+    drop(staging);
+    let limits = if plan.guard.strict { Some(Limits::open()?) } else { None };
+    if plan.guard.covers_kernel_files() {
+        warnings.extend(kernel_files::cover()?);
+    }
     for warning in warnings {
         send(socket, &FromVm::Warning(warning)).map_err(|error| broken("socket", &error))?;
     }
@@ -35,15 +43,15 @@ fn start(socket: &UnixStream, plan: &Plan, staging: &mounts::Staging, child: Pid
     // Closed by a successful exec; otherwise it carries the failure.
     let (from_exec, to_parent) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Failure::at("pipe", "", errno))?;
     match fork_single_threaded().map_err(|error| broken("fork", &error))? {
-        Forked::Child => become_application(plan, watch, ignored, &to_parent),
+        Forked::Child => become_application(plan, limits.as_ref(), watch, ignored, &to_parent),
         Forked::Parent(application) => {
-            drop(to_parent);
+            drop((to_parent, limits));
             Ok(supervise(socket, application, &watch, from_exec))
         }
     }
 }
 
-fn become_application(plan: &Plan, watch: Watch, ignored: &[i32], to_parent: &OwnedFd) -> ! {
+fn become_application(plan: &Plan, limits: Option<&Limits>, watch: Watch, ignored: &[i32], to_parent: &OwnedFd) -> ! {
     drop(watch);
     if plan.own_group {
         let _ = setpgid(None, None);
@@ -52,7 +60,10 @@ fn become_application(plan: &Plan, watch: Watch, ignored: &[i32], to_parent: &Ow
     // The Rust runtime of the parent ignores it; programs do not expect that.
     reset(&[libc::SIGPIPE]);
     unblock_all();
-    let failure = exec::exec(plan);
+    let failure = match plan.guard.confine(limits, Entrance::Started) {
+        Ok(()) => exec::exec(plan),
+        Err(failure) => failure,
+    };
     let bytes = serde_json::to_vec(&failure).unwrap_or_default();
     let _ = rustix::io::write(to_parent, &bytes);
     exit_now(127)

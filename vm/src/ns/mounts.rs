@@ -10,9 +10,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind_recursive, mount_change, unmount};
 
 use super::protocol::{Failure, Plan, Step};
+use crate::guard::dev;
+use crate::guard::place::{path_of, place};
 
 /// Maps one user and one group into the user namespace.
 pub(crate) fn write_maps(uid: u32, gid: u32, inner_uid: u32, inner_gid: u32) -> Result<(), Failure> {
@@ -29,7 +31,11 @@ pub(crate) fn write_maps(uid: u32, gid: u32, inner_uid: u32, inner_gid: u32) -> 
 /// Keeps later mounts of ours from the host, and the host's from us.
 pub(crate) fn leave_host_mounts() -> Result<(), Failure> {
     let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", flags).map_err(|errno| Failure::at("make mounts private", "/", errno))
+    // The first call that needs a right in the new namespace: on Ubuntu it is this one that AppArmor refuses.
+    mount_change("/", flags).map_err(|errno| match errno {
+        Errno::ACCESS | Errno::PERM => Failure::new(Step::Unshare, errno),
+        _ => Failure::at("make mounts private", "/", errno),
+    })
 }
 
 /// Opens the FUSE device. It must happen inside the user namespace: the kernel refuses a descriptor from outside.
@@ -92,17 +98,19 @@ impl Staging {
         let root = openat(&self.stage, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| Failure::at("open", "root", errno))?;
         let mut warnings = Vec::new();
-        mount_proc()?;
-        if let Err(errno) = mount_bind_recursive("/sys", "root/sys") {
+        mount_proc(&root)?;
+        if let Err(errno) = mount_bind_recursive("/sys", path_of(&place(&root, "sys")?)) {
             warnings.push(format!("/sys is not available in the VM: {errno}"));
         }
-        if plan.private_dev_and_tmp {
-            private_dev()?;
-            tmpfs("root/tmp", c"mode=1777")?;
+        if plan.guard.has_private_dev() {
+            dev::mount_private(&root, plan.guard.strict)?;
         } else {
-            mount_bind_recursive("/dev", "root/dev").map_err(|errno| Failure::at("bind", "/dev", errno))?;
+            mount_bind_recursive("/dev", path_of(&place(&root, "dev")?)).map_err(|errno| Failure::at("bind", "/dev", errno))?;
             // Not the host's: write-copy never writes to the host.
-            let _ = tmpfs("root/dev/shm", c"mode=1777");
+            let _ = place(&root, "dev").and_then(|dev| place(&dev, "shm")).and_then(|shm| dev::tmpfs(&shm, c"mode=1777"));
+        }
+        if plan.private_tmp {
+            dev::tmpfs(&place(&root, "tmp")?, c"mode=1777")?;
         }
         for (source, target) in &plan.binds {
             if let Err(errno) = bind(&root, source, target) {
@@ -124,38 +132,13 @@ fn mount_fuse(target: &str, uid: u32, gid: u32) -> Result<OwnedFd, Failure> {
     Ok(device)
 }
 
-fn mount_proc() -> Result<(), Failure> {
+fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", "root/proc", "proc", flags, None)
+    let target = path_of(&place(root, "proc")?);
+    mount("proc", &target, "proc", flags, None)
         // Where parts of /proc are covered (containers) a new one is refused; the host's shows more processes, but works.
-        .or_else(|_| mount_bind_recursive("/proc", "root/proc"))
+        .or_else(|_| mount_bind_recursive("/proc", &target))
         .map_err(|errno| Failure::at("mount", "/proc", errno))
-}
-
-fn tmpfs(target: &str, options: &std::ffi::CStr) -> Result<(), Failure> {
-    mount("tmpfs", target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options).map_err(|errno| Failure::at("mount a tmpfs on", target, errno))
-}
-
-/// A `/dev` with what every program may expect, and the host's terminals.
-fn private_dev() -> Result<(), Failure> {
-    tmpfs("root/dev", c"mode=0755,size=1m")?;
-    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-        let (source, target) = (format!("/dev/{name}"), format!("root/dev/{name}"));
-        let bound =
-            openat(CWD, &target, OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o666)).and_then(|_| mount_bind(&source, &target));
-        bound.map_err(|errno| Failure::at("bind", source, errno))?;
-    }
-    for name in ["pts", "shm"] {
-        let path = format!("root/dev/{name}");
-        mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).map_err(|errno| Failure::at("make", path, errno))?;
-    }
-    // The host's, not a new instance: the terminal that the application was started on must be found by its name.
-    let _ = mount_bind_recursive("/dev/pts", "root/dev/pts");
-    tmpfs("root/dev/shm", c"mode=1777")?;
-    for (target, name) in [("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr"), ("pts/ptmx", "ptmx")] {
-        rustix::fs::symlinkat(target, CWD, format!("root/dev/{name}")).map_err(|errno| Failure::at("link", name, errno))?;
-    }
-    Ok(())
 }
 
 /// Makes a file or folder of the host visible in the new root.

@@ -10,6 +10,8 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAnci
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::guard::Guard;
+
 /// Longest message: an environment and arguments of a few megabytes, as JSON.
 const MAX_LEN: u32 = 64 << 20;
 
@@ -98,8 +100,10 @@ pub(crate) struct Plan {
     pub(crate) inner_gid: u32,
     /// Whether a second FUSE filesystem shows the host.
     pub(crate) host: bool,
-    /// Whether `/dev` and `/tmp` are the VM's own.
-    pub(crate) private_dev_and_tmp: bool,
+    /// Whether `/tmp` is the VM's own.
+    pub(crate) private_tmp: bool,
+    /// What the application may not do.
+    pub(crate) guard: Guard,
     /// Whether the application gets a process group of its own: if there is no terminal.
     pub(crate) own_group: bool,
 }

@@ -1,5 +1,6 @@
 //! System calls that need `unsafe`, each behind a safe function. The only module of the crate that may use it.
 #![allow(unsafe_code)]
 
+pub(crate) mod confine;
 pub(crate) mod process;
 pub(crate) mod signals;

@@ -37,6 +37,12 @@ pub(crate) fn unshare_namespaces() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWPID) }
 }
 
+/// Leaves this process for a user and a mount namespace below its own: the kernel then locks all mounts together.
+pub(crate) fn unshare_for_root() -> Result<(), Errno> {
+    // SAFETY: as above.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }
+}
+
 /// Ends this process at once, without running what `exit` runs: that belongs to the process it was forked from.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no precondition.
