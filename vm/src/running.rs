@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, w
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::error::VmError;
+use crate::guard::printable;
 use crate::ns::protocol::{FromVm, ToVm, receive, send};
 use crate::pending::Pending;
 use crate::sandbox;
@@ -187,13 +188,14 @@ impl Running {
     fn on_message(&mut self) -> Result<Event, VmError> {
         let elapsed = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
         match receive(&self.socket).map_err(|error| VmError::set_up("talk to the VM", error))? {
-            Some(FromVm::Init(pid)) => self.init = pid,
+            // Once: a later one would be a lie about whom to join.
+            Some(FromVm::Init(pid)) if self.init == 0 => self.init = pid,
             Some(FromVm::Mounted) => self.timings.mounted_us = elapsed,
             Some(FromVm::Started) => {
                 self.timings.started_us = elapsed;
                 return Ok(Event::Started);
             }
-            Some(FromVm::Warning(text)) => tracing::warn!("{text}"),
+            Some(FromVm::Warning(text)) => tracing::warn!("{}", printable(&text)),
             Some(FromVm::Failed(failure)) => {
                 self.finish();
                 return Err(VmError::from_child(failure, self.sandbox.clone()));
@@ -201,7 +203,7 @@ impl Running {
             Some(FromVm::Stopped(signal)) => self.stop(signal),
             Some(FromVm::Exited(code)) => return Ok(Event::Ended(ExitStatus { code: Some(code), signal: None })),
             Some(FromVm::Signaled(signal)) => return Ok(Event::Ended(ExitStatus { code: None, signal: Some(signal) })),
-            Some(FromVm::Fuse | FromVm::Passed) => {}
+            Some(FromVm::Init(_) | FromVm::Fuse | FromVm::Passed) => {}
             None => {
                 self.finish();
                 return Err(VmError::Died);

@@ -3,6 +3,10 @@
 //! An inode is a (device, inode) pair of the host together with the path under which it was last seen; every call goes by
 //! that path. If another file has taken its place the answer is `ESTALE`, and the kernel looks the name up again. Only paths
 //! whose mode shows the host exist here; `/proc`, `/dev` and `/sys` are mounted natively over it.
+//!
+//! This server has the user's rights, the application has fewer, and may be able to change the host's tree where a mount
+//! lets it. So no symbolic link is ever followed here (the kernel follows them inside the VM, where the modes hold), and
+//! what the modes hide is hidden under its other names as well ([`super::veil`]).
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -18,6 +22,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, SeekFr
 use rustix::io::Errno;
 
 use super::inodes::{Identity, Inodes};
+use super::veil::Veil;
 use super::{Attr, NodeKind, ROOT, Space, Stubs, Tree};
 use crate::rules::Rules;
 
@@ -30,6 +35,7 @@ pub struct HostFs {
     rules: Arc<Rules>,
     stubs: Stubs,
     hidden: Vec<LayerPath>,
+    veil: Veil,
     inodes: Inodes<Node>,
     handles: Handles<OwnedFd>,
     listings: Handles<Vec<Child>>,
@@ -67,6 +73,8 @@ type Stamp = (i64, i64, i64, i64, i64);
 /// A child in a listing.
 #[derive(Clone, Debug)]
 pub struct Child {
+    /// The directory, as long as the listing is open; `None` for a stub.
+    directory: Option<Arc<OwnedFd>>,
     path: LayerPath,
     kind: NodeKind,
     ino: u64,
@@ -77,16 +85,18 @@ impl HostFs {
     pub fn new(rules: Arc<Rules>, stubs: Stubs, hidden: &[PathBuf]) -> Self {
         let native = NATIVE.iter().filter_map(|name| LayerPath::new(*name).ok());
         let hidden = hidden.iter().filter_map(|path| LayerPath::from_absolute(path.as_os_str().as_bytes()).ok()).filter(|path| !path.is_root());
+        let hidden: Vec<LayerPath> = hidden.collect();
+        let veil = Veil::new(&rules, &hidden);
         let hidden = native.chain(hidden).collect();
-        let root = Node { path: LayerPath::root(), id: None };
-        Self { rules, stubs, hidden, inodes: Inodes::new(root), handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
+        let inodes = Inodes::new(Node { path: LayerPath::root(), id: None });
+        Self { rules, stubs, hidden, veil, inodes, handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
     }
 
     /// Whether overlayfs finds a directory here when it merges `path`. Symbolic links are not followed: overlayfs would not.
     pub fn has_directory(&self, path: &LayerPath) -> bool {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let shown = !self.hidden.iter().any(|hidden| path.starts_with(hidden)) && (self.shows(path) || self.rules.leads_to_host(path));
-        shown && openat2(CWD, host_path(path), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).is_ok()
+        shown && open(path, flags).and_then(|file| fstat(&file)).is_ok_and(|stat| self.admits(path, &stat))
     }
 
     fn node(&self, ino: u64) -> Result<Arc<Node>, Errno> {
@@ -97,16 +107,29 @@ impl HostFs {
         self.rules.shows_host(path) && !self.hidden.iter().any(|hidden| path.starts_with(hidden))
     }
 
+    /// Whether what is at a path may be seen there.
+    fn admits(&self, path: &LayerPath, stat: &Stat) -> bool {
+        if self.shows(path) {
+            // A path that states its own mode is meant, whatever other names the file has.
+            return !self.veil.covers(stat) || self.rules.states(path);
+        }
+        let native = self.hidden.iter().any(|hidden| path.starts_with(hidden));
+        !native && kind_of(stat) == NodeKind::Directory && self.rules.leads_to_host(path)
+    }
+
     /// What is at a path: the host's, if it is to be seen; otherwise a stub.
     fn find(&self, path: &LayerPath) -> Result<Option<(Node, Attr)>, Errno> {
-        let native = self.hidden.iter().any(|hidden| path.starts_with(hidden));
-        let passage = !native && self.rules.leads_to_host(path);
-        let found = match statat(CWD, host_path(path), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Some(stat),
-            Err(Errno::NOENT | Errno::NOTDIR) => None,
+        self.judge(path, open(path, OFlags::PATH).and_then(|file| fstat(&file)))
+    }
+
+    /// The same, when the host has answered.
+    fn judge(&self, path: &LayerPath, answer: Result<Stat, Errno>) -> Result<Option<(Node, Attr)>, Errno> {
+        let found = match answer {
+            Ok(stat) => Some(stat).filter(|stat| self.admits(path, stat)),
+            // ELOOP: a directory of the path has become a symbolic link.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
             Err(errno) => return Err(errno),
         };
-        let found = found.filter(|stat| self.shows(path) || (passage && kind_of(stat) == NodeKind::Directory));
         Ok(match (found, self.stubs.get(path)) {
             (Some(stat), _) => {
                 let node = Node { path: path.clone(), id: Some((stat.st_dev, stat.st_ino)) };
@@ -123,6 +146,14 @@ impl HostFs {
         })
     }
 
+    /// What a child of a listing is now: looked up in the directory that was listed, wherever that is by now.
+    fn look(&self, child: &Child) -> Result<Option<(Node, Attr)>, Errno> {
+        match &child.directory {
+            Some(directory) => self.judge(&child.path, statat(directory, child.path.name(), AtFlags::SYMLINK_NOFOLLOW)),
+            None => self.find(&child.path),
+        }
+    }
+
     fn remember(&self, (node, attr): (Node, Attr)) -> Attr {
         let (ino, _) = self.inodes.insert(node, |known, new| known.path != new.path);
         Attr { ino, ..attr }
@@ -131,7 +162,7 @@ impl HostFs {
     /// Opens what an inode stands for; `ESTALE` if it is something else by now.
     fn open_as(&self, ino: u64, flags: OFlags) -> Result<(OwnedFd, Stat), Errno> {
         let node = self.node(ino)?;
-        let file = openat(CWD, host_path(&node.path), flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())?;
+        let file = open(&node.path, flags | OFlags::NONBLOCK)?;
         let stat = fstat(&file)?;
         match node.id {
             Some(id) if id != (stat.st_dev, stat.st_ino) => Err(Errno::STALE),
@@ -142,23 +173,26 @@ impl HostFs {
     fn children(&self, ino: u64) -> Result<Vec<Child>, Errno> {
         let directory = self.node(ino)?.path.clone();
         let mut children = Vec::new();
-        match openat(CWD, host_path(&directory), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        match open(&directory, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(fd) => {
-                for entry in Dir::read_from(fd)? {
+                let fd = Arc::new(fd);
+                for entry in Dir::read_from(&*fd)? {
                     let entry = entry?;
                     let name = entry.file_name().to_bytes();
                     let Ok(path) = directory.join(name) else { continue };
-                    if self.shows(&path) || self.rules.leads_to_host(&path) {
-                        children.push(Child { path, kind: kind_from(entry.file_type()), ino: entry.ino().max(ROOT + 1) });
+                    let child = Child { directory: Some(Arc::clone(&fd)), path, kind: kind_from(entry.file_type()), ino: entry.ino().max(ROOT + 1) };
+                    let shown = self.shows(&child.path) || self.rules.leads_to_host(&child.path);
+                    if shown && (!self.veil.may_cover(entry.ino()) || matches!(self.look(&child), Ok(Some(_)))) {
+                        children.push(child);
                     }
                 }
             }
-            Err(Errno::NOENT) => {}
+            Err(Errno::NOENT | Errno::LOOP) => {}
             Err(errno) => return Err(errno),
         }
         for stub in self.stubs.children(&directory) {
             if !children.iter().any(|child| child.path == stub.path) {
-                children.push(Child { path: stub.path.clone(), kind: NodeKind::Directory, ino: ROOT + 1 });
+                children.push(Child { directory: None, path: stub.path.clone(), kind: NodeKind::Directory, ino: ROOT + 1 });
             }
         }
         // The order of the host's filesystem means nothing; sorted, a listing is the same each time.
@@ -251,12 +285,16 @@ impl Tree for HostFs {
     }
 
     fn enter(&self, child: &Child) -> Option<Attr> {
-        self.find(&child.path).ok().flatten().map(|found| self.remember(found))
+        self.look(child).ok().flatten().map(|found| self.remember(found))
     }
 
     fn read_link(&self, ino: u64) -> Result<Vec<u8>, Errno> {
-        let path = host_path(&self.node(ino)?.path);
-        readlinkat(CWD, path, Vec::new()).map(|target| target.into_bytes())
+        let link = open(&self.node(ino)?.path, OFlags::PATH)?;
+        match readlinkat(&link, "", Vec::new()) {
+            // So the kernel says that an open file is no symbolic link.
+            Err(Errno::NOENT) => Err(Errno::INVAL),
+            target => target.map(|target| target.into_bytes()),
+        }
     }
 
     fn xattr(&self, _ino: u64, _name: &[u8]) -> Result<Vec<u8>, Errno> {
@@ -311,7 +349,13 @@ impl<T> Handles<T> {
     }
 }
 
-fn host_path(path: &LayerPath) -> Vec<u8> {
+/// Opens a path of the host. No symbolic link is followed, whatever anybody puts in the way meanwhile; one at the end can
+/// be opened with `O_PATH`.
+fn open(path: &LayerPath, flags: OFlags) -> Result<OwnedFd, Errno> {
+    openat2(CWD, host_path(path), flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+pub(super) fn host_path(path: &LayerPath) -> Vec<u8> {
     [b"/", path.as_bytes()].concat()
 }
 
@@ -358,3 +402,7 @@ fn synthetic(ino: u64, kind: NodeKind, perm: u16) -> Attr {
 #[cfg(test)]
 #[path = "host_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "host_race_tests.rs"]
+mod race_tests;

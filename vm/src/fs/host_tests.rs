@@ -7,10 +7,10 @@ use std::path::Path;
 use super::*;
 use crate::spec::Mode as Isolation;
 
-const NOBODY: Caller = Caller { pid: 0 };
+pub(super) const NOBODY: Caller = Caller { pid: 0 };
 
 /// Looks a path up from the root.
-fn walk(fs: &HostFs, path: &Path) -> Option<Attr> {
+pub(super) fn walk(fs: &HostFs, path: &Path) -> Option<Attr> {
     let path = LayerPath::from_absolute(path.as_os_str().as_bytes()).unwrap();
     let names: Vec<&[u8]> = path.as_bytes().split(|b| *b == b'/').collect();
     let (last, parents) = names.split_last().unwrap();
@@ -21,14 +21,14 @@ fn walk(fs: &HostFs, path: &Path) -> Option<Attr> {
     fs.lookup(parent, last, NOBODY).unwrap()
 }
 
-fn names(fs: &HostFs, ino: u64) -> Vec<Vec<u8>> {
+pub(super) fn names(fs: &HostFs, ino: u64) -> Vec<Vec<u8>> {
     let handle = fs.open_dir(ino).unwrap();
     let names = fs.list(ino, handle, 0, usize::MAX, NOBODY).unwrap().iter().map(|child| HostFs::name(child).to_vec()).collect();
     fs.close_dir(handle);
     names
 }
 
-fn modes(default: Isolation, stated: &[(&Path, Isolation)]) -> Arc<Rules> {
+pub(super) fn modes(default: Isolation, stated: &[(&Path, Isolation)]) -> Arc<Rules> {
     let mut rules = Rules::new(default);
     for (path, mode) in stated {
         rules.state(LayerPath::from_absolute(path.as_os_str().as_bytes()).unwrap(), *mode);

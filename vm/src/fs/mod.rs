@@ -9,6 +9,7 @@ mod inodes;
 mod listing;
 mod merge;
 mod stubs;
+mod veil;
 
 use client_store::view::Caller;
 use rustix::io::Errno;

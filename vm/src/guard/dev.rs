@@ -17,8 +17,14 @@ use crate::ns::protocol::Failure;
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// What a run of root's gets besides, where the host is visible: whoever may use them outside may use them inside.
 const FOR_ROOT: [&str; 5] = ["fuse", "net", "dri", "snd", "kvm"];
-const LINKS: [(&str, &str); 6] =
-    [("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"), ("pts/ptmx", "ptmx"), ("/proc/kcore", "core")];
+const LINKS: [(&str, &str); 6] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+    ("/proc/kcore", "core"),
+];
 
 /// Mounts it below `root`. The host's `/dev` and `/proc` must still be in sight.
 pub(crate) fn mount_private(root: &OwnedFd, strict: bool) -> Result<(), Failure> {

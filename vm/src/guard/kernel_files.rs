@@ -13,12 +13,19 @@ use crate::ns::protocol::Failure;
 use crate::sys::confine::make_mount_inert;
 
 /// Parts of `/proc` that are only read.
-const READ_ONLY: [&CStr; 8] =
-    [c"/proc/sys", c"/proc/sysrq-trigger", c"/proc/irq", c"/proc/bus", c"/proc/fs", c"/proc/acpi", c"/proc/scsi", c"/proc/mtrr"];
+const READ_ONLY: [&CStr; 8] = [c"/proc/sys", c"/proc/sysrq-trigger", c"/proc/irq", c"/proc/bus", c"/proc/fs", c"/proc/acpi", c"/proc/scsi", c"/proc/mtrr"];
 /// Parts of `/proc` that tell about the whole machine what only root outside should know.
 const EMPTY: [&CStr; 10] = [
-    c"/proc/kcore", c"/proc/keys", c"/proc/key-users", c"/proc/kmsg", c"/proc/kpagecgroup", c"/proc/kpagecount", c"/proc/kpageflags", c"/proc/sched_debug",
-    c"/proc/timer_list", c"/proc/latency_stats",
+    c"/proc/kcore",
+    c"/proc/keys",
+    c"/proc/key-users",
+    c"/proc/kmsg",
+    c"/proc/kpagecgroup",
+    c"/proc/kpagecount",
+    c"/proc/kpageflags",
+    c"/proc/sched_debug",
+    c"/proc/timer_list",
+    c"/proc/latency_stats",
 ];
 
 /// Limits on namespaces, to be set from inside a namespace: `/proc/sys/user`, opened before it is covered.

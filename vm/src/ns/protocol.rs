@@ -12,8 +12,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::guard::Guard;
 
-/// Longest message: an environment and arguments of a few megabytes, as JSON.
-const MAX_LEN: u32 = 64 << 20;
+/// A message with a bound on its length, in bytes of JSON.
+pub(crate) trait Message: Serialize + DeserializeOwned {
+    const MAX_LEN: u32;
+}
+
+impl Message for ToVm {
+    /// An environment and arguments of a few megabytes.
+    const MAX_LEN: u32 = 64 << 20;
+}
+
+impl Message for FromVm {
+    /// A few paths. Whatever somebody might do to pid 1, it cannot fill the parent's memory.
+    const MAX_LEN: u32 = 256 << 10;
+}
+
+/// Longest text in a message from inside, in bytes; the rest is cut off.
+const MAX_TEXT: usize = 4096;
 
 /// What the parent says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,7 +92,8 @@ impl Failure {
     }
 
     pub(crate) fn at(what: &str, path: impl AsRef<[u8]>, errno: rustix::io::Errno) -> Self {
-        Self { path: String::from_utf8_lossy(path.as_ref()).into_owned(), ..Self::new(Step::Other(what.to_owned()), errno) }
+        let path = path.as_ref();
+        Self { path: String::from_utf8_lossy(&path[..path.len().min(MAX_TEXT)]).into_owned(), ..Self::new(Step::Other(what.to_owned()), errno) }
     }
 }
 
@@ -108,12 +124,12 @@ pub(crate) struct Plan {
     pub(crate) own_group: bool,
 }
 
-pub(crate) fn send<T: Serialize>(socket: &UnixStream, message: &T) -> io::Result<()> {
+pub(crate) fn send<T: Message>(socket: &UnixStream, message: &T) -> io::Result<()> {
     send_with(socket, message, &[])
 }
 
 /// Sends a message and, with its first byte, descriptors.
-pub(crate) fn send_with<T: Serialize>(mut socket: &UnixStream, message: &T, fds: &[OwnedFd]) -> io::Result<()> {
+pub(crate) fn send_with<T: Message>(mut socket: &UnixStream, message: &T, fds: &[OwnedFd]) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
     let mut bytes = Vec::with_capacity(4 + body.len());
     bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
@@ -130,12 +146,12 @@ pub(crate) fn send_with<T: Serialize>(mut socket: &UnixStream, message: &T, fds:
 }
 
 /// The next message, or `None` if the other side is gone.
-pub(crate) fn receive<T: DeserializeOwned>(socket: &UnixStream) -> io::Result<Option<T>> {
+pub(crate) fn receive<T: Message>(socket: &UnixStream) -> io::Result<Option<T>> {
     Ok(receive_with(socket)?.map(|(message, _)| message))
 }
 
 /// The next message and the descriptors that came with it.
-pub(crate) fn receive_with<T: DeserializeOwned>(mut socket: &UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub(crate) fn receive_with<T: Message>(mut socket: &UnixStream) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     let mut head = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -158,10 +174,46 @@ pub(crate) fn receive_with<T: DeserializeOwned>(mut socket: &UnixStream) -> io::
     }
     socket.read_exact(&mut head[received..])?;
     let len = u32::from_le_bytes(head);
-    if len > MAX_LEN {
+    if len > T::MAX_LEN {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of the VM is too long"));
     }
     let mut body = vec![0; len as usize];
     socket.read_exact(&mut body)?;
     Ok(Some((serde_json::from_slice(&body)?, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_inside_is_bounded() {
+        let (parent, inside) = UnixStream::pair().unwrap();
+        let mut writer = &inside;
+        writer.write_all(&(FromVm::MAX_LEN + 1).to_le_bytes()).unwrap();
+        let refused = receive::<FromVm>(&parent).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        writer.write_all(&5u32.to_le_bytes()).unwrap();
+        writer.write_all(b"{\"In}").unwrap();
+        assert!(receive::<FromVm>(&parent).is_err(), "not a message");
+        // Nested deeper than any message: an error, not an overflow of the stack.
+        let deep = [b'['; 100_000];
+        writer.write_all(&(deep.len() as u32).to_le_bytes()).unwrap();
+        let feeder = inside.try_clone().unwrap();
+        let feeder = std::thread::spawn(move || (&feeder).write_all(&deep));
+        assert!(receive::<FromVm>(&parent).is_err());
+        feeder.join().unwrap().unwrap();
+        send(&inside, &FromVm::Failed(Failure::at("x", vec![b'y'; 1 << 20], rustix::io::Errno::IO))).unwrap();
+        let Some(FromVm::Failed(failure)) = receive(&parent).unwrap() else { panic!("another message") };
+        assert_eq!(failure.path.len(), MAX_TEXT);
+    }
+
+    #[test]
+    fn descriptors_that_nobody_asked_for_are_closed() {
+        let (parent, inside) = UnixStream::pair().unwrap();
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        send_with(&inside, &FromVm::Started, &[write]).unwrap();
+        assert!(matches!(receive::<FromVm>(&parent).unwrap(), Some(FromVm::Started)));
+        assert_eq!(rustix::io::read(&read, &mut [0; 1]), Ok(0), "no end for writing is left open");
+    }
 }
