@@ -67,7 +67,8 @@ fn bind(dev: &OwnedFd, source: &str, name: &str) -> Result<(), Errno> {
     } else {
         openat(dev, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o666))?;
     }
-    let target = path_of(&openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?);
+    let place = openat(dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let target = path_of(&place);
     if kind == FileType::Directory { mount_bind_recursive(source, target) } else { mount_bind(source, target) }
 }
 

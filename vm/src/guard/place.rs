@@ -18,7 +18,7 @@ pub(crate) fn place(root: &OwnedFd, name: &str) -> Result<OwnedFd, Failure> {
     .map_err(|errno| Failure::at("an image or the sandbox has no folder where the VM mounts its own:", format!("/{name}"), errno))
 }
 
-/// A path that names what a descriptor stands for, for calls that take paths. `/proc` must be mounted.
+/// A path that names what a descriptor stands for, for calls that take paths, as long as it is open. `/proc` must be mounted.
 pub(crate) fn path_of(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

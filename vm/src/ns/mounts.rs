@@ -134,7 +134,8 @@ fn mount_fuse(target: &str, uid: u32, gid: u32) -> Result<OwnedFd, Failure> {
 
 fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let target = path_of(&place(root, "proc")?);
+    let place = place(root, "proc")?;
+    let target = path_of(&place);
     mount("proc", &target, "proc", flags, None)
         // Where parts of /proc are covered (containers) a new one is refused; the host's shows more processes, but works.
         .or_else(|_| mount_bind_recursive("/proc", &target))
