@@ -80,6 +80,8 @@ pub enum Command {
     Trace(trace::Trace),
     /// Show or change the configuration.
     Config(config_command::Config),
+    /// Say whether this machine can run images, and what to do if not.
+    Doctor(doctor::Doctor),
     /// Show the version, and what this machine can do.
     Version(version::Version),
     /// Print a completion script for a shell.
@@ -110,6 +112,7 @@ impl Command {
             Self::Profile(_) => "profile",
             Self::Trace(_) => "trace",
             Self::Config(_) => "config",
+            Self::Doctor(_) => "doctor",
             Self::Version(_) => "version",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",

@@ -64,6 +64,9 @@ pub struct Settings {
     pub home: PathBuf,
     /// URL of the registry, without a trailing slash.
     pub hub: String,
+    /// Whether it was stated, rather than being the default.
+    #[serde(skip)]
+    pub hub_configured: bool,
     /// Most bytes of fetched data to keep; 0 for no limit.
     pub cache_size: u64,
     /// Seconds that a read waits.
@@ -86,10 +89,13 @@ impl Settings {
             Some(home) => std::path::absolute(&home).with_context(|| format!("{} is not a folder's name", home.display()))?,
             None => base_folder("XDG_DATA_HOME", ".local/share")?.join("turbo"),
         };
-        let hub = options.hub.clone().or(file.hub).unwrap_or_else(|| DEFAULT_HUB.into());
+        let hub = options.hub.clone().or(file.hub);
+        let hub_configured = hub.is_some();
+        let hub = hub.unwrap_or_else(|| DEFAULT_HUB.into());
         Ok(Self {
             home,
             hub: check_hub(&hub)?,
+            hub_configured,
             cache_size: options.cache_size.or(file.cache_size).unwrap_or(0),
             wait: options.wait.or(file.wait).unwrap_or(DEFAULT_WAIT_S),
             send_traces: options.send_traces.or(file.send_traces).unwrap_or(true),

@@ -83,6 +83,7 @@ fn run(arguments: Turbo, output: Output) -> Result<Exit> {
         Command::Profile(command) => command.run(&app),
         Command::Trace(command) => command.run(&app),
         Command::Config(command) => command.run(&app, &arguments.settings),
+        Command::Doctor(command) => command.run(&app),
         Command::Version(command) => command.run(&app),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),

@@ -96,6 +96,9 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+    /// A check that an earlier failure left no way to make; only [`crate::probe()`] says so.
+    #[error("not tried, since an earlier check failed")]
+    NotTried,
     /// The VM's own processes ended without a word, e.g. because someone killed them.
     #[error("the VM ended unexpectedly")]
     Died,

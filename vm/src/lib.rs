@@ -34,7 +34,7 @@ pub mod fs;
 pub use error::VmError;
 pub use guard::printable;
 pub use launcher::Launcher;
-pub use probe::{Check, probe};
+pub use probe::{Check, Finding, Status, examine, probe};
 pub use rules::Rules;
 pub use running::{Control, ExitStatus, Running, Timings};
 pub use spec::{BindMount, DEFAULT_READAHEAD, Mode, RunSpec};

@@ -2,6 +2,7 @@
 
 pub mod completions;
 pub mod config_command;
+pub mod doctor;
 pub mod export;
 pub mod gc;
 pub mod images;

@@ -42,8 +42,7 @@ pub(crate) fn mount_private(root: &OwnedFd, strict: bool) -> Result<(), Failure>
         mkdirat(&dev, name, Mode::from_raw_mode(0o755)).map_err(|errno| Failure::at("make", format!("/dev/{name}"), errno))?;
     }
     let terminals = place(&dev, "pts")?;
-    mount("devpts", path_of(&terminals), "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"newinstance,ptmxmode=0666,mode=0620")
-        .map_err(|errno| Failure::at("mount", "/dev/pts", errno))?;
+    mount_terminals(&path_of(&terminals))?;
     tmpfs(&place(&dev, "shm")?, c"mode=1777")?;
     if let Some(name) = [stdin(), stdout(), stderr()].into_iter().find_map(terminal) {
         let _ = bind(&dev, &name, "console");
@@ -52,6 +51,12 @@ pub(crate) fn mount_private(root: &OwnedFd, strict: bool) -> Result<(), Failure>
         symlinkat(target, &dev, name).map_err(|errno| Failure::at("link", format!("/dev/{name}"), errno))?;
     }
     Ok(())
+}
+
+/// Mounts a devpts that has none of the terminals of others.
+pub(crate) fn mount_terminals(target: &str) -> Result<(), Failure> {
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("devpts", target, "devpts", flags, c"newinstance,ptmxmode=0666,mode=0620").map_err(|errno| Failure::at("mount devpts on", target, errno))
 }
 
 /// Mounts a tmpfs.

@@ -85,15 +85,20 @@ fn start(socket: &UnixStream, plan: &Plan, parent: Pid, ignored: &[i32]) -> Resu
     }
 }
 
+/// Tries one thing after another and says how each went.
 fn probe(socket: &UnixStream, sandbox: &[u8], uid: u32, gid: u32) -> Result<(), Failure> {
     mounts::write_maps(uid, gid, uid, gid)?;
-    send(socket, &FromVm::Passed).map_err(lost)?;
     mounts::leave_host_mounts()?;
-    let staging = mounts::Staging::new(sandbox)?;
-    staging.try_overlay()?;
-    send(socket, &FromVm::Passed).map_err(lost)?;
-    mounts::open_fuse()?;
-    send(socket, &FromVm::Passed).map_err(lost)
+    let report = |result: Result<(), Failure>| send(socket, &result.map_or_else(FromVm::Failed, |()| FromVm::Passed)).map_err(lost);
+    report(Ok(()))?;
+    let staging = mounts::Staging::new(sandbox);
+    let on = |act: &dyn Fn(&mounts::Staging) -> Result<(), Failure>| match &staging {
+        Ok(staging) => act(staging),
+        Err(failure) => Err(failure.clone()),
+    };
+    report(on(&mounts::Staging::try_overlay))?;
+    report(on(&|staging| staging.mount_fuse(uid, gid, false).map(drop)))?;
+    report(on(&mounts::Staging::try_terminals))
 }
 
 fn lost(error: std::io::Error) -> Failure {

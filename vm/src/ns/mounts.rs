@@ -85,6 +85,11 @@ impl Staging {
         self.overlay("img:host", "root")
     }
 
+    /// Mounts a new instance of devpts.
+    pub(crate) fn try_terminals(&self) -> Result<(), Failure> {
+        dev::mount_terminals("host")
+    }
+
     fn overlay(&self, lower: &str, target: &str) -> Result<(), Failure> {
         let (upper, work) = (self.upper.as_raw_fd(), self.work.as_raw_fd());
         let options = format!("lowerdir={lower},upperdir=/proc/self/fd/{upper},workdir=/proc/self/fd/{work},userxattr");

@@ -67,7 +67,7 @@ pub(crate) enum FromVm {
     Passed,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Step {
     Unshare,
     WriteMaps,
@@ -78,7 +78,7 @@ pub(crate) enum Step {
     Other(String),
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Failure {
     pub(crate) step: Step,
     pub(crate) path: String,
