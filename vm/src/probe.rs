@@ -122,17 +122,16 @@ fn fuse_device() -> std::io::Result<()> {
 
 fn fuse(tried: &Attempts) -> Finding {
     let finding = Finding::ok("fuse", "shows images and the host to programs inside", "/dev/fuse can be opened").needed();
-    let container = namespaces::container();
     match fuse_device().map_err(|error| (error.raw_os_error(), error)) {
         Err((Some(libc::EACCES | libc::EPERM), error)) => {
-            let finding = Finding { detail: format!("/dev/fuse: {error}"), ..finding };
             let remedy = "sudo chmod 666 /dev/fuse\nand for every boot: echo 'KERNEL==\"fuse\", MODE=\"0666\"' | sudo tee /etc/udev/rules.d/60-fuse.rules";
-            finding.but(Status::Missing, container.map_or(remedy.to_owned(), |kind| format!("start the container with {}", kind.fuse())))
+            Finding { detail: format!("/dev/fuse: {error}"), ..finding }.but(Status::Missing, remedy)
         }
         Err((_, error)) => {
-            let finding = Finding { detail: format!("/dev/fuse: {error}"), ..finding };
             let remedy = "sudo modprobe fuse\nand for every boot: echo fuse | sudo tee /etc/modules-load.d/fuse.conf";
-            finding.but(Status::Missing, container.map_or(remedy.to_owned(), |kind| format!("start the container with {}", kind.fuse())))
+            let remedy =
+                namespaces::container().map_or(remedy.to_owned(), |_| format!("start the container with --device /dev/fuse; if its host has none:\n{remedy}"));
+            Finding { detail: format!("/dev/fuse: {error}"), ..finding }.but(Status::Missing, remedy)
         }
         Ok(()) => match &tried.fuse {
             Ok(()) => finding,

@@ -14,13 +14,6 @@ pub(super) enum Container {
 }
 
 impl Container {
-    pub(super) fn fuse(self) -> &'static str {
-        match self {
-            Self::Other => "access to /dev/fuse (--device /dev/fuse)",
-            _ => "--device /dev/fuse",
-        }
-    }
-
     fn namespaces(self) -> &'static str {
         match self {
             Self::Docker => {
