@@ -17,11 +17,13 @@
 
 mod error;
 mod fuse;
+mod joiner;
 mod launcher;
 mod ns;
 mod pending;
 mod pool;
 mod probe;
+mod processes;
 mod rules;
 mod running;
 mod sandbox;
@@ -31,8 +33,10 @@ mod sys;
 pub mod fs;
 
 pub use error::VmError;
+pub use joiner::{Held, JoinSpec, Joiner, Ticket};
 pub use launcher::Launcher;
 pub use probe::{Check, probe};
+pub use processes::{Process, processes};
 pub use rules::Rules;
 pub use running::{Control, ExitStatus, Running, Timings};
-pub use spec::{BindMount, DEFAULT_READAHEAD, Mode, RunSpec};
+pub use spec::{BindMount, DEFAULT_READAHEAD, Mode, RunSpec, ScriptsOfRun};

@@ -5,16 +5,17 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::error::VmError;
-use crate::ns::protocol::{FromVm, ToVm, receive, send};
+use crate::joiner::Ticket;
+use crate::ns::protocol::{FromVm, Plan, ToVm, receive, send};
 use crate::pending::Pending;
 use crate::sandbox;
 use crate::sys::signals::{Arrived, Watch, ignore, reset};
@@ -48,16 +49,95 @@ pub struct Timings {
     pub started_us: u64,
 }
 
-/// Sends signals to the application, from any thread.
+/// How long pid 1 may take to stop or start all processes.
+const FREEZE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Controls a VM from any thread, while another one is in [`Running::wait`].
 #[derive(Clone, Debug)]
 pub struct Control {
     socket: Arc<Mutex<UnixStream>>,
+    answers: Arc<Answers>,
+}
+
+/// What pid 1 answered to [`Control`].
+#[derive(Debug, Default)]
+struct Answers {
+    /// Held by whoever asks: one question at a time.
+    asking: Mutex<()>,
+    last: Mutex<Answer>,
+    change: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Answer {
+    frozen: Option<usize>,
+    thawed: bool,
+    ended: bool,
+    /// Whether all processes were stopped by [`Control::freeze`].
+    is_frozen: bool,
 }
 
 impl Control {
     /// Sends a signal to the application (not to its children). Without effect after its end.
     pub fn kill(&self, signal: i32) {
         let _ = send(&self.socket.lock(), &ToVm::Signal(signal));
+    }
+
+    /// Stops every process of the VM, those that joined included, until [`Control::thaw`]. Returns how many threads do not
+    /// stand yet, because they wait for the disk or the network: each stops at the end of that wait, before it does anything
+    /// else. Does nothing more if all are stopped already.
+    ///
+    /// # Errors
+    /// [`VmError::Ended`] if the application has ended, or pid 1 does not answer.
+    pub fn freeze(&self) -> Result<usize, VmError> {
+        self.ask(&ToVm::Freeze, |answer| {
+            let left = answer.frozen.take()?;
+            answer.is_frozen = true;
+            Some(left)
+        })
+    }
+
+    /// Lets what [`Control::freeze`] stopped go on.
+    ///
+    /// # Errors
+    /// As [`Control::freeze`].
+    pub fn thaw(&self) -> Result<(), VmError> {
+        self.ask(&ToVm::Thaw, |answer| {
+            let thawed = std::mem::take(&mut answer.thawed);
+            answer.is_frozen &= !thawed;
+            thawed.then_some(())
+        })
+    }
+
+    /// Whether [`Control::freeze`] was called, and [`Control::thaw`] was not since.
+    pub fn is_frozen(&self) -> bool {
+        self.answers.last.lock().is_frozen
+    }
+
+    fn ask<T>(&self, question: &ToVm, mut answered: impl FnMut(&mut Answer) -> Option<T>) -> Result<T, VmError> {
+        let _one = self.answers.asking.lock();
+        let until = Instant::now() + FREEZE_LIMIT;
+        {
+            let mut last = self.answers.last.lock();
+            (last.frozen, last.thawed) = (None, false);
+        }
+        send(&self.socket.lock(), question).map_err(|_| VmError::Ended)?;
+        let mut last = self.answers.last.lock();
+        loop {
+            if let Some(answer) = answered(&mut last) {
+                return Ok(answer);
+            }
+            if last.ended || self.answers.change.wait_until(&mut last, until).timed_out() {
+                return Err(VmError::Ended);
+            }
+        }
+    }
+}
+
+impl Answers {
+    fn note(&self, change: impl FnOnce(&mut Answer)) {
+        change(&mut self.last.lock());
+        self.change.notify_all();
     }
 }
 
@@ -69,7 +149,10 @@ pub struct Running {
     control: Option<Control>,
     child: Option<Pid>,
     init: i32,
-    sandbox: PathBuf,
+    /// `None` of a program that joined: the sandbox is not ours to clean.
+    sandbox: Option<PathBuf>,
+    plan: Plan,
+    answers: Arc<Answers>,
     since: Instant,
     timings: Timings,
     watch: Option<Watch>,
@@ -84,14 +167,16 @@ enum Event {
 }
 
 impl Running {
-    pub(crate) fn new(socket: UnixStream, child: Pid, sandbox: PathBuf, since: Instant, own_group: bool) -> Self {
+    pub(crate) fn new(socket: UnixStream, child: Pid, sandbox: Option<PathBuf>, plan: Plan, since: Instant, own_group: bool) -> Self {
         let terminal = if own_group { None } else { Terminal::find() };
         Self {
             socket,
             control: None,
             child: Some(child),
-            init: 0,
+            init: plan.join,
             sandbox,
+            plan,
+            answers: Arc::default(),
             since,
             timings: Timings::default(),
             watch: None,
@@ -113,6 +198,11 @@ impl Running {
         self.init
     }
 
+    /// What another process needs to join this VM.
+    pub fn ticket(&self) -> Ticket {
+        Ticket::new(&self.plan, self.init)
+    }
+
     /// When what happened.
     pub fn timings(&self) -> Timings {
         self.timings
@@ -126,7 +216,7 @@ impl Running {
         if let Some(control) = &self.control {
             return Ok(control.clone());
         }
-        let control = Control { socket: Arc::new(Mutex::new(self.socket.try_clone()?)) };
+        let control = Control { socket: Arc::new(Mutex::new(self.socket.try_clone()?)), answers: Arc::clone(&self.answers) };
         self.control = Some(control.clone());
         Ok(control)
     }
@@ -196,11 +286,13 @@ impl Running {
             Some(FromVm::Warning(text)) => tracing::warn!("{text}"),
             Some(FromVm::Failed(failure)) => {
                 self.finish();
-                return Err(VmError::from_child(failure, self.sandbox.clone()));
+                return Err(VmError::from_child(failure, self.sandbox.clone().unwrap_or_default()));
             }
             Some(FromVm::Stopped(signal)) => self.stop(signal),
             Some(FromVm::Exited(code)) => return Ok(Event::Ended(ExitStatus { code: Some(code), signal: None })),
             Some(FromVm::Signaled(signal)) => return Ok(Event::Ended(ExitStatus { code: None, signal: Some(signal) })),
+            Some(FromVm::Frozen(left)) => self.answers.note(|answer| answer.frozen = Some(left)),
+            Some(FromVm::Thawed) => self.answers.note(|answer| answer.thawed = true),
             Some(FromVm::Fuse | FromVm::Passed) => {}
             None => {
                 self.finish();
@@ -223,12 +315,15 @@ impl Running {
         let Some(child) = self.child.take() else { return };
         // Whoever waits for data has been killed; without an answer it could not die.
         self.pending.close();
+        self.answers.note(|answer| answer.ended = true);
         while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
         self.watch = None;
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }
-        sandbox::clean(&self.sandbox);
+        if let Some(sandbox) = &self.sandbox {
+            sandbox::clean(sandbox);
+        }
     }
 }
 
