@@ -5,14 +5,14 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
+use crate::control::{Answers, Control};
 use crate::error::VmError;
 use crate::joiner::Ticket;
 use crate::ns::protocol::{FromVm, Plan, ToVm, receive, send};
@@ -49,98 +49,6 @@ pub struct Timings {
     pub started_us: u64,
 }
 
-/// How long pid 1 may take to stop or start all processes.
-const FREEZE_LIMIT: Duration = Duration::from_secs(30);
-
-/// Controls a VM from any thread, while another one is in [`Running::wait`].
-#[derive(Clone, Debug)]
-pub struct Control {
-    socket: Arc<Mutex<UnixStream>>,
-    answers: Arc<Answers>,
-}
-
-/// What pid 1 answered to [`Control`].
-#[derive(Debug, Default)]
-struct Answers {
-    /// Held by whoever asks: one question at a time.
-    asking: Mutex<()>,
-    last: Mutex<Answer>,
-    change: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Answer {
-    frozen: Option<usize>,
-    thawed: bool,
-    ended: bool,
-    /// Whether all processes were stopped by [`Control::freeze`].
-    is_frozen: bool,
-}
-
-impl Control {
-    /// Sends a signal to the application (not to its children). Without effect after its end.
-    pub fn kill(&self, signal: i32) {
-        let _ = send(&self.socket.lock(), &ToVm::Signal(signal));
-    }
-
-    /// Stops every process of the VM, those that joined included, until [`Control::thaw`]. Returns how many threads do not
-    /// stand yet, because they wait for the disk or the network: each stops at the end of that wait, before it does anything
-    /// else. Does nothing more if all are stopped already.
-    ///
-    /// # Errors
-    /// [`VmError::Ended`] if the application has ended, or pid 1 does not answer.
-    pub fn freeze(&self) -> Result<usize, VmError> {
-        self.ask(&ToVm::Freeze, |answer| {
-            let left = answer.frozen.take()?;
-            answer.is_frozen = true;
-            Some(left)
-        })
-    }
-
-    /// Lets what [`Control::freeze`] stopped go on.
-    ///
-    /// # Errors
-    /// As [`Control::freeze`].
-    pub fn thaw(&self) -> Result<(), VmError> {
-        self.ask(&ToVm::Thaw, |answer| {
-            let thawed = std::mem::take(&mut answer.thawed);
-            answer.is_frozen &= !thawed;
-            thawed.then_some(())
-        })
-    }
-
-    /// Whether [`Control::freeze`] was called, and [`Control::thaw`] was not since.
-    pub fn is_frozen(&self) -> bool {
-        self.answers.last.lock().is_frozen
-    }
-
-    fn ask<T>(&self, question: &ToVm, mut answered: impl FnMut(&mut Answer) -> Option<T>) -> Result<T, VmError> {
-        let _one = self.answers.asking.lock();
-        let until = Instant::now() + FREEZE_LIMIT;
-        {
-            let mut last = self.answers.last.lock();
-            (last.frozen, last.thawed) = (None, false);
-        }
-        send(&self.socket.lock(), question).map_err(|_| VmError::Ended)?;
-        let mut last = self.answers.last.lock();
-        loop {
-            if let Some(answer) = answered(&mut last) {
-                return Ok(answer);
-            }
-            if last.ended || self.answers.change.wait_until(&mut last, until).timed_out() {
-                return Err(VmError::Ended);
-            }
-        }
-    }
-}
-
-impl Answers {
-    fn note(&self, change: impl FnOnce(&mut Answer)) {
-        change(&mut self.last.lock());
-        self.change.notify_all();
-    }
-}
-
 /// A run in progress. While it exists, signals to this process go to the application. Dropping it kills everything in
 /// the VM.
 #[derive(Debug)]
@@ -158,11 +66,13 @@ pub struct Running {
     watch: Option<Watch>,
     terminal: Option<Terminal>,
     pending: Arc<Pending>,
+    /// How the application ended, once it has.
+    status: Option<ExitStatus>,
 }
 
 enum Event {
     Started,
-    Ended(ExitStatus),
+    Ended,
     Other,
 }
 
@@ -182,6 +92,7 @@ impl Running {
             watch: None,
             terminal,
             pending: Arc::new(Pending::default()),
+            status: None,
         }
     }
 
@@ -216,29 +127,48 @@ impl Running {
         if let Some(control) = &self.control {
             return Ok(control.clone());
         }
-        let control = Control { socket: Arc::new(Mutex::new(self.socket.try_clone()?)), answers: Arc::clone(&self.answers) };
+        let control = Control::new(self.socket.try_clone()?, Arc::clone(&self.answers));
         self.control = Some(control.clone());
         Ok(control)
     }
 
     /// Sends a signal to the application.
     pub fn kill(&self, signal: i32) {
-        match &self.control {
-            Some(control) => control.kill(signal),
-            None => drop(send(&self.socket, &ToVm::Signal(signal))),
+        self.tell(&ToVm::Signal(signal));
+    }
+
+    /// Messages of several threads must not mix.
+    fn tell(&self, message: &ToVm) {
+        let _ = match &self.control {
+            Some(control) => control.tell(message),
+            None => send(&self.socket, message),
+        };
+    }
+
+    /// The application has ended; the VM may be in use by others.
+    fn application_ended(&mut self, status: ExitStatus) {
+        self.status = Some(status);
+        let (is_over, leases) = self.answers.application_ended();
+        if is_over {
+            self.tell(&ToVm::Finish);
+        } else if leases > 0 {
+            tracing::warn!(leases, "the application has ended; programs that joined ({leases}) still run");
+            if let Some(terminal) = &self.terminal {
+                terminal.take_back();
+            }
         }
     }
 
-    /// Waits for the application's end, passing signals on meanwhile. When it returns no process of the VM is left, and the
-    /// sandbox holds all that was written.
+    /// Waits for the end of the application and of all that have a [`Lease`], passing signals on meanwhile. When it returns
+    /// no process of the VM is left, and the sandbox holds all that was written.
     ///
     /// # Errors
     /// [`VmError::Died`] if the VM was killed from outside.
     pub fn wait(&mut self) -> Result<ExitStatus, VmError> {
         loop {
-            if let Event::Ended(status) = self.next()? {
+            if let Event::Ended = self.next()? {
                 self.finish();
-                return Ok(status);
+                return self.status.ok_or(VmError::Died);
             }
         }
     }
@@ -268,6 +198,13 @@ impl Running {
     }
 
     fn on_signal(&self, arrived: Arrived) {
+        if self.status.is_some() {
+            // Only those that joined are left: whoever wants us to end wants them to.
+            if matches!(arrived.signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
+                self.tell(&ToVm::Stop(arrived.signal));
+            }
+            return;
+        }
         // A terminal's key reached the application without us: it is in the foreground process group, as we are.
         if !(arrived.by_kernel && self.terminal.is_some()) {
             self.kill(arrived.signal);
@@ -289,10 +226,11 @@ impl Running {
                 return Err(VmError::from_child(failure, self.sandbox.clone().unwrap_or_default()));
             }
             Some(FromVm::Stopped(signal)) => self.stop(signal),
-            Some(FromVm::Exited(code)) => return Ok(Event::Ended(ExitStatus { code: Some(code), signal: None })),
-            Some(FromVm::Signaled(signal)) => return Ok(Event::Ended(ExitStatus { code: None, signal: Some(signal) })),
-            Some(FromVm::Frozen(left)) => self.answers.note(|answer| answer.frozen = Some(left)),
-            Some(FromVm::Thawed) => self.answers.note(|answer| answer.thawed = true),
+            Some(FromVm::Exited(code)) => self.application_ended(ExitStatus { code: Some(code), signal: None }),
+            Some(FromVm::Signaled(signal)) => self.application_ended(ExitStatus { code: None, signal: Some(signal) }),
+            Some(FromVm::Finished) => return Ok(Event::Ended),
+            Some(FromVm::Frozen(left)) => self.answers.frozen(left),
+            Some(FromVm::Thawed) => self.answers.thawed(),
             Some(FromVm::Fuse | FromVm::Passed) => {}
             None => {
                 self.finish();
@@ -315,7 +253,7 @@ impl Running {
         let Some(child) = self.child.take() else { return };
         // Whoever waits for data has been killed; without an answer it could not die.
         self.pending.close();
-        self.answers.note(|answer| answer.ended = true);
+        self.answers.ended();
         while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
         self.watch = None;
         if let Some(terminal) = &self.terminal {

@@ -63,6 +63,12 @@ impl Freezer {
         }
     }
 
+    /// Programs that joined: their parents are outside. `None` if that cannot be told.
+    pub(crate) fn joined(&self) -> Option<Vec<i32>> {
+        let proc = self.proc.as_ref()?;
+        Some(self.pids().into_iter().filter(|pid| stat(proc, *pid).and_then(|stat| parent_in(&stat)) == Some(0)).collect())
+    }
+
     /// All processes but pid 1.
     fn pids(&self) -> Vec<i32> {
         let Some(proc) = &self.proc else { return Vec::new() };
@@ -73,7 +79,7 @@ impl Freezer {
     fn threads(&self, pid: i32) -> Vec<u8> {
         let open = |proc| openat(proc, format!("{pid}/task"), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok();
         let Some(tasks) = self.proc.as_ref().and_then(open) else { return Vec::new() };
-        numbers(&tasks).into_iter().filter_map(|thread| state(&tasks, thread)).collect()
+        numbers(&tasks).into_iter().filter_map(|thread| state_in(&stat(&tasks, thread)?)).collect()
     }
 }
 
@@ -83,11 +89,12 @@ fn numbers(directory: &OwnedFd) -> Vec<i32> {
     entries.flatten().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect()
 }
 
-fn state(tasks: &OwnedFd, thread: i32) -> Option<u8> {
-    let stat = openat(tasks, format!("{thread}/stat"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut bytes = [0; 512];
-    let len = rustix::io::read(&stat, &mut bytes).ok()?;
-    state_in(&bytes[..len])
+fn stat(directory: &OwnedFd, id: i32) -> Option<Vec<u8>> {
+    let file = openat(directory, format!("{id}/stat"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut bytes = vec![0; 512];
+    let len = rustix::io::read(&file, &mut bytes[..]).ok()?;
+    bytes.truncate(len);
+    Some(bytes)
 }
 
 /// The state in a line of `/proc/<pid>/stat`; the name before it may hold anything.
@@ -96,14 +103,22 @@ fn state_in(stat: &[u8]) -> Option<u8> {
     stat.get(end + 2).copied()
 }
 
+/// The parent in a line of `/proc/<pid>/stat`.
+fn parent_in(stat: &[u8]) -> Option<i32> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    std::str::from_utf8(stat.get(end + 1..)?).ok()?.split_whitespace().nth(1)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::state_in;
+    use super::{parent_in, state_in};
 
     #[test]
     fn a_name_cannot_pretend_a_state() {
         assert_eq!(state_in(b"12 (sh) T 1 12"), Some(b'T'));
         assert_eq!(state_in(b"12 (a) T (b)) S 1 12"), Some(b'S'));
         assert_eq!(state_in(b"12 (cut"), None);
+        assert_eq!(parent_in(b"12 (a) T 7 (b)) S 0 12"), Some(0));
+        assert_eq!(parent_in(b"12 (a) T"), None);
     }
 }

@@ -1,5 +1,6 @@
-//! Pid 1 of the VM: completes the root, runs the startup scripts, starts the application, passes signals on, reaps, runs the
-//! shutdown scripts, and ends, which takes every other process of the pid namespace with it.
+//! Pid 1 of the VM: completes the root, runs the startup scripts, starts the application, passes signals on, reaps, stands
+//! until no one uses the VM any more, runs the shutdown scripts, and ends, which takes every other process of the pid
+//! namespace with it.
 
 use std::os::unix::net::UnixStream;
 
@@ -30,15 +31,19 @@ fn start(socket: &UnixStream, plan: &Plan, staging: &mounts::Staging, child: Pid
     let started = || drop(send(socket, &FromVm::Started));
     if plan.idle {
         started();
-        let _ = supervisor.attend(None, || ());
+        supervisor.stand()?;
+        supervisor.kill_all();
         exit_now(0)
     }
     scripts::startup(&mut supervisor, plan)?;
     let application = supervisor.spawn(plan, Streams::Ours, || Ok(()))?;
-    let status = supervisor.attend(Some(application), started)?;
+    let status = supervisor.attend(application, started)?;
+    send(socket, &ending(status)).map_err(lost)?;
+    // Programs that joined may go on; what the application left behind goes on with them.
+    supervisor.stand()?;
     for warning in scripts::shutdown(&mut supervisor, plan, status) {
         let _ = send(socket, &FromVm::Warning(warning));
     }
-    let _ = send(socket, &ending(status));
+    let _ = send(socket, &FromVm::Finished);
     exit_now(0)
 }

@@ -69,7 +69,8 @@ fn execute(socket: &UnixStream, plan: &Plan, ignored: &[i32]) -> Result<(), Fail
     let mut supervisor = Supervisor::new(socket, ignored, None)?;
     // A fork fails with ENOMEM if pid 1 of the namespace has ended.
     let program = supervisor.spawn(plan, Streams::Ours, || die_with(me)).map_err(|failure| Failure { step: Step::Join, ..failure })?;
-    let status = supervisor.attend(Some(program), || drop(send(socket, &FromVm::Started)))?;
+    let status = supervisor.attend(program, || drop(send(socket, &FromVm::Started)))?;
     let _ = send(socket, &ending(status));
+    let _ = send(socket, &FromVm::Finished);
     Ok(())
 }

@@ -22,16 +22,17 @@ pub(crate) enum ToVm {
     Join(Box<Plan>),
     /// Send this signal to the application, or to the script that runs in its place.
     Signal(i32),
+    /// Send this signal to the application and to all programs that joined.
+    Stop(i32),
+    /// Kill all that is left and end the VM, with the shutdown scripts. Expected once after [`FromVm::Exited`] or
+    /// [`FromVm::Signaled`]; until then others may use the VM.
+    Finish,
     /// Stop every process of the VM but pid 1.
     Freeze,
     /// Let those that [`ToVm::Freeze`] stopped go on.
     Thaw,
     /// Try namespaces, FUSE and overlayfs, and report.
-    Probe {
-        sandbox: Vec<u8>,
-        uid: u32,
-        gid: u32,
-    },
+    Probe { sandbox: Vec<u8>, uid: u32, gid: u32 },
 }
 
 /// What the VM says.
@@ -55,8 +56,12 @@ pub(crate) enum FromVm {
     Failed(Failure),
     /// The application stopped (job control).
     Stopped(i32),
+    /// The application ended.
     Exited(i32),
+    /// The application was killed.
     Signaled(i32),
+    /// Nothing of the VM is left; it ends at once.
+    Finished,
     /// A step of a probe worked.
     Passed,
 }

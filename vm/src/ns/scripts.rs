@@ -41,7 +41,7 @@ pub(crate) fn shutdown(supervisor: &mut Supervisor<'_>, plan: &Plan, ended: Wait
 /// Runs one script. What is wrong, if something is: the end of a sentence.
 fn run(supervisor: &mut Supervisor<'_>, plan: &Plan) -> Result<(), String> {
     let process = supervisor.spawn(plan, Streams::Aside, || Ok(())).map_err(|failure| cannot(&failure))?;
-    let status = supervisor.attend(Some(process), || ()).map_err(|failure| cannot(&failure))?;
+    let status = supervisor.attend(process, || ()).map_err(|failure| cannot(&failure))?;
     match (status.exit_status(), status.terminating_signal()) {
         (Some(0), _) => Ok(()),
         (Some(code), _) => Err(format!("ended with code {code}")),

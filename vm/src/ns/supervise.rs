@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, setpgi
 use super::exec;
 use super::freeze::Freezer;
 use super::protocol::{Failure, FromVm, Plan, Step, ToVm, receive, send};
-use crate::sys::process::{Forked, exit_now, fork_single_threaded};
+use crate::sys::process::{Forked, exit_now, fork_single_threaded, kill_all};
 use crate::sys::signals::{Watch, reset, unblock_all};
 
 /// Exit code of a forked process that could not execute its program.
@@ -45,12 +45,14 @@ pub(crate) struct Supervisor<'a> {
     ignored: &'a [i32],
     /// Only pid 1 has one.
     freezer: Option<Freezer>,
+    /// Whether the parent wants the VM to end.
+    finish: bool,
 }
 
 impl<'a> Supervisor<'a> {
     pub(crate) fn new(socket: &'a UnixStream, ignored: &'a [i32], freezer: Option<Freezer>) -> Result<Self, Failure> {
         let watch = Watch::start(&[libc::SIGCHLD]).map_err(|error| broken("signals", &error))?;
-        Ok(Self { socket, watch: Some(watch), ignored, freezer })
+        Ok(Self { socket, watch: Some(watch), ignored, freezer, finish: false })
     }
 
     /// Forks a process that executes the plan's command. `prepare` runs in it first.
@@ -71,38 +73,55 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Attends to a process to its end. `started` is called when its program was executed. With no process, attends for ever.
+    /// Attends to a process to its end. `started` is called when its program was executed.
     ///
     /// Ends this process, and with pid 1 the VM, if the parent is gone.
-    pub(crate) fn attend(&mut self, mut process: Option<Spawned>, mut started: impl FnMut()) -> Result<WaitStatus, Failure> {
+    pub(crate) fn attend(&mut self, mut process: Spawned, mut started: impl FnMut()) -> Result<WaitStatus, Failure> {
         loop {
-            let mut fds = vec![PollFd::new(self.socket, PollFlags::IN)];
-            fds.extend(self.watch.as_ref().map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
-            let from_exec = process.as_ref().and_then(|process| process.from_exec.as_ref());
-            fds.extend(from_exec.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-            if !matches!(poll(&mut fds, None), Ok(_) | Err(Errno::INTR)) {
-                exit_now(1);
-            }
-            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-            if ready.get(2) == Some(&true) {
-                was_executed(process.as_mut(), &mut started)?;
-            }
-            if let Some(watch) = &self.watch {
-                watch.take();
-            }
-            if let Some(status) = self.reap(process.as_ref().map(|process| process.pid)) {
-                was_executed(process.as_mut(), &mut started)?;
+            if let Some(status) = self.turn(Some(&mut process), &mut started)? {
                 return Ok(status);
-            }
-            if ready[0] {
-                self.on_message(process.as_ref().map(|process| process.pid));
             }
         }
     }
 
+    /// Attends to what is left until [`ToVm::Finish`], which may have come already.
+    pub(crate) fn stand(&mut self) -> Result<(), Failure> {
+        while !self.finish {
+            self.turn(None, &mut || ())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for something to happen, and deals with it. The status of the process, if it ended.
+    fn turn(&mut self, mut process: Option<&mut Spawned>, started: &mut impl FnMut()) -> Result<Option<WaitStatus>, Failure> {
+        let mut fds = vec![PollFd::new(self.socket, PollFlags::IN)];
+        fds.extend(self.watch.as_ref().map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
+        let from_exec = process.as_ref().and_then(|process| process.from_exec.as_ref());
+        fds.extend(from_exec.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+        if !matches!(poll(&mut fds, None), Ok(_) | Err(Errno::INTR)) {
+            exit_now(1);
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready.get(2) == Some(&true) {
+            was_executed(process.as_deref_mut(), started)?;
+        }
+        if let Some(watch) = &self.watch {
+            watch.take();
+        }
+        let pid = process.as_ref().map(|process| process.pid);
+        if let Some(status) = self.reap(pid) {
+            was_executed(process, started)?;
+            return Ok(Some(status));
+        }
+        if ready[0] {
+            self.on_message(pid);
+        }
+        Ok(None)
+    }
+
     /// Kills every other process of this pid namespace, and waits for them. Only for pid 1.
     pub(crate) fn kill_all(&mut self) {
-        let _ = crate::sys::process::kill_all(libc::SIGKILL);
+        let _ = kill_all(libc::SIGKILL);
         // Children of processes that ended are ours, so none is left when there are no children. Those that joined have their
         // parents outside, and are dead, too.
         while !matches!(wait(WaitOptions::empty()), Err(Errno::CHILD) | Ok(None)) {}
@@ -124,10 +143,17 @@ impl<'a> Supervisor<'a> {
 
     fn on_message(&mut self, process: Option<Pid>) {
         match (receive(self.socket), self.freezer.as_mut()) {
-            (Ok(Some(ToVm::Signal(signal))), _) => {
-                if let (Some(signal), Some(process)) = (Signal::from_named_raw(signal), process) {
-                    let _ = kill_process(process, signal);
+            (Ok(Some(ToVm::Signal(signal))), _) => pass_on(process, signal),
+            (Ok(Some(ToVm::Stop(signal))), Some(freezer)) => match freezer.joined() {
+                Some(joined) => {
+                    pass_on(process, signal);
+                    joined.into_iter().for_each(|pid| pass_on(Pid::from_raw(pid), signal));
                 }
+                None => drop(kill_all(signal)),
+            },
+            (Ok(Some(ToVm::Finish)), Some(_)) => {
+                self.finish = true;
+                let _ = kill_all(libc::SIGKILL);
             }
             (Ok(Some(ToVm::Freeze)), Some(freezer)) => drop(send(self.socket, &FromVm::Frozen(freezer.freeze()))),
             (Ok(Some(ToVm::Thaw)), Some(freezer)) => {
@@ -138,6 +164,12 @@ impl<'a> Supervisor<'a> {
             // The parent is gone.
             (Ok(None) | Err(_), _) => exit_now(1),
         }
+    }
+}
+
+fn pass_on(process: Option<Pid>, signal: i32) {
+    if let (Some(process), Some(signal)) = (process, Signal::from_named_raw(signal)) {
+        let _ = kill_process(process, signal);
     }
 }
 
