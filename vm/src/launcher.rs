@@ -77,6 +77,9 @@ impl Launcher {
         let devices = receive_devices(running.socket(), &sandbox)?;
         serve(&spec, layers, &binds, &sandbox, devices, ids, running.pending())?;
         running.run_until_started()?;
+        if spec.idle {
+            running.ignore_signals();
+        }
         Ok(running)
     }
 

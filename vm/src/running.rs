@@ -182,6 +182,11 @@ impl Running {
         }
     }
 
+    /// Gives signals back their effect on this process: there is no application to pass them on to.
+    pub(crate) fn ignore_signals(&mut self) {
+        self.watch = None;
+    }
+
     fn next(&mut self) -> Result<Event, VmError> {
         let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
         fds.extend(self.watch.as_ref().map(|watch| PollFd::from_borrowed_fd(watch.fd(), PollFlags::IN)));
