@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, setpgi
 use super::exec;
 use super::freeze::Freezer;
 use super::protocol::{Failure, FromVm, Plan, Step, ToVm, receive, send};
-use crate::sys::process::{Forked, exit_now, fork_single_threaded, kill_all};
+use crate::sys::process::{Forked, exit_now, fork_joined, fork_single_threaded, kill_all};
 use crate::sys::signals::{Watch, reset, unblock_all};
 
 /// Exit code of a forked process that could not execute its program.
@@ -43,7 +43,7 @@ pub(crate) struct Supervisor<'a> {
     watch: Option<Watch>,
     /// Signals to give back to programs.
     ignored: &'a [i32],
-    /// Only pid 1 has one.
+    /// Only pid 1 has one; who joins has none.
     freezer: Option<Freezer>,
     /// Whether the parent wants the VM to end.
     finish: bool,
@@ -58,7 +58,8 @@ impl<'a> Supervisor<'a> {
     /// Forks a process that executes the plan's command. `prepare` runs in it first.
     pub(crate) fn spawn(&mut self, plan: &Plan, streams: Streams, prepare: impl FnOnce() -> Result<(), Failure>) -> Result<Spawned, Failure> {
         let (from_exec, to_parent) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Failure::at("pipe", "", errno))?;
-        match fork_single_threaded().map_err(|error| broken("fork", &error))? {
+        let forked = if self.freezer.is_some() { fork_single_threaded() } else { fork_joined() };
+        match forked.map_err(|error| broken("fork", &error))? {
             Forked::Child => {
                 self.watch = None;
                 let failure = match prepare() {

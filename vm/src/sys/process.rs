@@ -22,7 +22,18 @@ pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
     if threads != 1 {
         return Err(io::Error::new(io::ErrorKind::Unsupported, format!("the VM must be forked before other threads start; there are {threads}")));
     }
-    // SAFETY: there is no other thread, so no lock is held by one, and the child may go on like any process.
+    fork()
+}
+
+/// Forks a process that has entered another user namespace: the kernel grants that to processes with one thread only. The
+/// `/proc` that is seen there does not know this process.
+pub(crate) fn fork_joined() -> io::Result<Forked> {
+    fork()
+}
+
+fn fork() -> io::Result<Forked> {
+    // SAFETY: both callers made sure that there is no other thread, so no lock is held by one, and the child may go on like
+    // any process.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
