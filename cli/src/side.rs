@@ -80,7 +80,7 @@ impl Side {
         };
         match opened {
             Ok(found) => Ok(Some(found)),
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(errno) => Err(errno).with_context(|| format!("looking at {}", path.display())),
         }
     }

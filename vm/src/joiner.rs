@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::VmError;
 use crate::ns::join;
 use crate::ns::protocol::{Plan, ToVm, send_with};
-use crate::running::Running;
+use crate::running::{Running, owns_terminal};
 use crate::sys::process::{Forked, fork_single_threaded};
 
 /// What it takes to join a VM, to be passed to another process of the same user. Holds how programs are started in it, but
@@ -122,6 +122,7 @@ impl Joiner {
             working_dir: spec.working_dir.into_os_string().into_vec(),
             working_dir_required: spec.working_dir_required,
             own_group,
+            terminal: owns_terminal(),
             ..spec.vm.plan
         };
         let (socket, pid) = self.child.take().ok_or(VmError::Died)?;

@@ -23,7 +23,7 @@ use crate::fuse::{self, Ids};
 use crate::ns::child;
 use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send_with};
 use crate::pending::Pending;
-use crate::running::Running;
+use crate::running::{Running, owns_terminal};
 use crate::sandbox;
 use crate::spec::{Mode, RunSpec};
 use crate::sys::process::{Forked, fork_single_threaded};
@@ -206,6 +206,7 @@ fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<
         host: spec.shows_host(),
         private_dev_and_tmp: spec.rules.mode(&LayerPath::root()) == Mode::Full && !spec.shows_host(),
         own_group: std::fs::File::open("/dev/tty").is_err(),
+        terminal: !spec.idle && owns_terminal(),
         startup_scripts: if spec.idle { Vec::new() } else { commands(&spec.scripts.startup) },
         shutdown_scripts: if spec.idle { Vec::new() } else { commands(&spec.scripts.shutdown) },
         idle: spec.idle,

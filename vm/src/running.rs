@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, getsid, kill_process, waitpid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
 use crate::control::{Answers, Control};
@@ -210,8 +210,12 @@ impl Running {
             }
             return;
         }
-        // A terminal's key reached the application without us: it is in the foreground process group, as we are.
-        if !(arrived.by_kernel && self.terminal.is_some()) {
+        // A shell moved us to the foreground; that means the application.
+        if arrived.signal == libc::SIGCONT && self.plan.terminal && self.terminal.as_ref().is_some_and(Terminal::is_ours) {
+            self.tell(&ToVm::Foreground);
+        }
+        // A terminal's key reached the application without us, if it is in our process group.
+        if !(arrived.by_kernel && self.terminal.is_some() && !self.plan.terminal) {
             self.kill(arrived.signal);
         }
     }
@@ -279,6 +283,13 @@ impl Drop for Running {
     }
 }
 
+/// Whether the application may have the terminal for itself: this process alone uses it. Not so in a pipeline, whose other
+/// programs may read keys, nor in a script, which keys should reach, too.
+pub(crate) fn owns_terminal() -> bool {
+    let is_terminal = rustix::termios::isatty(rustix::stdio::stdin()) && rustix::termios::isatty(rustix::stdio::stdout());
+    is_terminal && getpgrp() == getpid() && Terminal::find().is_some_and(|terminal| terminal.foreground)
+}
+
 /// The controlling terminal, if this process started in its foreground.
 #[derive(Debug)]
 struct Terminal {
@@ -293,9 +304,16 @@ impl Terminal {
         Some(Self { device, foreground })
     }
 
-    /// An interactive shell in the VM moves the terminal to process groups of its own, which are gone now.
+    /// Whether our process group is in the foreground.
+    fn is_ours(&self) -> bool {
+        tcgetpgrp(&self.device).is_ok_and(|group| group == getpgrp())
+    }
+
+    /// The terminal is with a process group of the VM, which is gone now. But not if the shell that started us has it, since
+    /// we are in the background.
     fn take_back(&self) {
-        if self.foreground && tcgetpgrp(&self.device).map_or(true, |group| group != getpgrp()) {
+        let has_shell = || getsid(None).is_ok_and(|shell| shell != getpgrp() && tcgetpgrp(&self.device).is_ok_and(|group| group == shell));
+        if self.foreground && !self.is_ours() && !has_shell() {
             let changed = ignore(&[libc::SIGTTOU]);
             let _ = tcsetpgrp(&self.device, getpgrp());
             reset(&changed);

@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::commands::selection::Selection;
 use crate::containers::{Container, Containers};
 use crate::control::Op;
-use crate::control::client::{Client, connect};
+use crate::control::client::{Client, Refused, connect};
 use crate::exit::Exit;
 use crate::output::note;
 
@@ -58,10 +58,12 @@ pub fn end_all(containers: &Containers, found: Vec<Container>, how: &Op) -> Resu
             None => bail!("{} does not run", container.shown()),
         }
     }
-    for (_, client) in &mut running {
-        // An error means that it has just ended; then there is nothing left to be told.
-        if let Err(error) = client.ask::<()>(how.clone()) {
-            tracing::debug!("{error:#}");
+    for (container, client) in &mut running {
+        match client.ask::<()>(how.clone()) {
+            Err(error) if error.is::<Refused>() => return Err(error.context(format!("ending {}", container.shown()))),
+            // It has just ended: there is nothing left to be told.
+            Err(error) => tracing::debug!("{error:#}"),
+            Ok(()) => {}
         }
     }
     running.into_iter().map(|(container, client)| wait(containers, &container, client)).collect()

@@ -23,6 +23,11 @@ pub struct Client {
     reader: BufReader<UnixStream>,
 }
 
+/// The turbo that runs the container does not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
 /// A container, and what can be done with it.
 #[derive(Debug)]
 pub enum Reached {
@@ -61,7 +66,7 @@ impl Client {
             write_line(&mut self.reader.get_ref(), &request).map_err(anyhow::Error::from).and_then(|()| read_line::<Answer>(&mut self.reader, MAX_ANSWER));
         let answer = answer.context("the turbo that runs the container does not answer")?.context("the container has ended")?;
         match answer {
-            Answer { error: Some(error), .. } => bail!(error),
+            Answer { error: Some(error), .. } => Err(Refused(error).into()),
             Answer { version: VERSION, ok, .. } => {
                 serde_json::from_value(ok.unwrap_or(Value::Null)).context("the turbo that runs the container is another version")
             }

@@ -159,7 +159,10 @@ impl Shared {
 
     fn serve(&self, stream: &UnixStream) -> Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
-        check_peer(stream)?;
+        if let Err(error) = check_peer(stream) {
+            write_line(&mut { stream }, &Answer { version: VERSION, ok: None, error: Some(format!("{error:#}")) })?;
+            return Err(error);
+        }
         let mut reader = BufReader::new(stream);
         // Dropped at the end of the connection: that is the point.
         let mut kept = Vec::new();

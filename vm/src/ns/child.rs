@@ -14,9 +14,10 @@ use super::{init, mounts};
 use crate::sys::process::{Forked, exit_now, fork_single_threaded, unshare_namespaces};
 use crate::sys::signals;
 
-/// Signals that a terminal or a process group may send to all of us: they are for the application alone.
-pub(crate) const FOR_THE_APPLICATION: [i32; 8] =
-    [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
+/// Signals that a terminal or a process group may send to all of us: they are for the application alone. SIGTTOU would stop
+/// who gives the terminal to the application.
+pub(crate) const FOR_THE_APPLICATION: [i32; 9] =
+    [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGTTOU, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
 
 /// Runs the child to its end. `parent` is the process that forked it.
 pub(crate) fn main(socket: UnixStream, parent: Pid) -> ! {

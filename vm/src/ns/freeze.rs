@@ -15,6 +15,9 @@ use crate::sys::process::kill_all;
 
 /// How often, and how far apart, it is looked whether all stand: about one second.
 const ROUNDS: u32 = 200;
+/// After so many rounds in which no thread ran, those that wait are waited for no longer: a parent stands behind the child
+/// that it made with `vfork` for as long as that is stopped.
+const QUIET_ROUNDS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// What pid 1 needs to stop all others.
@@ -39,12 +42,15 @@ impl Freezer {
         if self.stopped_before.is_none() {
             self.stopped_before = Some(self.pids().into_iter().filter(|pid| self.threads(*pid).iter().all(|state| *state == b'T')).collect());
         }
-        let mut left = 0;
+        let (mut left, mut quiet) = (0, 0);
         for _ in 0..ROUNDS {
             // Again each time: a process may have been forked, or have joined, meanwhile.
             let _ = kill_all(libc::SIGSTOP);
-            left = self.pids().into_iter().flat_map(|pid| self.threads(pid)).filter(|state| !matches!(state, b'T' | b't' | b'Z' | b'X' | b'x')).count();
-            if left == 0 && self.proc.is_some() {
+            let states = self.pids().into_iter().flat_map(|pid| self.threads(pid));
+            let moving: Vec<u8> = states.filter(|state| !matches!(state, b'T' | b't' | b'Z' | b'X' | b'x')).collect();
+            left = moving.len();
+            quiet = if moving.iter().all(|state| *state == b'D') { quiet + 1 } else { 0 };
+            if self.proc.is_some() && (left == 0 || quiet > QUIET_ROUNDS) {
                 break;
             }
             std::thread::sleep(PAUSE);

@@ -27,6 +27,8 @@ pub(crate) enum ToVm {
     /// Kill all that is left and end the VM, with the shutdown scripts. Expected once after [`FromVm::Exited`] or
     /// [`FromVm::Signaled`]; until then others may use the VM.
     Finish,
+    /// Make the application's process group the terminal's foreground again.
+    Foreground,
     /// Stop every process of the VM but pid 1.
     Freeze,
     /// Let those that [`ToVm::Freeze`] stopped go on.
@@ -122,6 +124,10 @@ pub(crate) struct Plan {
     pub(crate) private_dev_and_tmp: bool,
     /// Whether the application gets a process group of its own: if there is no terminal.
     pub(crate) own_group: bool,
+    /// Whether the application gets a process group of its own, in the foreground of the terminal on its standard input. An
+    /// interactive shell needs it: the group of turbo has no number that is valid in the VM.
+    #[serde(default)]
+    pub(crate) terminal: bool,
     /// Run before the application, in order.
     pub(crate) startup_scripts: Vec<Vec<Vec<u8>>>,
     /// Run after the last process, in order.

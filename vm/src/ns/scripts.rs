@@ -12,7 +12,7 @@ const EXIT_CODE: &[u8] = b"TURBO_EXIT_CODE";
 /// Runs the startup scripts. The first that fails is the failure of the launch.
 pub(crate) fn startup(supervisor: &mut Supervisor<'_>, plan: &Plan) -> Result<(), Failure> {
     for script in &plan.startup_scripts {
-        let one = Plan { argv: script.clone(), ..plan.clone() };
+        let one = Plan { argv: script.clone(), terminal: false, ..plan.clone() };
         run(supervisor, &one).map_err(|problem| Failure { path: shown(script), ..Failure::new(Step::Script(problem), Errno::CANCELED) })?;
     }
     Ok(())
@@ -29,7 +29,7 @@ pub(crate) fn shutdown(supervisor: &mut Supervisor<'_>, plan: &Plan, ended: Wait
     env.retain(|variable| !variable.strip_prefix(EXIT_CODE).is_some_and(|rest| rest.starts_with(b"=")));
     env.push([EXIT_CODE, code.to_string().as_bytes()].join(&b'='));
     let outcomes = plan.shutdown_scripts.iter().map(|script| {
-        let one = Plan { argv: script.clone(), env: env.clone(), ..plan.clone() };
+        let one = Plan { argv: script.clone(), env: env.clone(), terminal: false, ..plan.clone() };
         let outcome = run(supervisor, &one).map_err(|problem| format!("the shutdown script `{}` {problem}", shown(script)));
         // Nothing outlives the VM: what the script left behind must not disturb the next one.
         supervisor.kill_all();

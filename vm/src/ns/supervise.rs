@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, setpgid, wait};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, setpgid, wait};
+use rustix::termios::tcsetpgrp;
 
 use super::exec;
 use super::freeze::Freezer;
@@ -144,7 +145,10 @@ impl<'a> Supervisor<'a> {
 
     fn on_message(&mut self, process: Option<Pid>) {
         match (receive(self.socket), self.freezer.as_mut()) {
+            // All that a key of the terminal stopped goes on.
+            (Ok(Some(ToVm::Signal(libc::SIGCONT))), _) => go_on(process),
             (Ok(Some(ToVm::Signal(signal))), _) => pass_on(process, signal),
+            (Ok(Some(ToVm::Foreground)), _) => drop(process.map(|process| tcsetpgrp(rustix::stdio::stdin(), process))),
             (Ok(Some(ToVm::Stop(signal))), Some(freezer)) => match freezer.joined() {
                 Some(joined) => {
                     pass_on(process, signal);
@@ -165,6 +169,13 @@ impl<'a> Supervisor<'a> {
             // The parent is gone.
             (Ok(None) | Err(_), _) => exit_now(1),
         }
+    }
+}
+
+/// Continues a process, with its process group if it leads one.
+fn go_on(process: Option<Pid>) {
+    if let Some(process) = process {
+        let _ = kill_process_group(process, Signal::CONT).or_else(|_| kill_process(process, Signal::CONT));
     }
 }
 
@@ -189,8 +200,12 @@ fn was_executed(process: Option<&mut Spawned>, started: &mut impl FnMut()) -> Re
 
 /// Becomes the plan's command; returns only if that fails.
 fn become_program(plan: &Plan, streams: Streams, ignored: &[i32]) -> Failure {
-    if plan.own_group {
+    if plan.own_group || plan.terminal {
         let _ = setpgid(None, None);
+    }
+    if plan.terminal {
+        // SIGTTOU is still ignored here.
+        let _ = tcsetpgrp(rustix::stdio::stdin(), getpid());
     }
     if streams == Streams::Aside {
         step_aside();
