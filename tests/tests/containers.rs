@@ -349,7 +349,7 @@ fn kill_9_in_every_phase_leaves_a_container_that_starts() {
     );
     // Whoever joined is killed: the container goes on.
     place.detached("g", "while :; do sleep 0.05; done");
-    let joined = place.spawn(&["start", "g", "--", "-c", "sleep 1000"]);
+    let joined = place.spawn(&["start", "g", "--", "-c", "exec sleep 1000"]);
     let has_sleep = || place.json(&["ps", "g"]).as_array().unwrap().iter().any(|row| row["command"][1] == "1000");
     eventually("it joined", has_sleep);
     kill(joined.id(), rustix::process::Signal::KILL);
