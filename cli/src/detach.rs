@@ -32,7 +32,8 @@ const STARTED: &[u8; 7] = b"started";
 /// What the second process of a detached run knows.
 #[derive(Debug)]
 pub struct Background {
-    ready: File,
+    /// `None` once the word was said.
+    ready: Option<File>,
     lock: Option<File>,
     container: String,
 }
@@ -46,7 +47,7 @@ impl Background {
         let lock = inherited(LOCK_FD);
         // Fails only for the leader of a group, which this process is not.
         let _ = rustix::process::setsid();
-        Some(Self { ready, lock, container })
+        Some(Self { ready: Some(ready), lock, container })
     }
 
     /// The container to run in.
@@ -63,7 +64,14 @@ impl Background {
     /// Says that the application runs.
     pub fn started(mut self) {
         // Whoever waited may be gone; the application runs all the same.
-        let _ = self.ready.write_all(STARTED);
+        let _ = self.ready.take().map(|mut ready| ready.write_all(STARTED));
+    }
+}
+
+impl Drop for Background {
+    /// Without the word, the pipe stays open until this process ends: whoever waits then reads in the log why.
+    fn drop(&mut self) {
+        std::mem::forget(self.ready.take());
     }
 }
 
