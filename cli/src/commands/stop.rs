@@ -1,6 +1,6 @@
 //! `turbo stop`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -12,6 +12,9 @@ use crate::control::Op;
 use crate::control::client::{Client, Refused, connect};
 use crate::exit::Exit;
 use crate::output::note;
+
+/// How long the processes of a VM may take to vanish when the turbo that ran it is gone.
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// End containers, and say which state each ended in.
 ///
@@ -74,7 +77,11 @@ fn wait(containers: &Containers, container: &Container, client: Client) -> Resul
     client.wait_for_end()?;
     // Its last processes hold the lock as well. If someone starts it anew meanwhile, it is over, too.
     let supervisor = containers.owner(container);
+    let begun = Instant::now();
     while containers.is_running(container) && containers.owner(container) == supervisor {
+        if begun.elapsed() > END_LIMIT {
+            bail!("{} has not ended; `turbo kill {}` ends it", container.shown(), container.name);
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
     let now = containers.reload(container)?;

@@ -159,16 +159,16 @@ impl Shared {
 
     fn serve(&self, stream: &UnixStream) -> Result<()> {
         stream.set_read_timeout(Some(PATIENCE))?;
-        if let Err(error) = check_peer(stream) {
-            write_line(&mut { stream }, &Answer { version: VERSION, ok: None, error: Some(format!("{error:#}")) })?;
-            return Err(error);
-        }
+        let refusal = check_peer(stream).err().map(|error| format!("{error:#}"));
         let mut reader = BufReader::new(stream);
         // Dropped at the end of the connection: that is the point.
         let mut kept = Vec::new();
         while let Some(request) = read_line::<Request>(&mut reader, MAX_REQUEST)? {
             let mut after = After::Nothing;
-            let outcome = if request.version == VERSION {
+            // Only after the request was read: an answer is lost if the other side still writes when the connection is closed.
+            let outcome = if let Some(refusal) = &refusal {
+                Err(anyhow::anyhow!("{refusal}"))
+            } else if request.version == VERSION {
                 self.answer(&request.op, &mut after)
             } else {
                 Err(anyhow::anyhow!("turbo {} runs this container and does not understand this version; stop it with that one", env!("CARGO_PKG_VERSION")))
