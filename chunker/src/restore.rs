@@ -101,7 +101,13 @@ pub enum RestoreError {
 ///
 /// # Errors
 /// [`RestoreError`]; then `target` is as it was.
-pub fn restore(root: Digest, source: &dyn ObjectSource, target: &Path, options: &RestoreOptions<'_>, progress: &dyn Progress) -> Result<Restored, RestoreError> {
+pub fn restore(
+    root: Digest,
+    source: &dyn ObjectSource,
+    target: &Path,
+    options: &RestoreOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<Restored, RestoreError> {
     let failed = |step: &'static str, error: io::Error| RestoreError::Write { step, path: LayerPath::root(), target: target.to_owned(), source: error };
     let temporary = Temporary::create(target).map_err(|error| failed("make a directory beside", error))?;
     let fd = openat(CWD, &temporary.path, DIRECTORY, Mode::empty()).map_err(|error| failed("open", error.into()))?;

@@ -59,12 +59,7 @@ pub(crate) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     /// Opens the source, which may itself be named through symbolic links.
-    pub(crate) fn open(
-        source: &'a Path,
-        options: &'a ImportOptions,
-        reader: &'a FileReader,
-        capture: Option<CaptureWalk<'a>>,
-    ) -> Result<Self, ImportError> {
+    pub(crate) fn open(source: &'a Path, options: &'a ImportOptions, reader: &'a FileReader, capture: Option<CaptureWalk<'a>>) -> Result<Self, ImportError> {
         let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
         let root = openat(CWD, source, flags, Mode::empty()).map_err(|error| match error {
             Errno::NOTDIR => ImportError::NotADirectory { path: source.to_owned() },

@@ -506,8 +506,9 @@ fn a_hostile_tree_reaches_nothing_outside_and_leaves_nothing() {
     }
     // What may not be set or made here is left out, and told.
     let mut attributes = file("b", data(4));
-    attributes.meta.xattrs =
-        [("trusted.overlay.redirect", "/"), ("user.fine", "1"), ("user.overlay.metacopy", ""), ("user.overlay.redirect", "/etc")].map(|(name, value)| (name.into(), value.into())).to_vec();
+    attributes.meta.xattrs = [("trusted.overlay.redirect", "/"), ("user.fine", "1"), ("user.overlay.metacopy", ""), ("user.overlay.redirect", "/etc")]
+        .map(|(name, value)| (name.into(), value.into()))
+        .to_vec();
     let device = Entry { path: path("a"), meta: Meta::default(), kind: Kind::BlockDevice { major: 8, minor: 0 } };
     let socket = |at: &str| {
         let mut entry = linked(at, 9);

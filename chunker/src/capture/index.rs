@@ -220,7 +220,11 @@ mod tests {
     fn entry(number: u64) -> Entry {
         let recipe = Recipe::Extents(vec![Extent::Data(ChunkRef { digest: Digest::of(&number.to_le_bytes()), len: 5 })]);
         let xattrs = vec![(b"user.a".to_vec(), vec![number as u8; (number % 3) as usize])];
-        Entry { path: LayerPath::new(format!("d{:02}/f{number:05}", number / 100)).unwrap(), meta: Meta { xattrs, ..Meta::default() }, kind: Kind::File(recipe) }
+        Entry {
+            path: LayerPath::new(format!("d{:02}/f{number:05}", number / 100)).unwrap(),
+            meta: Meta { xattrs, ..Meta::default() },
+            kind: Kind::File(recipe),
+        }
     }
 
     fn write(path: &Path, count: u64) {

@@ -9,7 +9,7 @@ use super::index::IndexReader;
 use super::known::whole;
 use super::unlock::Unlocker;
 use crate::error::ImportError;
-use crate::pipeline::{FileToRead, Feed, KnownFile, LARGE_FILE_LEN};
+use crate::pipeline::{Feed, FileToRead, KnownFile, LARGE_FILE_LEN};
 use crate::sink::ObjectSink;
 use crate::source::ObjectSource;
 
