@@ -47,12 +47,36 @@ pub enum Command {
     Pull(pull::Pull),
     /// Write an image's files to a tar archive.
     Export(export::Export),
-    /// Start the container of an image, creating it if absent.
+    /// Start the container of an image, creating it if absent; join it if it runs.
     ///
     /// Images need not be here: what the program touches is fetched while it runs.
     Run(run::Run),
+    /// Create a container and start it.
+    New(new::New),
     /// Start an image in a container that is deleted at the end.
     Try(run::Try),
+    /// Start a container again, or a program in one that runs.
+    Start(start::Start),
+    /// End containers, and say which state each ended in.
+    Stop(stop::Stop),
+    /// End containers at once, without giving them time.
+    Kill(kill::Kill),
+    /// Stop every process of containers, until `resume`.
+    Suspend(suspend::Suspend),
+    /// Let the processes of suspended containers go on.
+    Resume(suspend::Resume),
+    /// List processes in containers.
+    Ps(ps::Ps),
+    /// Copy a container: what was written, settings and states.
+    Fork(fork::Fork),
+    /// List what a container's programs changed in files.
+    Diff(diff::Diff),
+    /// Copy files between the host and containers.
+    Cp(cp::Cp),
+    /// Drop all that a container's programs changed in files.
+    Revert(revert::Revert),
+    /// List images by last use.
+    History(history::History),
     /// List images that are here.
     Images(images::Images),
     /// Show what an image consists of.
@@ -97,7 +121,19 @@ impl Command {
             Self::Pull(_) => "pull",
             Self::Export(_) => "export",
             Self::Run(_) => "run",
+            Self::New(_) => "new",
             Self::Try(_) => "try",
+            Self::Start(_) => "start",
+            Self::Stop(_) => "stop",
+            Self::Kill(_) => "kill",
+            Self::Suspend(_) => "suspend",
+            Self::Resume(_) => "resume",
+            Self::Ps(_) => "ps",
+            Self::Revert(_) => "revert",
+            Self::Fork(_) => "fork",
+            Self::Diff(_) => "diff",
+            Self::Cp(_) => "cp",
+            Self::History(_) => "history",
             Self::Images(_) => "images",
             Self::Inspect(_) => "inspect",
             Self::Sessions(_) => "sessions",

@@ -3,14 +3,18 @@
 //! ```text
 //! containers/<32 hex digits>/container.json   what it is (replaced as a whole)
 //!                            lock             held (flock) by the turbo that runs it: a crash frees it
+//!                            control          socket of the turbo that runs it
 //!                            sandbox/         what the application wrote
 //!                            stdout, stderr   output of a detached run
 //! ```
+
+pub mod lock;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +45,15 @@ pub struct Container {
     /// What it remembers of how it is started.
     #[serde(default)]
     pub settings: StateSettings,
+    /// Folders of the host that it shows: source and target. No state has them.
+    #[serde(default)]
+    pub mounts: Vec<(PathBuf, Option<PathBuf>)>,
+    /// Whether the application is user 0 inside. No state has it.
+    #[serde(default)]
+    pub admin: bool,
+    /// Program and arguments of its last start.
+    #[serde(default)]
+    pub command: Vec<String>,
     /// The images of its last start with what they depend on, lowest first, as they were found then.
     #[serde(default)]
     pub stack: Vec<StateImage>,
@@ -77,7 +90,9 @@ pub struct Locked {
     pub container: Container,
     /// Its folder.
     pub folder: PathBuf,
-    _lock: File,
+    /// Whether this process created it: if its first start fails, nothing is lost with it.
+    pub is_new: bool,
+    lock: Arc<File>,
 }
 
 impl Containers {
@@ -95,13 +110,7 @@ impl Containers {
         };
         let mut found = Vec::new();
         for entry in entries {
-            let path = entry?.path().join("container.json");
-            match std::fs::read(&path) {
-                Ok(bytes) => found
-                    .push(serde_json::from_slice::<Container>(&bytes).with_context(|| format!("{} is damaged; remove its folder to go on", path.display()))?),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENOTDIR) => {}
-                Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-            }
+            found.extend(read(&entry?.path().join("container.json"))?);
         }
         found.sort_by_key(|container| (std::cmp::Reverse(container.created_s), container.id.clone()));
         Ok(found)
@@ -135,22 +144,55 @@ impl Containers {
             temporary,
             exit_code: None,
             settings: StateSettings::default(),
+            mounts: Vec::new(),
+            admin: false,
+            command: Vec::new(),
             stack: Vec::new(),
             states: Vec::new(),
             dirty: false,
         };
         let folder = self.folder.join(&container.id);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("sandbox")).with_context(|| format!("creating {}", folder.display()))?;
-        let lock = lock(&folder)?.context("a new container is in use")?;
-        let locked = Locked { container, folder, _lock: lock };
+        let lock = lock::take(&folder)?.context("a new container is in use")?;
+        let locked = Locked { container, folder, is_new: true, lock: Arc::new(lock) };
         locked.save()?;
         Ok(locked)
     }
 
-    /// Locks a container; `None` if it is running.
+    /// Locks a container; `None` if it is running. What it is, is read anew: it may have run since it was found.
     pub fn lock(&self, container: &Container) -> Result<Option<Locked>> {
         let folder = self.folder.join(&container.id);
-        Ok(lock(&folder)?.map(|lock| Locked { container: container.clone(), folder, _lock: lock }))
+        let gone = || format!("there is no container {} any more", container.shown());
+        if !folder.exists() {
+            bail!(gone());
+        }
+        let Some(lock) = lock::take(&folder)? else { return Ok(None) };
+        let container = read(&folder.join("container.json"))?.with_context(gone)?;
+        Ok(Some(Locked { container, folder, is_new: false, lock: Arc::new(lock) }))
+    }
+
+    /// A container whose lock another process handed to this one.
+    pub fn adopt(&self, id: &str, file: File) -> Result<Locked> {
+        let folder = self.folder.join(id);
+        lock::adopt(&file);
+        let container = read(&folder.join("container.json"))?.with_context(|| format!("there is no container {id}"))?;
+        Ok(Locked { container, folder, is_new: false, lock: Arc::new(file) })
+    }
+
+    /// Removes what a crash left of containers that were being made or removed.
+    pub fn sweep(&self) -> Result<()> {
+        // Containers are made with the names locked.
+        let _names = self.lock_names()?;
+        for entry in std::fs::read_dir(&self.folder).with_context(|| format!("reading {}", self.folder.display()))? {
+            let folder = entry?.path();
+            if !folder.is_dir() || folder.join("container.json").exists() {
+                continue;
+            }
+            if let Some(_lock) = lock::take(&folder)? {
+                remove_tree(&folder).with_context(|| format!("removing {}", folder.display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps other processes from choosing names, until it is dropped.
@@ -164,12 +206,47 @@ impl Containers {
 
     /// Whether the container is running.
     pub fn is_running(&self, container: &Container) -> bool {
-        matches!(lock(&self.folder.join(&container.id)), Ok(None))
+        lock::has_owner(&self.folder.join(&container.id))
+    }
+
+    /// The process that holds the container's lock, as it said when it took it.
+    pub fn owner(&self, container: &Container) -> Option<u32> {
+        lock::owner(&self.folder.join(&container.id))
+    }
+
+    /// What the container is by now; `None` if it was removed.
+    pub fn reload(&self, container: &Container) -> Result<Option<Container>> {
+        read(&self.folder.join(&container.id).join("container.json"))
+    }
+
+    /// The container of this name, or whose id starts with this.
+    ///
+    /// # Errors
+    /// If there is none, or more than one.
+    pub fn get(&self, name_or_id: &str) -> Result<Container> {
+        self.find(name_or_id)?.with_context(|| format!("there is no container `{name_or_id}`; `turbo sessions` lists them"))
+    }
+
+    /// A name that no container has: `wanted`, or that with a number. Call it with the names locked.
+    pub fn free_name(&self, wanted: &str) -> Result<String> {
+        let all = self.list()?;
+        let is_free = |name: &String| !all.iter().any(|container| container.name == *name);
+        let numbered = (2..).map(|number| format!("{wanted}-{number}"));
+        std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).context("no name is free")
     }
 
     /// Folder of a container.
     pub fn folder(&self, container: &Container) -> PathBuf {
         self.folder.join(&container.id)
+    }
+}
+
+/// What a container is; `None` if there is none.
+fn read(path: &Path) -> Result<Option<Container>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| format!("{} is damaged; remove its folder to go on", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENOTDIR) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
 }
 
@@ -194,10 +271,38 @@ impl Locked {
         write().with_context(|| format!("writing {}", path.display()))
     }
 
+    /// Removes the output of an earlier detached run.
+    pub fn forget_logs(&self) {
+        for name in ["stdout", "stderr"] {
+            let _ = std::fs::remove_file(self.folder.join(name));
+        }
+    }
+
+    /// The lock, for processes that must have ended before it is free.
+    pub fn lock_file(&self) -> Arc<File> {
+        Arc::clone(&self.lock)
+    }
+
     /// Whether nothing was ever written in it: it was made for a launch that failed.
     pub fn is_unused(&self) -> bool {
         self.container.exit_code.is_none() && std::fs::read_dir(self.folder.join("sandbox/upper")).is_ok_and(|mut entries| entries.next().is_none())
             || !self.folder.join("sandbox/upper").exists()
+    }
+
+    /// Drops all that was written, and keeps everything else. After a crash it has happened or it has not.
+    pub fn revert(&mut self) -> Result<()> {
+        self.container.dirty = true;
+        self.save()?;
+        let (sandbox, aside) = (self.folder.join("sandbox"), self.folder.join("sandbox.old"));
+        if aside.exists() {
+            remove_tree(&aside).with_context(|| format!("removing {}", aside.display()))?;
+        }
+        std::fs::rename(&sandbox, &aside).or_else(ignore_absent).with_context(|| format!("renaming {}", sandbox.display()))?;
+        std::fs::DirBuilder::new().mode(0o700).create(&sandbox).with_context(|| format!("creating {}", sandbox.display()))?;
+        if aside.exists() {
+            remove_tree(&aside).with_context(|| format!("removing {}", aside.display()))?;
+        }
+        Ok(())
     }
 
     /// Removes the container with all that it wrote.
@@ -227,16 +332,6 @@ fn remove_tree(folder: &Path) -> std::io::Result<()> {
         }
     }
     std::fs::remove_dir_all(folder)
-}
-
-fn lock(folder: &Path) -> Result<Option<File>> {
-    let path = folder.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
-    }
 }
 
 /// Seconds since 1970.

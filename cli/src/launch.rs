@@ -1,6 +1,7 @@
 //! A launch: from image names to the end of the application.
 
 pub mod report;
+pub mod visit;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,12 +17,14 @@ use vm::RunSpec;
 
 use crate::app::App;
 use crate::containers::{Locked, now_s};
+use crate::control::server::Server;
 use crate::detach::Background;
 use crate::exit::Exit;
 use crate::isolation::{self, Level};
+use crate::join::Description;
 use crate::stack::{self, Stack};
 use crate::startup::{self, Startup};
-use crate::{environment, traces};
+use crate::{environment, history, traces};
 use report::{ImageUsed, Report, StatsFile, total};
 
 /// How far the kernel reads ahead, in bytes, unless asked otherwise. Each byte is fetched if it is not here: this is what
@@ -39,6 +42,8 @@ pub struct Launch {
     pub level: Level,
     pub mounts: Vec<vm::BindMount>,
     pub startup_file: Option<String>,
+    /// What the container remembers of it: what programs that join start.
+    pub saved_startup_file: Option<String>,
     pub trigger: Option<String>,
     pub admin: bool,
     pub stats: Option<PathBuf>,
@@ -47,6 +52,8 @@ pub struct Launch {
     pub offline: bool,
     pub predict: bool,
     pub readahead: u32,
+    /// Options of the command line that only the start of a container heeds.
+    pub given: Vec<&'static str>,
 }
 
 /// Says what went wrong, and goes on.
@@ -61,18 +68,31 @@ impl Launch {
     pub fn run(self, app: &App, launcher: vm::Launcher, mut container: Locked, background: Option<Background>) -> Result<Exit> {
         let begun = Instant::now();
         container.container.started_s = now_s();
-        let result = self.run_in(app, launcher, &container, background, begun);
+        if background.is_none() {
+            container.forget_logs();
+        }
+        let control = Server::open(&container.folder)?;
+        let result = self.run_in(app, launcher, &mut container, &control, background, begun);
         if let Ok(exit) = &result {
             container.container.exit_code = Some(exit.code());
             warn("how the container ended could not be noted", container.save());
         }
-        if container.container.temporary || (result.is_err() && container.is_unused()) {
+        drop(control);
+        if container.container.temporary || (result.is_err() && container.is_new && container.is_unused()) {
             warn("the container could not be removed", container.remove());
         }
         result
     }
 
-    fn run_in(&self, app: &App, launcher: vm::Launcher, container: &Locked, background: Option<Background>, begun: Instant) -> Result<Exit> {
+    fn run_in(
+        &self,
+        app: &App,
+        launcher: vm::Launcher,
+        container: &mut Locked,
+        control: &Server,
+        background: Option<Background>,
+        begun: Instant,
+    ) -> Result<Exit> {
         let (stats_file, trace_file) = (Report::open(&self.stats)?, Report::open(&self.trace)?);
         let store = app.store()?;
         let mut stack = Stack::start(app, &store, &self.request())?;
@@ -80,15 +100,22 @@ impl Launch {
         let running = store.running(&stack.digests()).context("the store could not be told what runs");
         let _running = running.map_err(|error| warn::<()>("what runs is not protected from eviction", Err(error)));
         let rules = isolation::rules(&stack, &self.level)?;
+        let host_visible = host_visible(&rules);
         let startup = self.startup(&stack, &rules)?;
         stack.set_entry_point(&startup.entry_point);
         let spec = self.spec(container, &stack, &startup, rules, begun)?;
         stack.remember(&store)?;
         let mut running = launcher.start(spec, stack.layers())?;
+        control.running(&mut running, &self.describe(&stack, host_visible))?;
         if let Some(background) = background {
             background.started();
         }
+        container.container.command.clone_from(&startup.command);
+        container.container.exit_code = None;
+        warn("how the container is started could not be noted", container.save());
+        warn("which images were used could not be noted", history::record(&app.settings.home, &stack));
         let status = running.wait()?;
+        control.ending();
         let exit_us = micros(begun);
         let timings = running.timings();
         drop(running);
@@ -96,10 +123,7 @@ impl Launch {
         if let (Some(file), Some(Some(trace))) = (trace_file, traces.get(startup.image.unwrap_or(0))) {
             file.write(&trace.encode());
         }
-        let exit = match (status.code, status.signal) {
-            (_, Some(signal)) => Exit::Signal(signal.clamp(0, 127) as u8),
-            (code, None) => Exit::Application(code.unwrap_or(0).clamp(0, 255) as u8),
-        };
+        let exit = exit_of(status);
         if let Some(file) = stats_file {
             let run = total(stack.members.iter().map(|member| member.session.stats()));
             let images = stack.members.iter().map(|member| ImageUsed { name: member.reference.to_string(), digest: member.session.digest() }).collect();
@@ -111,7 +135,7 @@ impl Launch {
         Ok(exit)
     }
 
-    fn request(&self) -> stack::Request<'_> {
+    pub fn request(&self) -> stack::Request<'_> {
         stack::Request {
             images: &self.images,
             using: &self.using,
@@ -128,25 +152,62 @@ impl Launch {
         startup::choose(&images, self.startup_file.as_deref(), self.trigger.as_deref(), &self.args, host_visible(rules))
     }
 
+    /// For programs that join.
+    fn describe(&self, stack: &Stack, host_visible: bool) -> Description {
+        Description {
+            images: stack.members.iter().map(|member| (member.reference.to_string(), member.manifest().clone())).collect(),
+            variables: stack.layer_manifests().map(|layer| layer.environment.clone()).collect(),
+            environment: self.env.clone(),
+            startup_file: self.saved_startup_file.clone(),
+            host_visible,
+        }
+    }
+
     fn spec(&self, container: &Locked, stack: &Stack, startup: &Startup, rules: vm::Rules, begun: Instant) -> Result<RunSpec> {
         let variables: Vec<_> = stack.layer_manifests().map(|layer| layer.environment.clone()).collect();
         let host_visible = host_visible(&rules);
         let from_image = || startup.image.or(Some(0)).and_then(|at| stack.members[at].manifest().working_directory.clone()).map(PathBuf::from);
-        let stated = self.working_dir.clone().or_else(from_image);
-        let current = || std::env::current_dir().ok().filter(|_| host_visible);
         let mut spec = RunSpec::new(container.folder.join("sandbox"), startup.command.iter().map(OsString::from));
         spec.rules = rules;
         spec.env = environment::compose(std::env::vars_os(), &variables, &self.env, host_visible);
-        spec.working_dir_required = stated.is_some();
-        spec.working_dir = stated.or_else(current).unwrap_or_else(|| PathBuf::from("/"));
-        if !spec.working_dir.is_absolute() {
-            spec.working_dir = current().unwrap_or_else(|| PathBuf::from("/")).join(&spec.working_dir);
-        }
+        (spec.working_dir, spec.working_dir_required) = working_dir(self.working_dir.clone().or_else(from_image), host_visible);
         spec.mounts = self.mounts.clone();
         spec.map_root = self.admin;
         spec.max_readahead = self.readahead;
+        spec.scripts = scripts(stack);
+        spec.held = Some(container.lock_file());
+        // No container sees what others wrote, nor how they are controlled.
+        spec.hidden.extend(container.folder.parent().map(Into::into));
         spec.since = begun;
         Ok(spec)
+    }
+}
+
+/// Startup scripts in the order of the stack, shutdown scripts in the opposite one: what an image set up goes last.
+fn scripts(stack: &Stack) -> vm::ScriptsOfRun {
+    let command = |command: &Vec<String>| command.iter().map(OsString::from).collect();
+    let all = || stack.members.iter().map(|member| &member.manifest().scripts);
+    vm::ScriptsOfRun {
+        startup: all().flat_map(|scripts| &scripts.startup).map(command).collect(),
+        shutdown: all().rev().flat_map(|scripts| &scripts.shutdown).map(command).collect(),
+    }
+}
+
+/// Where a program starts, and whether that must exist: what is stated, else the current directory where the host is seen.
+pub fn working_dir(stated: Option<PathBuf>, host_visible: bool) -> (PathBuf, bool) {
+    let current = || std::env::current_dir().ok().filter(|_| host_visible).unwrap_or_else(|| PathBuf::from("/"));
+    match stated {
+        Some(stated) if stated.is_absolute() => (stated, true),
+        Some(stated) => (current().join(stated), true),
+        None => (current(), false),
+    }
+}
+
+/// The exit of the command, from that of the application.
+pub fn exit_of(status: vm::ExitStatus) -> Exit {
+    match (status.code, status.signal) {
+        (_, Some(signal)) => Exit::Signal(signal.clamp(0, 127) as u8),
+        (code, None) => Exit::Application(code.unwrap_or(0).clamp(0, 255) as u8),
     }
 }
 

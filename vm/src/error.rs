@@ -96,6 +96,23 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+    /// A startup script failed, so the application was not started.
+    #[error("the startup script `{script}` {problem}; the application was not started")]
+    Script {
+        /// Its program.
+        script: String,
+        /// What became of it, such as `ended with code 3`.
+        problem: String,
+    },
+    /// A VM that was to be joined has ended.
+    #[error("the container ended before it could be joined; start it anew")]
+    Ended,
+    /// A VM that runs cannot be entered.
+    #[error("the running container cannot be joined: {source}; only the user who started it, on the host, can")]
+    Join {
+        /// Why.
+        source: io::Error,
+    },
     /// The VM's own processes ended without a word, e.g. because someone killed them.
     #[error("the VM ended unexpectedly")]
     Died,
@@ -120,6 +137,9 @@ impl VmError {
                     _ => Self::NotExecutable { command, source },
                 }
             }
+            Step::Script(problem) => Self::Script { script: failure.path, problem },
+            Step::Join if matches!(failure.errno, libc::ESRCH | libc::ENOMEM) => Self::Ended,
+            Step::Join => Self::Join { source },
             Step::WorkingDir => Self::WorkingDir { path: failure.path.into(), source },
             Step::Other(what) => Self::SetUp { what: format!("{what} {}", failure.path).trim_end().to_owned(), source },
         }

@@ -4,8 +4,9 @@
 //! [`Launcher::start`] then sends the plan and serves the filesystems. Nothing of it asks a layer for data but what the
 //! kernel asks for: the root directory, and the path of the command.
 
+use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use crate::error::VmError;
 use crate::fs::{HostFs, HostHas, ImageFs, Stubs};
 use crate::fuse::{self, Ids};
 use crate::ns::child;
-use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send};
+use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send_with};
 use crate::pending::Pending;
 use crate::running::Running;
 use crate::sandbox;
@@ -67,12 +68,18 @@ impl Launcher {
         let ids = Ids { uid: plan.inner_uid, gid: plan.inner_gid };
         let own_group = plan.own_group;
         let (socket, pid) = self.child.take().ok_or(VmError::Died)?;
-        let mut running = Running::new(socket, pid, sandbox.clone(), spec.since, own_group);
+        let mut running = Running::new(socket, pid, Some(sandbox.clone()), plan.clone(), spec.since, own_group);
+        let held = spec.held.as_deref().map(|file| file.as_fd().try_clone_to_owned()).transpose();
+        let held: Vec<OwnedFd> = held.map_err(|error| VmError::set_up("copy a descriptor", error))?.into_iter().collect();
         // A child that failed early has closed its end, but what it said is still there to be read.
-        let _ = send(running.socket(), &ToVm::Start(Box::new(plan)));
+        let _ = send_with(running.socket(), &ToVm::Start(Box::new(plan)), &held);
+        drop(held);
         let devices = receive_devices(running.socket(), &sandbox)?;
         serve(&spec, layers, &binds, &sandbox, devices, ids, running.pending())?;
         running.run_until_started()?;
+        if spec.idle {
+            running.ignore_signals();
+        }
         Ok(running)
     }
 
@@ -197,5 +204,13 @@ fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<
         host: spec.shows_host(),
         private_dev_and_tmp: spec.rules.mode(&LayerPath::root()) == Mode::Full && !spec.shows_host(),
         own_group: std::fs::File::open("/dev/tty").is_err(),
+        startup_scripts: if spec.idle { Vec::new() } else { commands(&spec.scripts.startup) },
+        shutdown_scripts: if spec.idle { Vec::new() } else { commands(&spec.scripts.shutdown) },
+        idle: spec.idle,
+        join: 0,
     })
+}
+
+fn commands(commands: &[Vec<OsString>]) -> Vec<Vec<Vec<u8>>> {
+    commands.iter().map(|command| command.iter().cloned().map(OsStringExt::into_vec).collect()).collect()
 }

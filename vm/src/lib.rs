@@ -15,13 +15,16 @@
 //! What holds today, and what does not, is in `docs/semantics.md`. The logic of the filesystems is in [`fs`], without
 //! FUSE; system calls that need `unsafe` are in `sys` alone.
 
+mod control;
 mod error;
 mod fuse;
+mod joiner;
 mod launcher;
 mod ns;
 mod pending;
 mod pool;
 mod probe;
+mod processes;
 mod rules;
 mod running;
 mod sandbox;
@@ -30,9 +33,12 @@ mod sys;
 
 pub mod fs;
 
+pub use control::{Control, Lease};
 pub use error::VmError;
+pub use joiner::{Held, JoinSpec, Joiner, Ticket};
 pub use launcher::Launcher;
 pub use probe::{Check, probe};
+pub use processes::{Process, processes};
 pub use rules::Rules;
-pub use running::{Control, ExitStatus, Running, Timings};
-pub use spec::{BindMount, DEFAULT_READAHEAD, Mode, RunSpec};
+pub use running::{ExitStatus, Running, Timings};
+pub use spec::{BindMount, DEFAULT_READAHEAD, Mode, RunSpec, ScriptsOfRun};

@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
+use crate::control::{Answers, Control};
 use crate::error::VmError;
-use crate::ns::protocol::{FromVm, ToVm, receive, send};
+use crate::joiner::Ticket;
+use crate::ns::protocol::{FromVm, Plan, ToVm, receive, send};
 use crate::pending::Pending;
 use crate::sandbox;
 use crate::sys::signals::{Arrived, Watch, ignore, reset};
@@ -48,19 +49,6 @@ pub struct Timings {
     pub started_us: u64,
 }
 
-/// Sends signals to the application, from any thread.
-#[derive(Clone, Debug)]
-pub struct Control {
-    socket: Arc<Mutex<UnixStream>>,
-}
-
-impl Control {
-    /// Sends a signal to the application (not to its children). Without effect after its end.
-    pub fn kill(&self, signal: i32) {
-        let _ = send(&self.socket.lock(), &ToVm::Signal(signal));
-    }
-}
-
 /// A run in progress. While it exists, signals to this process go to the application. Dropping it kills everything in
 /// the VM.
 #[derive(Debug)]
@@ -69,34 +57,42 @@ pub struct Running {
     control: Option<Control>,
     child: Option<Pid>,
     init: i32,
-    sandbox: PathBuf,
+    /// `None` of a program that joined: the sandbox is not ours to clean.
+    sandbox: Option<PathBuf>,
+    plan: Plan,
+    answers: Arc<Answers>,
     since: Instant,
     timings: Timings,
     watch: Option<Watch>,
     terminal: Option<Terminal>,
     pending: Arc<Pending>,
+    /// How the application ended, once it has.
+    status: Option<ExitStatus>,
 }
 
 enum Event {
     Started,
-    Ended(ExitStatus),
+    Ended,
     Other,
 }
 
 impl Running {
-    pub(crate) fn new(socket: UnixStream, child: Pid, sandbox: PathBuf, since: Instant, own_group: bool) -> Self {
+    pub(crate) fn new(socket: UnixStream, child: Pid, sandbox: Option<PathBuf>, plan: Plan, since: Instant, own_group: bool) -> Self {
         let terminal = if own_group { None } else { Terminal::find() };
         Self {
             socket,
             control: None,
             child: Some(child),
-            init: 0,
+            init: plan.join,
             sandbox,
+            plan,
+            answers: Arc::default(),
             since,
             timings: Timings::default(),
             watch: None,
             terminal,
             pending: Arc::new(Pending::default()),
+            status: None,
         }
     }
 
@@ -113,6 +109,11 @@ impl Running {
         self.init
     }
 
+    /// What another process needs to join this VM.
+    pub fn ticket(&self) -> Ticket {
+        Ticket::new(&self.plan, self.init)
+    }
+
     /// When what happened.
     pub fn timings(&self) -> Timings {
         self.timings
@@ -126,29 +127,48 @@ impl Running {
         if let Some(control) = &self.control {
             return Ok(control.clone());
         }
-        let control = Control { socket: Arc::new(Mutex::new(self.socket.try_clone()?)) };
+        let control = Control::new(self.socket.try_clone()?, Arc::clone(&self.answers));
         self.control = Some(control.clone());
         Ok(control)
     }
 
     /// Sends a signal to the application.
     pub fn kill(&self, signal: i32) {
-        match &self.control {
-            Some(control) => control.kill(signal),
-            None => drop(send(&self.socket, &ToVm::Signal(signal))),
+        self.tell(&ToVm::Signal(signal));
+    }
+
+    /// Messages of several threads must not mix.
+    fn tell(&self, message: &ToVm) {
+        let _ = match &self.control {
+            Some(control) => control.tell(message),
+            None => send(&self.socket, message),
+        };
+    }
+
+    /// The application has ended; the VM may be in use by others.
+    fn application_ended(&mut self, status: ExitStatus) {
+        self.status = Some(status);
+        let (is_over, leases) = self.answers.application_ended();
+        if is_over {
+            self.tell(&ToVm::Finish);
+        } else if leases > 0 {
+            tracing::warn!(leases, "the application has ended; programs that joined ({leases}) still run");
+            if let Some(terminal) = &self.terminal {
+                terminal.take_back();
+            }
         }
     }
 
-    /// Waits for the application's end, passing signals on meanwhile. When it returns no process of the VM is left, and the
-    /// sandbox holds all that was written.
+    /// Waits for the end of the application and of all that have a [`Lease`], passing signals on meanwhile. When it returns
+    /// no process of the VM is left, and the sandbox holds all that was written.
     ///
     /// # Errors
     /// [`VmError::Died`] if the VM was killed from outside.
     pub fn wait(&mut self) -> Result<ExitStatus, VmError> {
         loop {
-            if let Event::Ended(status) = self.next()? {
+            if let Event::Ended = self.next()? {
                 self.finish();
-                return Ok(status);
+                return self.status.ok_or(VmError::Died);
             }
         }
     }
@@ -160,6 +180,11 @@ impl Running {
                 return Ok(());
             }
         }
+    }
+
+    /// Gives signals back their effect on this process: there is no application to pass them on to.
+    pub(crate) fn ignore_signals(&mut self) {
+        self.watch = None;
     }
 
     fn next(&mut self) -> Result<Event, VmError> {
@@ -178,6 +203,13 @@ impl Running {
     }
 
     fn on_signal(&self, arrived: Arrived) {
+        if self.status.is_some() {
+            // Only those that joined are left: whoever wants us to end wants them to.
+            if matches!(arrived.signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
+                self.tell(&ToVm::Stop(arrived.signal));
+            }
+            return;
+        }
         // A terminal's key reached the application without us: it is in the foreground process group, as we are.
         if !(arrived.by_kernel && self.terminal.is_some()) {
             self.kill(arrived.signal);
@@ -196,11 +228,14 @@ impl Running {
             Some(FromVm::Warning(text)) => tracing::warn!("{text}"),
             Some(FromVm::Failed(failure)) => {
                 self.finish();
-                return Err(VmError::from_child(failure, self.sandbox.clone()));
+                return Err(VmError::from_child(failure, self.sandbox.clone().unwrap_or_default()));
             }
             Some(FromVm::Stopped(signal)) => self.stop(signal),
-            Some(FromVm::Exited(code)) => return Ok(Event::Ended(ExitStatus { code: Some(code), signal: None })),
-            Some(FromVm::Signaled(signal)) => return Ok(Event::Ended(ExitStatus { code: None, signal: Some(signal) })),
+            Some(FromVm::Exited(code)) => self.application_ended(ExitStatus { code: Some(code), signal: None }),
+            Some(FromVm::Signaled(signal)) => self.application_ended(ExitStatus { code: None, signal: Some(signal) }),
+            Some(FromVm::Finished) => return Ok(Event::Ended),
+            Some(FromVm::Frozen(left)) => self.answers.frozen(left),
+            Some(FromVm::Thawed) => self.answers.thawed(),
             Some(FromVm::Fuse | FromVm::Passed) => {}
             None => {
                 self.finish();
@@ -223,12 +258,15 @@ impl Running {
         let Some(child) = self.child.take() else { return };
         // Whoever waits for data has been killed; without an answer it could not die.
         self.pending.close();
+        self.answers.ended();
         while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
         self.watch = None;
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }
-        sandbox::clean(&self.sandbox);
+        if let Some(sandbox) = &self.sandbox {
+            sandbox::clean(sandbox);
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! What to run, and what it may see.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use layer_format::LayerPath;
@@ -49,8 +51,26 @@ pub struct RunSpec {
     pub plain_layers: bool,
     /// Names of the host that the VM must not see in write-copy, besides [`Self::sandbox`].
     pub hidden: Vec<PathBuf>,
+    /// Programs that run in the VM besides the command, once for the run. Not run if it is [`Self::idle`].
+    pub scripts: ScriptsOfRun,
+    /// Whether the VM runs no command: it stands, to be looked into from outside, until [`crate::Running`] is dropped.
+    pub idle: bool,
+    /// Kept open by the VM's processes until the last of them ends: a lock, say, that a crash of this process must not free
+    /// earlier than that.
+    pub held: Option<Arc<File>>,
     /// From when [`crate::Timings`] count.
     pub since: Instant,
+}
+
+/// Programs, each with its arguments, that run in the VM with the command's environment and working directory, one after
+/// the other. They read nothing, and what they print goes to stderr.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScriptsOfRun {
+    /// Before the command. One that fails ends the start.
+    pub startup: Vec<Vec<OsString>>,
+    /// After the command ended, however it did, and all other processes were killed; `TURBO_EXIT_CODE` has its code, or 128
+    /// plus the signal that killed it. One that fails costs a warning.
+    pub shutdown: Vec<Vec<OsString>>,
 }
 
 /// Default of [`RunSpec::max_readahead`], in bytes.
@@ -71,13 +91,16 @@ impl RunSpec {
             max_readahead: DEFAULT_READAHEAD,
             plain_layers: false,
             hidden: Vec::new(),
+            scripts: ScriptsOfRun::default(),
+            idle: false,
+            held: None,
             since: Instant::now(),
         }
     }
 
     /// Refuses what this version cannot do.
     pub(crate) fn check(&self) -> Result<(), VmError> {
-        if self.command.is_empty() {
+        if self.command.is_empty() && !self.idle {
             return Err(VmError::NoCommand);
         }
         let root = LayerPath::root();

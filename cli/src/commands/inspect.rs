@@ -8,7 +8,7 @@ use layer_format::manifest::{ImageManifest, LayerManifest, Mode};
 use serde::Serialize;
 
 use crate::app::App;
-use crate::commands::run::{Images, parse_images};
+use crate::commands::launch_options::{Images, parse_images};
 use crate::exit::Exit;
 use crate::images;
 use crate::output::bytes;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use client_store::transfer::pull;
 
 use crate::app::App;
-use crate::commands::run::{Images, parse_images};
+use crate::commands::launch_options::{Images, parse_images};
 use crate::exit::Exit;
 use crate::output::bytes;
 use crate::progress::options;

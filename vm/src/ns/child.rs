@@ -9,13 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getppid, set_parent_process_death_signal, waitpid};
 
-use super::protocol::{Failure, FromVm, Plan, Step, ToVm, receive, send, send_with};
+use super::protocol::{Failure, FromVm, Plan, Step, ToVm, receive_with, send, send_with};
 use super::{init, mounts};
 use crate::sys::process::{Forked, exit_now, fork_single_threaded, unshare_namespaces};
 use crate::sys::signals;
 
 /// Signals that a terminal or a process group may send to all of us: they are for the application alone.
-const FOR_THE_APPLICATION: [i32; 8] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
+pub(crate) const FOR_THE_APPLICATION: [i32; 8] =
+    [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
 
 /// Runs the child to its end. `parent` is the process that forked it.
 pub(crate) fn main(socket: UnixStream, parent: Pid) -> ! {
@@ -34,12 +35,13 @@ fn run(socket: &UnixStream, parent: Pid) -> Result<(), Failure> {
     die_with(parent)?;
     let ignored = signals::ignore(&FOR_THE_APPLICATION);
     let unshared = unshare_namespaces();
-    match receive(socket) {
-        Ok(Some(ToVm::Start(plan))) => {
+    match receive_with(socket) {
+        // What came with the plan stays open until this process and pid 1 end.
+        Ok(Some((ToVm::Start(plan), _held))) => {
             unshared.map_err(|errno| Failure::new(Step::Unshare, errno))?;
             start(socket, &plan, parent, &ignored)
         }
-        Ok(Some(ToVm::Probe { sandbox, uid, gid })) => {
+        Ok(Some((ToVm::Probe { sandbox, uid, gid }, _))) => {
             unshared.map_err(|errno| Failure::new(Step::Unshare, errno))?;
             probe(socket, &sandbox, uid, gid)
         }
@@ -96,6 +98,6 @@ fn probe(socket: &UnixStream, sandbox: &[u8], uid: u32, gid: u32) -> Result<(), 
     send(socket, &FromVm::Passed).map_err(lost)
 }
 
-fn lost(error: std::io::Error) -> Failure {
+pub(crate) fn lost(error: std::io::Error) -> Failure {
     Failure::at("talk to the parent", "", Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }

@@ -16,15 +16,23 @@ const MAX_LEN: u32 = 64 << 20;
 /// What the parent says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ToVm {
+    /// With it comes, if the caller has one, a descriptor that the VM's processes keep open until the last of them ends.
     Start(Box<Plan>),
-    /// Send this signal to the application.
+    /// Enter a VM that runs, and execute the plan's command there. With it comes a pidfd of its pid 1.
+    Join(Box<Plan>),
+    /// Send this signal to the application, or to the script that runs in its place.
     Signal(i32),
+    /// Send this signal to the application and to all programs that joined.
+    Stop(i32),
+    /// Kill all that is left and end the VM, with the shutdown scripts. Expected once after [`FromVm::Exited`] or
+    /// [`FromVm::Signaled`]; until then others may use the VM.
+    Finish,
+    /// Stop every process of the VM but pid 1.
+    Freeze,
+    /// Let those that [`ToVm::Freeze`] stopped go on.
+    Thaw,
     /// Try namespaces, FUSE and overlayfs, and report.
-    Probe {
-        sandbox: Vec<u8>,
-        uid: u32,
-        gid: u32,
-    },
+    Probe { sandbox: Vec<u8>, uid: u32, gid: u32 },
 }
 
 /// What the VM says.
@@ -38,14 +46,22 @@ pub(crate) enum FromVm {
     Mounted,
     /// The command was executed.
     Started,
+    /// The answer to [`ToVm::Freeze`]: how many threads could not be stopped yet.
+    Frozen(usize),
+    /// The answer to [`ToVm::Thaw`].
+    Thawed,
     /// Something harmless went wrong.
     Warning(String),
     /// The run is over before it began.
     Failed(Failure),
     /// The application stopped (job control).
     Stopped(i32),
+    /// The application ended.
     Exited(i32),
+    /// The application was killed.
     Signaled(i32),
+    /// Nothing of the VM is left; it ends at once.
+    Finished,
     /// A step of a probe worked.
     Passed,
 }
@@ -58,6 +74,10 @@ pub(crate) enum Step {
     Overlay,
     WorkingDir,
     Exec,
+    /// Entering the namespaces of a VM that runs.
+    Join,
+    /// A startup script; `path` is its program, and this is what became of it.
+    Script(String),
     Other(String),
 }
 
@@ -80,7 +100,7 @@ impl Failure {
 }
 
 /// What the child needs to know of a run. Paths are bytes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) sandbox: Vec<u8>,
     pub(crate) argv: Vec<Vec<u8>>,
@@ -102,6 +122,15 @@ pub(crate) struct Plan {
     pub(crate) private_dev_and_tmp: bool,
     /// Whether the application gets a process group of its own: if there is no terminal.
     pub(crate) own_group: bool,
+    /// Run before the application, in order.
+    pub(crate) startup_scripts: Vec<Vec<Vec<u8>>>,
+    /// Run after the last process, in order.
+    pub(crate) shutdown_scripts: Vec<Vec<Vec<u8>>>,
+    /// Whether there is no application: the VM stands until the parent ends it.
+    pub(crate) idle: bool,
+    /// Of a join: the pid of the VM's pid 1 on the host.
+    #[serde(default)]
+    pub(crate) join: i32,
 }
 
 pub(crate) fn send<T: Serialize>(socket: &UnixStream, message: &T) -> io::Result<()> {

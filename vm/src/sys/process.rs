@@ -37,6 +37,22 @@ pub(crate) fn unshare_namespaces() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS | UnshareFlags::NEWPID) }
 }
 
+/// Sends a signal to every process that this one may send it to, but itself and pid 1 of its pid namespace. Only pid 1 may
+/// call it: there, that is every other process of the namespace and nothing else.
+///
+/// # Errors
+/// `SRCH` if there is no other process; `PERM` if this process is not pid 1.
+pub(crate) fn kill_all(signal: i32) -> Result<(), Errno> {
+    if std::process::id() != 1 {
+        return Err(Errno::PERM);
+    }
+    // SAFETY: `kill` has no precondition.
+    match unsafe { libc::kill(-1, signal) } {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
+    }
+}
+
 /// Ends this process at once, without running what `exit` runs: that belongs to the process it was forked from.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no precondition.
