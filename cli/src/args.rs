@@ -57,6 +57,14 @@ pub enum Command {
     Try(run::Try),
     /// Start a container again, or a program in one that runs.
     Start(start::Start),
+    /// Go on from a state, in a new container.
+    Continue(continue_command::Continue),
+    /// Take a container's state now, and save it to the registry.
+    Save(save::Save),
+    /// List states, here and on the registry.
+    States(states::States),
+    /// Make an image of a container.
+    Commit(commit::Commit),
     /// End containers, and say which state each ended in.
     Stop(stop::Stop),
     /// End containers at once, without giving them time.
@@ -124,6 +132,10 @@ impl Command {
             Self::New(_) => "new",
             Self::Try(_) => "try",
             Self::Start(_) => "start",
+            Self::Continue(_) => "continue",
+            Self::Save(_) => "save",
+            Self::States(_) => "states",
+            Self::Commit(_) => "commit",
             Self::Stop(_) => "stop",
             Self::Kill(_) => "kill",
             Self::Suspend(_) => "suspend",

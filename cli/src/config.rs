@@ -97,6 +97,11 @@ impl Settings {
         })
     }
 
+    /// Where this machine's programs keep what they can make again: it stays here when a state goes elsewhere.
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        base_folder("XDG_CACHE_HOME", ".cache").ok()
+    }
+
     /// The bearer token for the registry, if there is one.
     pub fn token() -> Option<String> {
         std::env::var("TURBO_TOKEN").ok().filter(|token| !token.is_empty())

@@ -5,6 +5,7 @@
 //!                            lock             held (flock) by the turbo that runs it: a crash frees it
 //!                            control          socket of the turbo that runs it
 //!                            sandbox/         what the application wrote
+//!                            capture.index    which content its files had when they were last captured
 //!                            stdout, stderr   output of a detached run
 //! ```
 
@@ -63,6 +64,9 @@ pub struct Container {
     /// Whether the sandbox may differ from the newest state: set before a start, cleared by the capture after it.
     #[serde(default)]
     pub dirty: bool,
+    /// Paths that are no part of states, as they were at the last start; `None` if it never started here.
+    #[serde(default)]
+    pub no_sync: Option<Vec<String>>,
 }
 
 /// A state that was taken of a container.
@@ -132,6 +136,11 @@ impl Containers {
 
     /// Creates a container and locks it.
     pub fn create(&self, name: &str, images: Vec<String>, temporary: bool) -> Result<Locked> {
+        self.create_filled(name, images, temporary, |_| Ok(()))
+    }
+
+    /// Creates a container, locks it, and fills it before anyone can see it: if that fails, or is killed, there is none.
+    pub fn create_filled(&self, name: &str, images: Vec<String>, temporary: bool, fill: impl FnOnce(&mut Locked) -> Result<()>) -> Result<Locked> {
         let mut random = [0; 16];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("the system has no randomness")?;
         let id = random.iter().fold(String::new(), |id, byte| id + &format!("{byte:02x}"));
@@ -150,13 +159,19 @@ impl Containers {
             stack: Vec::new(),
             states: Vec::new(),
             dirty: false,
+            no_sync: None,
         };
         let folder = self.folder.join(&container.id);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("sandbox")).with_context(|| format!("creating {}", folder.display()))?;
         let lock = lock::take(&folder)?.context("a new container is in use")?;
-        let locked = Locked { container, folder, is_new: true, lock: Arc::new(lock) };
-        locked.save()?;
-        Ok(locked)
+        let mut locked = Locked { container, folder, is_new: true, lock: Arc::new(lock) };
+        match fill(&mut locked).and_then(|()| locked.save()) {
+            Ok(()) => Ok(locked),
+            Err(error) => {
+                let _ = locked.remove();
+                Err(error)
+            }
+        }
     }
 
     /// Locks a container; `None` if it is running. What it is, is read anew: it may have run since it was found.
@@ -250,6 +265,26 @@ fn read(path: &Path) -> Result<Option<Container>> {
     }
 }
 
+/// Writes what a container is, as a whole.
+fn write(folder: &Path, container: &Container) -> Result<()> {
+    let path = folder.join("container.json");
+    let temporary = folder.join("container.json.tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec_pretty(container)?)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Lists a state of the container in `folder`, which this process runs: for another thread than the one that has the container.
+pub fn add_state(folder: &Path, state: &ContainerState) -> Result<()> {
+    let mut container = read(&folder.join("container.json"))?.context("the container was removed")?;
+    container.states.push(state.clone());
+    write(folder, &container)
+}
+
 impl Container {
     /// `name#8hex`.
     pub fn shown(&self) -> String {
@@ -260,15 +295,7 @@ impl Container {
 impl Locked {
     /// Writes the settings.
     pub fn save(&self) -> Result<()> {
-        let path = self.folder.join("container.json");
-        let temporary = self.folder.join("container.json.tmp");
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec_pretty(&self.container)?)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)
-        };
-        write().with_context(|| format!("writing {}", path.display()))
+        write(&self.folder, &self.container)
     }
 
     /// Removes the output of an earlier detached run.

@@ -49,6 +49,11 @@ impl Background {
         Some(Self { ready, lock, container })
     }
 
+    /// Id of the container to run in.
+    pub fn container_id(&self) -> &str {
+        &self.container
+    }
+
     /// The container to run in.
     pub fn place(&self, containers: &Containers) -> Result<Place> {
         if let Some(lock) = &self.lock {

@@ -24,7 +24,8 @@ use crate::isolation::{self, Level};
 use crate::join::Description;
 use crate::stack::{self, Stack};
 use crate::startup::{self, Startup};
-use crate::{environment, history, traces};
+use crate::states::sharing::Visibility;
+use crate::{environment, history, states, traces};
 use report::{ImageUsed, Report, StatsFile, total};
 
 /// How far the kernel reads ahead, in bytes, unless asked otherwise. Each byte is fetched if it is not here: this is what
@@ -52,12 +53,14 @@ pub struct Launch {
     pub offline: bool,
     pub predict: bool,
     pub readahead: u32,
+    /// Whether, and for whom, the state at the end is saved to the registry.
+    pub share: Option<Visibility>,
     /// Options of the command line that only the start of a container heeds.
     pub given: Vec<&'static str>,
 }
 
 /// Says what went wrong, and goes on.
-fn warn<T>(what: &str, result: Result<T>) {
+pub fn warn<T>(what: &str, result: Result<T>) {
     if let Err(error) = result {
         tracing::warn!("{what}: {error:#}");
     }
@@ -105,6 +108,7 @@ impl Launch {
         stack.set_entry_point(&startup.entry_point);
         let spec = self.spec(container, &stack, &startup, rules, begun)?;
         stack.remember(&store)?;
+        let taker = states::at_start(app, &store, container, &stack)?;
         let mut running = launcher.start(spec, stack.layers())?;
         control.running(&mut running, &self.describe(&stack, host_visible))?;
         if let Some(background) = background {
@@ -114,11 +118,17 @@ impl Launch {
         container.container.exit_code = None;
         warn("how the container is started could not be noted", container.save());
         warn("which images were used could not be noted", history::record(&app.settings.home, &stack));
+        if let Some(taker) = taker.clone() {
+            control.set_capture(Box::new(move || taker.capture_now().map(|id| id.to_string())));
+        }
         let status = running.wait()?;
         control.ending();
         let exit_us = micros(begun);
         let timings = running.timings();
         drop(running);
+        if let Some(taker) = &taker {
+            states::at_stop(app, &store, container, taker, self.share);
+        }
         let traces = finish(app, &store, &stack)?;
         if let (Some(file), Some(Some(trace))) = (trace_file, traces.get(startup.image.unwrap_or(0))) {
             file.write(&trace.encode());

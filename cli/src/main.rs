@@ -28,6 +28,7 @@ mod side;
 mod sink;
 mod stack;
 mod startup;
+mod states;
 mod traces;
 
 use std::io::IsTerminal;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
 fn run(arguments: Turbo, output: Output) -> Result<Exit> {
     // The process that becomes the VM is forked before any thread exists.
     let (forks, background) = match &arguments.command {
-        Command::Run(_) | Command::New(_) | Command::Try(_) | Command::Start(_) => {
+        Command::Run(_) | Command::New(_) | Command::Try(_) | Command::Start(_) | Command::Continue(_) => {
             let background = detach::Background::take();
             (Forks::both()?, background)
         }
@@ -80,6 +81,10 @@ fn run(arguments: Turbo, output: Output) -> Result<Exit> {
         Command::New(command) => command.run(&app, forks),
         Command::Try(command) => command.run(&app, forks),
         Command::Start(command) => command.run(&app, forks),
+        Command::Continue(command) => command.run(&app, forks),
+        Command::Save(command) => command.run(&app),
+        Command::States(command) => command.run(&app),
+        Command::Commit(command) => command.run(&app),
         Command::Stop(command) => command.run(&app),
         Command::Kill(command) => command.run(&app),
         Command::Suspend(command) => command.run(&app),

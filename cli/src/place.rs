@@ -1,5 +1,8 @@
 //! Which container a launch runs in, and how: as its owner, or beside a program that runs there already.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use anyhow::{Result, bail};
 use layer_format::reference::ImageReference;
 
@@ -43,7 +46,12 @@ pub enum Choice {
     },
     /// `start`: this one.
     Existing(Box<Container>),
+    /// `continue`: this one, which was just made and is locked already.
+    Made(Box<Container>, Made),
 }
+
+/// A locked container, until it is taken.
+pub type Made = Rc<RefCell<Option<Box<Locked>>>>;
 
 impl Place {
     /// The container.
@@ -65,11 +73,20 @@ impl Place {
 }
 
 impl Choice {
+    /// A container that this process has just made.
+    pub fn made(locked: Locked) -> Self {
+        Self::Made(Box::new(locked.container.clone()), Rc::new(RefCell::new(Some(Box::new(locked)))))
+    }
+
     /// Chooses the container, and locks it or connects to the turbo that runs it.
     pub fn place(&self, app: &App) -> Result<Place> {
         let containers = app.containers();
         let found = match self {
             Self::Existing(container) => (**container).clone(),
+            Self::Made(container, made) => match made.borrow_mut().take() {
+                Some(locked) => return Ok(Place::Own(locked)),
+                None => (**container).clone(),
+            },
             Self::Fresh { name, images, temporary } => return fresh(app, name.as_deref(), images, *temporary).map(|locked| Place::Own(Box::new(locked))),
             Self::Matching { name, images } => match matching(app, name.as_deref(), images)? {
                 Matched::Created(locked) => return Ok(Place::Own(Box::new(locked))),

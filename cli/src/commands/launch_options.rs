@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use layer_format::reference::ImageReference;
 
 use crate::commands::import::parse_mode;
+use crate::commands::sync_options::SyncOptions;
 use crate::containers::Container;
 use crate::environment;
 use crate::exit::UsageError;
@@ -69,6 +70,8 @@ pub struct LaunchOptions {
     /// Do not use what was learned from earlier runs: fetch what is asked for, and a little beside it.
     #[arg(long)]
     no_model: bool,
+    #[command(flatten)]
+    sync: SyncOptions,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
     #[arg(long, value_name = "BYTES", default_value_t = launch::DEFAULT_READAHEAD, hide = true)]
     readahead: u32,
@@ -93,6 +96,11 @@ pub struct Checked {
 }
 
 impl LaunchOptions {
+    /// Whether the network must not be used.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
     /// Checks all of it.
     pub fn check(self) -> Result<Checked> {
         let mut env = Vec::new();
@@ -151,6 +159,7 @@ impl Checked {
         launch.offline = options.offline;
         launch.predict = !options.no_model;
         launch.readahead = options.readahead;
+        launch.share = options.sync.share();
         Ok(launch)
     }
 
@@ -165,6 +174,7 @@ impl Checked {
             ("--stats", options.stats.is_some()),
             ("--trace", options.trace.is_some()),
             ("--pull", options.pull),
+            ("--enable-sync", options.sync.enable_sync),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
@@ -194,6 +204,7 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         offline: false,
         predict: true,
         readahead: launch::DEFAULT_READAHEAD,
+        share: None,
         given: Vec::new(),
     })
 }

@@ -1,7 +1,9 @@
 //! One file a command: the arguments, whose doc comments are the help text, and what is done.
 
+pub mod commit;
 pub mod completions;
 pub mod config_command;
+pub mod continue_command;
 pub mod cp;
 pub mod diff;
 pub mod export;
@@ -23,12 +25,15 @@ pub mod revert;
 pub mod rm;
 pub mod rmi;
 pub mod run;
+pub mod save;
 pub mod selection;
 pub mod sessions;
 pub mod start;
+pub mod states;
 pub mod stats;
 pub mod stop;
 pub mod suspend;
+pub mod sync_options;
 pub mod trace;
 pub mod verify;
 pub mod version;

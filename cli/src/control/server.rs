@@ -90,7 +90,6 @@ impl Server {
     }
 
     /// How a state is taken while the application runs, from now on.
-    #[allow(dead_code, reason = "the hook for states of containers that run")]
     pub fn set_capture(&self, capture: Capture) {
         self.shared.change(|state| state.capture = Some(Arc::new(capture)));
     }

@@ -4,6 +4,7 @@
 //! nothing to be brought in line after a crash: a state is there once its file is, and then all that it needs was stored
 //! before. Images are not part of it: a state names them.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -108,6 +109,23 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(io_error("removing", &path)(error)),
         }
+    }
+
+    /// Forgets the states that `listed` does not name; with `dry_run` only counts them. `None` if an import, pull, push or
+    /// capture is going on, which may have made a state that is not listed yet.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the folder cannot be read, and what `listed` returns.
+    pub fn gc_states<E: From<StoreError>>(&self, dry_run: bool, listed: impl FnOnce() -> Result<HashSet<Digest>, E>) -> Result<Option<u64>, E> {
+        let Some(_content) = self.inner.layout.content_lock(true, false)? else { return Ok(None) };
+        let keep = listed()?;
+        let mut forgotten = 0;
+        for (digest, _) in self.states()? {
+            if !keep.contains(&digest) && (dry_run || self.state_remove(&digest)?) {
+                forgotten += 1;
+            }
+        }
+        Ok(Some(forgotten))
     }
 
     /// Walks what the sandboxes of all states need, of what `walk` has not seen. A state that is damaged is passed over.
