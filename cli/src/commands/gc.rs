@@ -34,7 +34,9 @@ impl Gc {
             Ok(containers.list().map_err(failed)?.into_iter().flat_map(|container| container.states).map(|state| state.id).collect())
         };
         let forgotten = store.gc_states(self.dry_run, listed)?.unwrap_or(0);
-        containers.sweep()?;
+        if !self.dry_run {
+            containers.sweep()?;
+        }
         let report = Report { forgotten_states: forgotten, store: store.gc(self.dry_run)? };
         app.output.result(&report, |out| {
             let Report { forgotten_states, store: report } = &report;
