@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
@@ -134,7 +135,8 @@ impl Joiner {
 impl Drop for Joiner {
     fn drop(&mut self) {
         if let Some((socket, pid)) = self.child.take() {
-            drop(socket);
+            // Not only closed: a child that was forked after this one has a copy of it.
+            let _ = socket.shutdown(Shutdown::Both);
             let _ = waitpid(Some(pid), WaitOptions::empty());
         }
     }

@@ -86,7 +86,8 @@ fn find(app: &App, store: &Store, text: &str, offline: bool) -> Result<Found> {
         if let Err(error) = crate::images::layer(store, &state.manifest.sandbox) {
             tracing::debug!("{error:#}");
         } else {
-            let container = all.iter().find(|container| container.states.iter().any(|state| state.id == id)).map(|container| container.name.clone());
+            // The oldest that was in it: the others went on from there.
+            let container = all.iter().rev().find(|container| container.states.iter().any(|state| state.id == id)).map(|container| container.name.clone());
             return Ok(Found { state, container });
         }
     }
