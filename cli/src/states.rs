@@ -89,7 +89,7 @@ pub fn at_stop(app: &App, store: &Store, container: &mut Locked, taker: &Taker, 
 ///
 /// # Errors
 /// If it was never started, or the capture fails.
-pub fn current(app: &App, store: &Store, container: &mut Locked) -> Result<Digest> {
+pub fn current(store: &Store, container: &mut Locked) -> Result<Digest> {
     if !container.container.dirty
         && let Some(last) = container.container.states.last()
         && store.state_get(&last.id)?.is_some()
@@ -101,7 +101,6 @@ pub fn current(app: &App, store: &Store, container: &mut Locked) -> Result<Diges
     }
     let _hold = store.hold()?;
     let taker = Taker::of_stopped(store, container);
-    let _ = app;
     let id = taker.take(false).with_context(|| format!("the state of {} could not be captured", container.container.shown()))?;
     note(container, id);
     container.container.dirty = false;

@@ -84,7 +84,7 @@ impl Commit {
             Reached::Running(_) => bail!("{} is running; `turbo stop {}` ends it, then commit", container.shown(), container.name),
         };
         let _hold = store.hold()?;
-        let id = states::current(app, &store, &mut locked)?;
+        let id = states::current(&store, &mut locked)?;
         let state = store.state_get(&id)?.context("the state that is to be committed is not here any more")?.manifest;
         let bases = state.images.iter().map(|image| self.base(app, &store, image)).collect::<Result<Vec<Base>>>()?;
         let mut layers = Vec::new();

@@ -109,7 +109,7 @@ fn find(app: &App, store: &Store, text: &str, offline: bool) -> Result<Found> {
 
 fn of_container(app: &App, store: &Store, container: &Container) -> Result<Found> {
     let id = match reach(&app.containers(), container)? {
-        Reached::Stopped(mut locked) => states::current(app, store, &mut locked)?,
+        Reached::Stopped(mut locked) => states::current(store, &mut locked)?,
         Reached::Running(_) => bail!("{} is running; `turbo save {}` takes its state, and prints what to continue", container.shown(), container.name),
     };
     let state = store.state_get(&id)?.with_context(|| format!("state {} is damaged here", id.short()))?;

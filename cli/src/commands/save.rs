@@ -30,7 +30,7 @@ impl Save {
         let container = containers.get(&self.container)?;
         let mut reached = reach(&containers, &container)?;
         let id: Digest = match &mut reached {
-            Reached::Stopped(locked) => states::current(app, &store, locked)?,
+            Reached::Stopped(locked) => states::current(&store, locked)?,
             Reached::Running(client) => {
                 let id: String = client.ask(Op::Capture).with_context(|| format!("the state of {} could not be captured", container.shown()))?;
                 id.parse().context("the turbo that runs the container is another version")?

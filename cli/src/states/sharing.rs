@@ -148,7 +148,6 @@ mod tests {
 
     #[test]
     fn owners_have_repositories_of_their_own() {
-        let golden = "states-a3b40ea7e5fb1a6a";
         let (one, other) = (owner(Some("one")), owner(Some("other")));
         assert_ne!(one, other);
         for name in [&one, &other, &owner(None)] {
@@ -156,6 +155,5 @@ mod tests {
             assert_eq!(repository.as_str(), name);
         }
         assert!(!one.contains("one") && one.len() == "states-".len() + 32 + "/default".len());
-        let _ = golden;
     }
 }

@@ -47,7 +47,8 @@ impl Taker {
         let images = images.collect();
         let stated = stack.layer_manifests().flat_map(|layer| &layer.attributes).filter(|rule| rule.attributes.no_sync);
         let mut no_sync: Vec<LayerPath> = stated.filter_map(|rule| LayerPath::from_absolute(rule.path.as_bytes()).ok()).collect();
-        no_sync.extend(app.settings.cache_folder().and_then(|folder| LayerPath::from_absolute(folder.as_os_str().as_encoded_bytes()).ok()));
+        let cache = app.settings.cache_folder().and_then(|folder| LayerPath::from_absolute(folder.as_os_str().as_encoded_bytes()).ok());
+        no_sync.extend(cache.filter(|folder| !folder.is_root()));
         no_sync.sort();
         no_sync.dedup();
         Self::new(store, container, images, no_sync)
