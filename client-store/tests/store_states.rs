@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use client_store::store::{PackOrigin, Repair};
 use client_store::transfer::{TransferError, TransferOptions, pull_state, push_state};
-use client_store::{ObjectCache, Store, StoreError};
+use client_store::{Store, StoreError};
 use layer_format::Digest;
 use layer_format::manifest::{ImageManifest, Manifest, StateImage, StateManifest};
 use store_support::fake_registry::{FakeRegistry, Fault};

@@ -75,13 +75,13 @@ impl Feed {
     /// A whole file for a worker to read.
     pub(crate) fn read(&mut self, file: FileToRead) -> Result<(), ImportError> {
         let (directory, len) = (Arc::clone(&file.directory), file.identity.len);
-        self.to_worker(directory, len, Item::Read(Box::new(file)))
+        self.delegate(directory, len, Item::Read(Box::new(file)))
     }
 
     /// A file that a worker reads only if the sink has lost a part of it.
     pub(crate) fn known(&mut self, file: KnownFile) -> Result<(), ImportError> {
         let directory = Arc::clone(&file.file.directory);
-        self.to_worker(directory, 0, Item::Known(Box::new(file)))
+        self.delegate(directory, 0, Item::Known(Box::new(file)))
     }
 
     /// A file with its recipe.
@@ -89,7 +89,7 @@ impl Feed {
         self.item(Item::Ready(begin))
     }
 
-    fn to_worker(&mut self, directory: Arc<Directory>, len: u64, item: Item) -> Result<(), ImportError> {
+    fn delegate(&mut self, directory: Arc<Directory>, len: u64, item: Item) -> Result<(), ImportError> {
         if self.batch.as_ref().is_some_and(|batch| !batch.bytes.is_empty()) {
             self.flush()?;
         }
