@@ -437,7 +437,7 @@ fn what_its_owner_may_not_read_is_captured_and_keeps_its_bits() {
     for folder in [upper, second.join("sandbox/upper")] {
         for (name, mode) in modes.iter().rev() {
             let path = folder.join(name);
-            assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o7777, *mode as u32, "{name} on disk");
+            assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o7777, *mode, "{name} on disk");
             if fs::metadata(&path).unwrap().is_dir() {
                 fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
             }
