@@ -95,11 +95,11 @@ impl Skipped {
 /// nothing is left out silently. On an error, packs finished before stay in the sink, and are of use to the next try.
 pub fn import_directory(dir: &Path, options: &ImportOptions, sink: &dyn ObjectSink, progress: &dyn Progress) -> Result<Imported, ImportError> {
     let settings = settings(options)?;
-    let scanner = Scanner::open(dir, options, &settings.reader)?;
+    let scanner = Scanner::open(dir, options, &settings.reader, None)?;
     pipeline::run(&settings, sink, progress, Sorted::default(), |feed| scanner.run(feed))
 }
 
-pub(crate) fn settings(options: &ImportOptions) -> Result<Settings, ImportError> {
+pub(crate) fn settings(options: &ImportOptions) -> Result<Settings<'static>, ImportError> {
     let levels = zstd::compression_level_range();
     let level = options.zstd_level;
     if !levels.contains(&level) {
@@ -107,7 +107,7 @@ pub(crate) fn settings(options: &ImportOptions) -> Result<Settings, ImportError>
     }
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if options.threads == 0 { cores() } else { options.threads };
-    Ok(Settings { threads: threads.clamp(1, MAX_THREADS), level, reader: FileReader::new() })
+    Ok(Settings { threads: threads.clamp(1, MAX_THREADS), level, reader: FileReader::default(), source: None })
 }
 
 /// The plain directories above `path`, outermost first.

@@ -2,6 +2,7 @@
 //!
 //! [`import_directory`] and [`import_tar`] read a tree, cut each file by content ([`cut`]), and write the chunks, recipe
 //! nodes and tree nodes that an [`ObjectSink`] lacks, as packs. [`export_tar`] goes back, from an [`ObjectSource`].
+//! [`capture()`] makes a layer of a sandbox, reading only what changed, and [`restore()`] makes a sandbox of a layer.
 //! This crate knows no network and no database, and names nothing that is not in `layer-format`.
 //!
 //! * **Deterministic**: equal trees give equal objects, and the same packs byte for byte, whatever the number of threads.
@@ -9,6 +10,8 @@
 //! * **Nothing is left out silently**: what cannot be read is an error; what a layer cannot hold is in
 //!   [`Imported::skipped`].
 
+mod beneath;
+pub mod capture;
 pub mod cut;
 mod error;
 mod export;
@@ -18,6 +21,7 @@ pub mod pipeline;
 mod progress;
 mod read;
 mod recipe_builder;
+pub mod restore;
 mod scan;
 mod segments;
 mod sink;
@@ -26,11 +30,13 @@ mod source;
 pub mod tar_import;
 mod xattr;
 
+pub use capture::{CaptureOptions, Captured, capture, undo_unlocked};
 pub use error::{ImportError, SinkError};
 pub use export::{ExportError, Exported, export_tar};
 pub use import::{ImportOptions, Imported, Skipped, import_directory};
 pub use memory::MemoryStore;
 pub use progress::{Counters, Progress};
+pub use restore::{RestoreError, RestoreOptions, Restored, restore};
 pub use sink::{ObjectSink, PackSink};
 pub use source::{ObjectSource, SourceError};
 pub use tar_import::{TarError, import_tar};

@@ -35,9 +35,9 @@ mod packer;
 mod sequencer;
 mod worker;
 
-pub(crate) use batch::{Batch, Begin, FileToRead, Item, Link, Span};
+pub(crate) use batch::{Batch, Begin, FileToRead, Item, KnownFile, Link, Span};
 pub(crate) use feed::{DataError, Feed};
-pub(crate) use packer::Packer;
+pub(crate) use packer::{Packer, present};
 pub(crate) use sequencer::{Collect, Settings, run};
 
 /// A batch is handed on once it holds this many bytes of content.

@@ -10,12 +10,14 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{Mode, OFlags, Stat, fstat, openat, seek};
+use rustix::fs::{Mode, OFlags, Stat, fdatasync, fstat, openat, seek};
 use rustix::io::{Errno, pread, retry_on_intr};
 
+use crate::capture::unlock::Unlocker;
 use crate::cut::Cutter;
 use crate::error::ImportError;
 use crate::import::Skipped;
@@ -77,32 +79,77 @@ impl Identity {
     }
 }
 
+/// Everything by which a later look at a regular file tells that neither content nor attributes have changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+    /// Length in bytes.
+    pub(crate) len: u64,
+    pub(crate) mtime: (i64, u32),
+    /// Unlike `mtime` no program can set it back.
+    pub(crate) ctime: (i64, u32),
+}
+
+impl Stamp {
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the fields' types differ between architectures")]
+    pub(crate) fn of(stat: &Stat) -> Self {
+        Self {
+            dev: stat.st_dev as u64,
+            ino: stat.st_ino as u64,
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: (stat.st_mtime as i64, (stat.st_mtime_nsec as u32).min(999_999_999)),
+            ctime: (stat.st_ctime as i64, (stat.st_ctime_nsec as u32).min(999_999_999)),
+        }
+    }
+}
+
 /// Opens and reads files; shared by all workers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct FileReader {
     cutter: Cutter,
-    /// Whether `O_NOATIME` was allowed so far: only a file's owner may use it.
-    no_atime: AtomicBool,
+    /// Whether `O_NOATIME` was refused: only a file's owner may use it.
+    touches_atime: AtomicBool,
+    /// Write each file back before it is read: then a store to a mapping of it shows in its `ctime`.
+    pub(crate) syncs: bool,
+    /// Makes files readable that their owner may not read.
+    pub(crate) unlocker: Option<Arc<Unlocker>>,
+    /// Files opened so far.
+    pub(crate) opened: AtomicU64,
 }
 
 impl FileReader {
-    pub(crate) fn new() -> Self {
-        Self { cutter: Cutter::new(), no_atime: AtomicBool::new(true) }
+    /// Opens what may be opened, or can be made so.
+    fn open(&self, file: &FileToRead) -> Result<OwnedFd, ImportError> {
+        let opened = match (self.open_as_is(file), &self.unlocker) {
+            (Err(ImportError::Denied { .. }), Some(unlocker)) => {
+                let (dev, ino) = file.identity.inode();
+                let path = file.begin.entry.path.as_bytes();
+                unlocker.unlock(path, dev, ino).map_err(|error| ImportError::read("make readable", file.directory.show(&file.name), error))?;
+                self.open_as_is(file)
+            }
+            (other, _) => other,
+        }?;
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        if self.syncs {
+            retry_on_intr(|| fdatasync(&opened)).map_err(|error| ImportError::read("write back", file.directory.show(&file.name), error))?;
+        }
+        Ok(opened)
     }
 
-    fn open(&self, file: &FileToRead) -> Result<OwnedFd, ImportError> {
+    fn open_as_is(&self, file: &FileToRead) -> Result<OwnedFd, ImportError> {
         // A pipe that took the file's place must not block us.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
         let open = |flags| retry_on_intr(|| openat(&file.directory.fd, &file.name, flags, Mode::empty()));
-        let opened = match self.no_atime.load(Ordering::Relaxed) {
-            true => open(flags | OFlags::NOATIME).or_else(|error| match error {
+        let opened = match self.touches_atime.load(Ordering::Relaxed) {
+            false => open(flags | OFlags::NOATIME).or_else(|error| match error {
                 Errno::PERM => {
-                    self.no_atime.store(false, Ordering::Relaxed);
+                    self.touches_atime.store(true, Ordering::Relaxed);
                     open(flags)
                 }
                 error => Err(error),
             }),
-            false => open(flags),
+            true => open(flags),
         };
         opened.map_err(|error| match error {
             Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::NODEV => ImportError::Changed { path: file.directory.show(&file.name) },

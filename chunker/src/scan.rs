@@ -15,17 +15,17 @@ use std::sync::Arc;
 use layer_format::entry::{Entry, Kind, MAX_TARGET_LEN, Meta};
 use layer_format::recipe::Recipe;
 use layer_format::{FormatError, LayerPath};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat, fstat, openat, openat2, readlinkat, statat};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
 
+use crate::beneath::{DIRECTORY, open_directory};
+use crate::capture::walk::CaptureWalk;
 use crate::error::ImportError;
 use crate::import::{ImportOptions, Skipped, parents};
 use crate::pipeline::{Begin, Feed, FileToRead, LARGE_FILE_LEN, Link};
-use crate::read::{Directory, FileReader, Identity};
+use crate::read::{Directory, FileReader, Identity, Stamp};
 use crate::segments::SegmentedFile;
 use crate::xattr;
-
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// A directory found and not yet visited; `path` is relative to the source.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,15 @@ struct Pending {
     path: Vec<u8>,
     dev: u64,
     ino: u64,
+    /// Its owner may not list it, or not look names up in it.
+    is_locked: bool,
+}
+
+impl Pending {
+    fn new(path: Vec<u8>, stat: &Stat) -> Self {
+        let (dev, ino) = Identity::of(stat).inode();
+        Self { path, dev, ino, is_locked: stat.st_mode & 0o500 != 0o500 }
+    }
 }
 
 /// See the module.
@@ -44,30 +53,35 @@ pub(crate) struct Scanner<'a> {
     pending: BinaryHeap<Reverse<Pending>>,
     /// Files with several names whose content was read.
     read: HashSet<(u64, u64)>,
+    /// Set for the capture of a sandbox.
+    capture: Option<CaptureWalk<'a>>,
 }
 
 impl<'a> Scanner<'a> {
     /// Opens the source, which may itself be named through symbolic links.
-    pub(crate) fn open(source: &'a Path, options: &'a ImportOptions, reader: &'a FileReader) -> Result<Self, ImportError> {
+    pub(crate) fn open(source: &'a Path, options: &'a ImportOptions, reader: &'a FileReader, capture: Option<CaptureWalk<'a>>) -> Result<Self, ImportError> {
         let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
         let root = openat(CWD, source, flags, Mode::empty()).map_err(|error| match error {
             Errno::NOTDIR => ImportError::NotADirectory { path: source.to_owned() },
             error => ImportError::read("open", source.to_owned(), error),
         })?;
-        Ok(Self { source, root, options, reader, pending: BinaryHeap::new(), read: HashSet::new() })
+        Ok(Self { source, root, options, reader, pending: BinaryHeap::new(), read: HashSet::new(), capture })
     }
 
     /// Describes the whole tree to `feed`.
     pub(crate) fn run(mut self, feed: &mut Feed) -> Result<(), ImportError> {
         for entry in parents(&self.options.at) {
-            feed.begin(Begin { entry, link: Link::None })?;
+            feed.begin(Begin::new(entry, Link::None))?;
         }
         let stat = fstat(&self.root).map_err(|error| ImportError::read("read", self.source.to_owned(), error))?;
         let found = xattr::of_file(self.root.as_fd()).map_err(|error| ImportError::read("read extended attributes of", self.source.to_owned(), error))?;
-        let entry = Entry { path: self.options.at.clone(), meta: self.meta(&stat), kind: Kind::Directory { opaque: false } };
+        let mut entry = Entry { path: self.options.at.clone(), meta: self.meta(&stat), kind: Kind::Directory { opaque: false } };
+        if self.capture.is_some() {
+            // When the sandbox itself was made says nothing of its content.
+            (entry.meta.mtime_s, entry.meta.mtime_ns) = (0, 0);
+        }
         self.begin(entry, Link::None, found, feed)?;
-        let (dev, ino) = Identity::of(&stat).inode();
-        self.pending.push(Reverse(Pending { path: Vec::new(), dev, ino }));
+        self.pending.push(Reverse(Pending::new(Vec::new(), &stat)));
         while let Some(Reverse(next)) = self.pending.pop() {
             self.directory(&next, feed)?;
         }
@@ -76,7 +90,10 @@ impl<'a> Scanner<'a> {
 
     fn directory(&mut self, pending: &Pending, feed: &mut Feed) -> Result<(), ImportError> {
         let shown = self.shown(&pending.path);
-        let fd = self.open_directory(&pending.path).map_err(|error| match error {
+        if let Some(capture) = self.capture.as_ref().filter(|_| pending.is_locked) {
+            capture.make_readable(&pending.path, pending.dev, pending.ino).map_err(|error| ImportError::read("make readable", shown.clone(), error))?;
+        }
+        let fd = open_directory(&self.root, &pending.path, DIRECTORY).map_err(|error| match error {
             Errno::NOENT | Errno::LOOP | Errno::NOTDIR => ImportError::Changed { path: shown.clone() },
             error => ImportError::read("open", shown.clone(), error),
         })?;
@@ -101,6 +118,10 @@ impl<'a> Scanner<'a> {
             b"" => name.as_bytes().to_vec(),
             relative => [relative, name.as_bytes()].join(&b'/'),
         };
+        let left_out = |capture: &CaptureWalk<'_>| LayerPath::new(relative()).is_ok_and(|path| (capture.leave_out)(&path));
+        if self.capture.as_ref().is_some_and(left_out) {
+            return Ok(());
+        }
         if !self.options.exclude.is_empty() && self.options.exclude.iter().any(|excluded| excluded.as_bytes() == relative()) {
             return Ok(());
         }
@@ -115,24 +136,29 @@ impl<'a> Scanner<'a> {
         let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                let begin = Box::new(Begin { entry: Entry { path, meta, kind: Kind::File(Recipe::Extents(Vec::new())) }, link });
+                let mut begin = Box::new(Begin::new(Entry { path, meta, kind: Kind::File(Recipe::Extents(Vec::new())) }, link));
+                begin.stamp = self.capture.is_some().then(|| Stamp::of(&stat));
                 return self.file(FileToRead { directory: Arc::clone(directory), name, identity, begin }, feed);
             }
             FileType::Directory => {
-                let (dev, ino) = identity.inode();
-                self.pending.push(Reverse(Pending { path: relative(), dev, ino }));
+                self.pending.push(Reverse(Pending::new(relative(), &stat)));
                 Kind::Directory { opaque: false }
             }
             FileType::Symlink => Kind::Symlink(target(directory, &name)?),
             FileType::Fifo => Kind::Fifo,
+            FileType::Socket if self.capture.is_some() => return feed.skipped(Skipped { path, reason: "a socket does not outlive its program".to_owned() }),
             FileType::Socket => Kind::Socket,
             FileType::CharacterDevice => match device() {
                 (0, 0) if self.options.overlay => {
                     let meta = Meta::default();
-                    return feed.begin(Begin { entry: Entry { path, meta, kind: Kind::Whiteout }, link: Link::None });
+                    return feed.begin(Begin::new(Entry { path, meta, kind: Kind::Whiteout }, Link::None));
                 }
+                _ if self.capture.is_some() => return feed.skipped(Skipped { path, reason: "a device belongs to its machine".to_owned() }),
                 (major, minor) => Kind::CharDevice { major, minor },
             },
+            FileType::BlockDevice if self.capture.is_some() => {
+                return feed.skipped(Skipped { path, reason: "a device belongs to its machine".to_owned() });
+            }
             FileType::BlockDevice => {
                 let (major, minor) = device();
                 Kind::BlockDevice { major, minor }
@@ -140,13 +166,19 @@ impl<'a> Scanner<'a> {
             FileType::Unknown => return feed.skipped(Skipped { path, reason: "it is of a kind that is not known".to_owned() }),
         };
         let is_directory = matches!(kind, Kind::Directory { .. });
-        let found =
-            xattr::of_name(directory.fd.as_fd(), &name).map_err(|error| ImportError::read("read extended attributes of", directory.show(&name), error))?;
+        let attributes =
+            || xattr::of_name(directory.fd.as_fd(), &name).map_err(|error| ImportError::read("read extended attributes of", directory.show(&name), error));
+        let mut found = attributes()?;
+        if let Some(capture) = self.capture.as_ref().filter(|_| is_directory && !found.unreadable.is_empty()) {
+            let (dev, ino) = identity.inode();
+            capture.make_readable(&relative(), dev, ino).map_err(|error| ImportError::read("make readable", directory.show(&name), error))?;
+            found = attributes()?;
+        }
         let link = if is_directory { Link::None } else { link };
         self.begin(Entry { path, meta, kind }, link, found, feed)
     }
 
-    fn file(&mut self, file: FileToRead, feed: &mut Feed) -> Result<(), ImportError> {
+    fn file(&mut self, mut file: FileToRead, feed: &mut Feed) -> Result<(), ImportError> {
         let again = match file.begin.link {
             Link::Inode { dev, ino, .. } => !self.read.insert((dev, ino)),
             _ => false,
@@ -155,6 +187,12 @@ impl<'a> Scanner<'a> {
             // The attributes belong to the inode: they are those of its first name.
             feed.begin(file.begin)?;
             return feed.end();
+        }
+        if let Some(capture) = &mut self.capture {
+            file = match capture.known(file, feed)? {
+                Some(file) => file,
+                None => return Ok(()),
+            };
         }
         match file.identity.len {
             0..=LARGE_FILE_LEN => feed.read(file),
@@ -172,33 +210,15 @@ impl<'a> Scanner<'a> {
             *opaque = self.options.overlay && found.opaque;
         }
         entry.meta.xattrs = found.kept;
-        feed.begin(Begin { entry, link })
+        feed.begin(Begin::new(entry, link))
     }
 
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the fields' types differ between architectures")]
     fn meta(&self, stat: &Stat) -> Meta {
         let (uid, gid) = self.options.owner.unwrap_or((stat.st_uid, stat.st_gid));
-        let mode = (stat.st_mode & 0o7777) as u16;
+        let mode = self.capture.as_ref().and_then(|capture| capture.original_mode(stat)).unwrap_or((stat.st_mode & 0o7777) as u16);
         let mtime_ns = (stat.st_mtime_nsec as u32).min(999_999_999);
         Meta { mode, uid, gid, mtime_s: stat.st_mtime as i64, mtime_ns, xattrs: Vec::new(), hard_link: None }
-    }
-
-    /// Opens a directory below the source such that no part of its path is a symbolic link.
-    fn open_directory(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-        if path.is_empty() {
-            return openat(&self.root, c".", DIRECTORY, Mode::empty());
-        }
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match retry_on_intr(|| openat2(&self.root, path, DIRECTORY, Mode::empty(), resolve)) {
-            // An old kernel or a filter of system calls, a path beyond PATH_MAX, a rename at the same time.
-            Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG | Errno::AGAIN) => {}
-            other => return other,
-        }
-        let mut fd = openat(&self.root, c".", DIRECTORY, Mode::empty())?;
-        for name in path.split(|byte| *byte == b'/') {
-            fd = openat(&fd, name, DIRECTORY, Mode::empty())?;
-        }
-        Ok(fd)
     }
 
     fn shown(&self, relative: &[u8]) -> PathBuf {

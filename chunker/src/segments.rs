@@ -65,8 +65,8 @@ impl SegmentedFile {
         if state.fd.is_none() {
             let (fd, xattrs, skipped) = reader.open_with_xattrs(&self.file)?;
             batch.items.extend(skipped.into_iter().map(Item::Skipped));
-            let Begin { entry, link } = &*self.file.begin;
-            let mut begin = Begin { entry: entry.clone(), link: link.clone() };
+            let Begin { entry, link, stamp } = &*self.file.begin;
+            let mut begin = Begin { entry: entry.clone(), link: link.clone(), stamp: *stamp };
             begin.entry.meta.xattrs = xattrs;
             batch.items.push(Item::Begin(Box::new(begin)));
             state.fd = Some(fd);

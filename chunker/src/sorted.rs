@@ -10,8 +10,10 @@ use layer_format::recipe::Recipe;
 use layer_format::tree::{BuildError, TreeBuilder, TreeRoot};
 use layer_format::{Digest, LayerPath};
 
+use crate::capture::index::IndexWriter;
 use crate::error::ImportError;
-use crate::pipeline::{Collect, Link, Packer};
+use crate::pipeline::{Begin, Collect, Link, Packer};
+use crate::read::Stamp;
 use crate::xattr::Xattrs;
 
 /// A device and inode number.
@@ -19,10 +21,21 @@ type Inode = (u64, u64);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Sorted {
+pub(crate) struct Sorted<'a> {
     builder: TreeBuilder,
-    waiting: VecDeque<(Entry, Option<Inode>)>,
+    waiting: VecDeque<Waiting>,
     groups: HashMap<Inode, Group>,
+    /// Is told of each regular file with a stamp.
+    index: Option<&'a mut IndexWriter>,
+}
+
+/// An entry that waits for an earlier one.
+#[derive(Debug)]
+struct Waiting {
+    entry: Entry,
+    stamp: Option<Stamp>,
+    /// If it has several names.
+    inode: Option<Inode>,
 }
 
 /// A file with several names.
@@ -66,27 +79,40 @@ fn build_error(error: BuildError<ImportError>) -> ImportError {
     }
 }
 
-impl Sorted {
+impl<'a> Sorted<'a> {
+    /// Also tells `index` of each regular file.
+    pub(crate) fn with_index(index: &'a mut IndexWriter) -> Self {
+        Self { index: Some(index), ..Self::default() }
+    }
+
+    fn push(&mut self, entry: Entry, stamp: Option<Stamp>, packer: &mut Packer<'_>) -> Result<(), ImportError> {
+        if let (Some(stamp), Some(index)) = (&stamp, &mut self.index) {
+            index.add(stamp, &entry);
+        }
+        push(&mut self.builder, entry, packer)
+    }
+
     /// Pushes the entries whose links are known, or all of them at the end.
     fn release(&mut self, all: bool, packer: &mut Packer<'_>) -> Result<(), ImportError> {
-        let groups = &self.groups;
-        let ready = |(_, inode): &mut (Entry, Option<Inode>)| all || inode.is_none_or(|inode| groups.get(&inode).is_some_and(Group::is_complete));
-        while let Some((mut entry, inode)) = self.waiting.pop_front_if(ready) {
+        loop {
+            let groups = &self.groups;
+            let ready = |waiting: &mut Waiting| all || waiting.inode.is_none_or(|inode| groups.get(&inode).is_some_and(Group::is_complete));
+            let Some(Waiting { mut entry, stamp, inode }) = self.waiting.pop_front_if(ready) else { return Ok(()) };
             let group = inode.and_then(|inode| groups.get(&inode));
             entry.meta.hard_link = group.map(|group| group.link).filter(|link| link.count > 1);
-            push(&mut self.builder, entry, packer)?;
+            self.push(entry, stamp, packer)?;
         }
-        Ok(())
     }
 }
 
-impl Collect for Sorted {
-    fn entry(&mut self, mut entry: Entry, link: Link, packer: &mut Packer<'_>) -> Result<(), ImportError> {
+impl Collect for Sorted<'_> {
+    fn entry(&mut self, begin: Begin, packer: &mut Packer<'_>) -> Result<(), ImportError> {
+        let Begin { mut entry, link, stamp } = begin;
         let Link::Inode { dev, ino, names } = link else {
             if self.waiting.is_empty() {
-                return push(&mut self.builder, entry, packer);
+                return self.push(entry, stamp, packer);
             }
-            self.waiting.push_back((entry, None));
+            self.waiting.push_back(Waiting { entry, stamp, inode: None });
             return Ok(());
         };
         let inode = (dev, ino);
@@ -116,7 +142,7 @@ impl Collect for Sorted {
                 self.groups.insert(inode, Group { link, names, recipe, xattrs: entry.meta.xattrs.clone() });
             }
         }
-        self.waiting.push_back((entry, Some(inode)));
+        self.waiting.push_back(Waiting { entry, stamp, inode: Some(inode) });
         self.release(false, packer)
     }
 

@@ -40,6 +40,14 @@ impl App {
         self.background.take()
     }
 
+    /// The container that the first process of a detached run chose for this one, if this is the second.
+    pub fn background_container(&self) -> Option<String> {
+        let background = self.background.take();
+        let id = background.as_ref().map(|background| background.container_id().to_owned());
+        self.background.set(background);
+        id
+    }
+
     /// Ends without waiting for requests that no one waits for.
     pub fn close(self) {
         drop(self.store);

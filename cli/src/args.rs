@@ -38,21 +38,53 @@ pub struct Turbo {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make an image from a directory or an archive.
+    /// Make an image from a directory, an archive or packages.
     #[command(subcommand)]
-    Import(import::Import),
+    Import(Box<import::Import>),
     /// Send an image to the registry; only what it lacks travels.
     Push(push::Push),
     /// Bring whole images here; only what is not here travels.
     Pull(pull::Pull),
     /// Write an image's files to a tar archive.
     Export(export::Export),
-    /// Start the container of an image, creating it if absent.
+    /// Start the container of an image, creating it if absent; join it if it runs.
     ///
     /// Images need not be here: what the program touches is fetched while it runs.
     Run(run::Run),
+    /// Create a container and start it.
+    New(new::New),
     /// Start an image in a container that is deleted at the end.
     Try(run::Try),
+    /// Start a container again, or a program in one that runs.
+    Start(start::Start),
+    /// Go on from a state, in a new container.
+    Continue(continue_command::Continue),
+    /// Take a container's state now, and save it to the registry.
+    Save(save::Save),
+    /// List states, here and on the registry.
+    States(states::States),
+    /// Make an image of a container.
+    Commit(commit::Commit),
+    /// End containers, and say which state each ended in.
+    Stop(stop::Stop),
+    /// End containers at once, without giving them time.
+    Kill(kill::Kill),
+    /// Stop every process of containers, until `resume`.
+    Suspend(suspend::Suspend),
+    /// Let the processes of suspended containers go on.
+    Resume(suspend::Resume),
+    /// List processes in containers.
+    Ps(ps::Ps),
+    /// Copy a container: what was written, settings and states.
+    Fork(fork::Fork),
+    /// List what a container's programs changed in files.
+    Diff(diff::Diff),
+    /// Copy files between the host and containers.
+    Cp(cp::Cp),
+    /// Drop all that a container's programs changed in files.
+    Revert(revert::Revert),
+    /// List images by last use.
+    History(history::History),
     /// List images that are here.
     Images(images::Images),
     /// Show what an image consists of.
@@ -80,6 +112,8 @@ pub enum Command {
     Trace(trace::Trace),
     /// Show or change the configuration.
     Config(config_command::Config),
+    /// Say whether this machine can run images, and what to do if not.
+    Doctor(doctor::Doctor),
     /// Show the version, and what this machine can do.
     Version(version::Version),
     /// Print a completion script for a shell.
@@ -97,7 +131,23 @@ impl Command {
             Self::Pull(_) => "pull",
             Self::Export(_) => "export",
             Self::Run(_) => "run",
+            Self::New(_) => "new",
             Self::Try(_) => "try",
+            Self::Start(_) => "start",
+            Self::Continue(_) => "continue",
+            Self::Save(_) => "save",
+            Self::States(_) => "states",
+            Self::Commit(_) => "commit",
+            Self::Stop(_) => "stop",
+            Self::Kill(_) => "kill",
+            Self::Suspend(_) => "suspend",
+            Self::Resume(_) => "resume",
+            Self::Ps(_) => "ps",
+            Self::Revert(_) => "revert",
+            Self::Fork(_) => "fork",
+            Self::Diff(_) => "diff",
+            Self::Cp(_) => "cp",
+            Self::History(_) => "history",
             Self::Images(_) => "images",
             Self::Inspect(_) => "inspect",
             Self::Sessions(_) => "sessions",
@@ -110,6 +160,7 @@ impl Command {
             Self::Profile(_) => "profile",
             Self::Trace(_) => "trace",
             Self::Config(_) => "config",
+            Self::Doctor(_) => "doctor",
             Self::Version(_) => "version",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",

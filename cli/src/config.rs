@@ -32,6 +32,9 @@ pub struct File {
     /// Whether traces of runs are sent to the registry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub send_traces: Option<bool>,
+    /// Whether images and `--isolate` may let the application write to the host (`merge`); if not, write-copy holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_merge: Option<bool>,
 }
 
 /// Options that every command has.
@@ -52,6 +55,10 @@ pub struct Options {
     /// Whether traces of runs are sent to the registry, to learn from [default: true].
     #[arg(long, env = "TURBO_SEND_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
     pub send_traces: Option<bool>,
+    /// Whether applications may write to folders of the host (isolation mode merge); where the configuration file forbids it
+    /// no option allows it [default: true].
+    #[arg(long, env = "TURBO_ALLOW_MERGE", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
+    pub allow_merge: Option<bool>,
     /// Configuration file [default: turbo/config.toml in the XDG configuration folder].
     #[arg(long, env = "TURBO_CONFIG", global = true, hide_short_help = true, value_name = "FILE", help_heading = "Settings")]
     pub config: Option<PathBuf>,
@@ -64,12 +71,17 @@ pub struct Settings {
     pub home: PathBuf,
     /// URL of the registry, without a trailing slash.
     pub hub: String,
+    /// Whether it was stated, rather than being the default.
+    #[serde(skip)]
+    pub hub_configured: bool,
     /// Most bytes of fetched data to keep; 0 for no limit.
     pub cache_size: u64,
     /// Seconds that a read waits.
     pub wait: u64,
     /// Whether traces are sent.
     pub send_traces: bool,
+    /// Whether the isolation mode merge is allowed.
+    pub allow_merge: bool,
     /// The configuration file, which need not exist.
     pub config: PathBuf,
 }
@@ -86,15 +98,25 @@ impl Settings {
             Some(home) => std::path::absolute(&home).with_context(|| format!("{} is not a folder's name", home.display()))?,
             None => base_folder("XDG_DATA_HOME", ".local/share")?.join("turbo"),
         };
-        let hub = options.hub.clone().or(file.hub).unwrap_or_else(|| DEFAULT_HUB.into());
+        let hub = options.hub.clone().or(file.hub);
+        let hub_configured = hub.is_some();
+        let hub = hub.unwrap_or_else(|| DEFAULT_HUB.into());
         Ok(Self {
             home,
             hub: check_hub(&hub)?,
+            hub_configured,
             cache_size: options.cache_size.or(file.cache_size).unwrap_or(0),
             wait: options.wait.or(file.wait).unwrap_or(DEFAULT_WAIT_S),
             send_traces: options.send_traces.or(file.send_traces).unwrap_or(true),
+            // The stricter holds: what an administrator forbids stays forbidden.
+            allow_merge: options.allow_merge.unwrap_or(true) && file.allow_merge.unwrap_or(true),
             config,
         })
+    }
+
+    /// Where this machine's programs keep what they can make again: it stays here when a state goes elsewhere.
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        base_folder("XDG_CACHE_HOME", ".cache").ok()
     }
 
     /// The bearer token for the registry, if there is one.

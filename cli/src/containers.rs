@@ -3,14 +3,19 @@
 //! ```text
 //! containers/<32 hex digits>/container.json   what it is (replaced as a whole)
 //!                            lock             held (flock) by the turbo that runs it: a crash frees it
+//!                            control          socket of the turbo that runs it
 //!                            sandbox/         what the application wrote
+//!                            capture.index    which content its files had when they were last captured
 //!                            stdout, stderr   output of a detached run
 //! ```
+
+pub mod lock;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +46,15 @@ pub struct Container {
     /// What it remembers of how it is started.
     #[serde(default)]
     pub settings: StateSettings,
+    /// Folders of the host that it shows: source and target. No state has them.
+    #[serde(default)]
+    pub mounts: Vec<(PathBuf, Option<PathBuf>)>,
+    /// Whether the application is user 0 inside. No state has it.
+    #[serde(default)]
+    pub admin: bool,
+    /// Program and arguments of its last start.
+    #[serde(default)]
+    pub command: Vec<String>,
     /// The images of its last start with what they depend on, lowest first, as they were found then.
     #[serde(default)]
     pub stack: Vec<StateImage>,
@@ -50,6 +64,9 @@ pub struct Container {
     /// Whether the sandbox may differ from the newest state: set before a start, cleared by the capture after it.
     #[serde(default)]
     pub dirty: bool,
+    /// Paths that are no part of states, as they were at the last start; `None` if it never started here.
+    #[serde(default)]
+    pub no_sync: Option<Vec<String>>,
 }
 
 /// A state that was taken of a container.
@@ -77,7 +94,9 @@ pub struct Locked {
     pub container: Container,
     /// Its folder.
     pub folder: PathBuf,
-    _lock: File,
+    /// Whether this process created it: if its first start fails, nothing is lost with it.
+    pub is_new: bool,
+    lock: Arc<File>,
 }
 
 impl Containers {
@@ -95,13 +114,7 @@ impl Containers {
         };
         let mut found = Vec::new();
         for entry in entries {
-            let path = entry?.path().join("container.json");
-            match std::fs::read(&path) {
-                Ok(bytes) => found
-                    .push(serde_json::from_slice::<Container>(&bytes).with_context(|| format!("{} is damaged; remove its folder to go on", path.display()))?),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENOTDIR) => {}
-                Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-            }
+            found.extend(read(&entry?.path().join("container.json"))?);
         }
         found.sort_by_key(|container| (std::cmp::Reverse(container.created_s), container.id.clone()));
         Ok(found)
@@ -123,6 +136,11 @@ impl Containers {
 
     /// Creates a container and locks it.
     pub fn create(&self, name: &str, images: Vec<String>, temporary: bool) -> Result<Locked> {
+        self.create_filled(name, images, temporary, |_| Ok(()))
+    }
+
+    /// Creates a container, locks it, and fills it before anyone can see it: if that fails, or is killed, there is none.
+    pub fn create_filled(&self, name: &str, images: Vec<String>, temporary: bool, fill: impl FnOnce(&mut Locked) -> Result<()>) -> Result<Locked> {
         let mut random = [0; 16];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).context("the system has no randomness")?;
         let id = random.iter().fold(String::new(), |id, byte| id + &format!("{byte:02x}"));
@@ -135,22 +153,61 @@ impl Containers {
             temporary,
             exit_code: None,
             settings: StateSettings::default(),
+            mounts: Vec::new(),
+            admin: false,
+            command: Vec::new(),
             stack: Vec::new(),
             states: Vec::new(),
             dirty: false,
+            no_sync: None,
         };
         let folder = self.folder.join(&container.id);
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder.join("sandbox")).with_context(|| format!("creating {}", folder.display()))?;
-        let lock = lock(&folder)?.context("a new container is in use")?;
-        let locked = Locked { container, folder, _lock: lock };
-        locked.save()?;
-        Ok(locked)
+        let lock = lock::take(&folder)?.context("a new container is in use")?;
+        let mut locked = Locked { container, folder, is_new: true, lock: Arc::new(lock) };
+        match fill(&mut locked).and_then(|()| locked.save()) {
+            Ok(()) => Ok(locked),
+            Err(error) => {
+                let _ = locked.remove();
+                Err(error)
+            }
+        }
     }
 
-    /// Locks a container; `None` if it is running.
+    /// Locks a container; `None` if it is running. What it is, is read anew: it may have run since it was found.
     pub fn lock(&self, container: &Container) -> Result<Option<Locked>> {
         let folder = self.folder.join(&container.id);
-        Ok(lock(&folder)?.map(|lock| Locked { container: container.clone(), folder, _lock: lock }))
+        let gone = || format!("there is no container {} any more", container.shown());
+        if !folder.exists() {
+            bail!(gone());
+        }
+        let Some(lock) = lock::take(&folder)? else { return Ok(None) };
+        let container = read(&folder.join("container.json"))?.with_context(gone)?;
+        Ok(Some(Locked { container, folder, is_new: false, lock: Arc::new(lock) }))
+    }
+
+    /// A container whose lock another process handed to this one.
+    pub fn adopt(&self, id: &str, file: File) -> Result<Locked> {
+        let folder = self.folder.join(id);
+        lock::adopt(&file);
+        let container = read(&folder.join("container.json"))?.with_context(|| format!("there is no container {id}"))?;
+        Ok(Locked { container, folder, is_new: false, lock: Arc::new(file) })
+    }
+
+    /// Removes what a crash left of containers that were being made or removed.
+    pub fn sweep(&self) -> Result<()> {
+        // Containers are made with the names locked.
+        let _names = self.lock_names()?;
+        for entry in std::fs::read_dir(&self.folder).with_context(|| format!("reading {}", self.folder.display()))? {
+            let folder = entry?.path();
+            if !folder.is_dir() || folder.join("container.json").exists() {
+                continue;
+            }
+            if let Some(_lock) = lock::take(&folder)? {
+                remove_tree(&folder).with_context(|| format!("removing {}", folder.display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Keeps other processes from choosing names, until it is dropped.
@@ -164,13 +221,68 @@ impl Containers {
 
     /// Whether the container is running.
     pub fn is_running(&self, container: &Container) -> bool {
-        matches!(lock(&self.folder.join(&container.id)), Ok(None))
+        lock::has_owner(&self.folder.join(&container.id))
+    }
+
+    /// The process that holds the container's lock, as it said when it took it.
+    pub fn owner(&self, container: &Container) -> Option<u32> {
+        lock::owner(&self.folder.join(&container.id))
+    }
+
+    /// What the container is by now; `None` if it was removed.
+    pub fn reload(&self, container: &Container) -> Result<Option<Container>> {
+        read(&self.folder.join(&container.id).join("container.json"))
+    }
+
+    /// The container of this name, or whose id starts with this.
+    ///
+    /// # Errors
+    /// If there is none, or more than one.
+    pub fn get(&self, name_or_id: &str) -> Result<Container> {
+        self.find(name_or_id)?.with_context(|| format!("there is no container `{name_or_id}`; `turbo sessions` lists them"))
+    }
+
+    /// A name that no container has: `wanted`, or that with a number. Call it with the names locked.
+    pub fn free_name(&self, wanted: &str) -> Result<String> {
+        let all = self.list()?;
+        let is_free = |name: &String| !all.iter().any(|container| container.name == *name);
+        let numbered = (2..).map(|number| format!("{wanted}-{number}"));
+        std::iter::once(wanted.to_owned()).chain(numbered).find(is_free).context("no name is free")
     }
 
     /// Folder of a container.
     pub fn folder(&self, container: &Container) -> PathBuf {
         self.folder.join(&container.id)
     }
+}
+
+/// What a container is; `None` if there is none.
+fn read(path: &Path) -> Result<Option<Container>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| format!("{} is damaged; remove its folder to go on", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENOTDIR) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}
+
+/// Writes what a container is, as a whole.
+fn write(folder: &Path, container: &Container) -> Result<()> {
+    let path = folder.join("container.json");
+    let temporary = folder.join("container.json.tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec_pretty(container)?)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Lists a state of the container in `folder`, which this process runs: for another thread than the one that has the container.
+pub fn add_state(folder: &Path, state: &ContainerState) -> Result<()> {
+    let mut container = read(&folder.join("container.json"))?.context("the container was removed")?;
+    container.states.push(state.clone());
+    write(folder, &container)
 }
 
 impl Container {
@@ -183,21 +295,41 @@ impl Container {
 impl Locked {
     /// Writes the settings.
     pub fn save(&self) -> Result<()> {
-        let path = self.folder.join("container.json");
-        let temporary = self.folder.join("container.json.tmp");
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec_pretty(&self.container)?)?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)
-        };
-        write().with_context(|| format!("writing {}", path.display()))
+        write(&self.folder, &self.container)
+    }
+
+    /// Removes the output of an earlier detached run.
+    pub fn forget_logs(&self) {
+        for name in ["stdout", "stderr"] {
+            let _ = std::fs::remove_file(self.folder.join(name));
+        }
+    }
+
+    /// The lock, for processes that must have ended before it is free.
+    pub fn lock_file(&self) -> Arc<File> {
+        Arc::clone(&self.lock)
     }
 
     /// Whether nothing was ever written in it: it was made for a launch that failed.
     pub fn is_unused(&self) -> bool {
         self.container.exit_code.is_none() && std::fs::read_dir(self.folder.join("sandbox/upper")).is_ok_and(|mut entries| entries.next().is_none())
             || !self.folder.join("sandbox/upper").exists()
+    }
+
+    /// Drops all that was written, and keeps everything else. After a crash it has happened or it has not.
+    pub fn revert(&mut self) -> Result<()> {
+        self.container.dirty = true;
+        self.save()?;
+        let (sandbox, aside) = (self.folder.join("sandbox"), self.folder.join("sandbox.old"));
+        if aside.exists() {
+            remove_tree(&aside).with_context(|| format!("removing {}", aside.display()))?;
+        }
+        std::fs::rename(&sandbox, &aside).or_else(ignore_absent).with_context(|| format!("renaming {}", sandbox.display()))?;
+        std::fs::DirBuilder::new().mode(0o700).create(&sandbox).with_context(|| format!("creating {}", sandbox.display()))?;
+        if aside.exists() {
+            remove_tree(&aside).with_context(|| format!("removing {}", aside.display()))?;
+        }
+        Ok(())
     }
 
     /// Removes the container with all that it wrote.
@@ -227,16 +359,6 @@ fn remove_tree(folder: &Path) -> std::io::Result<()> {
         }
     }
     std::fs::remove_dir_all(folder)
-}
-
-fn lock(folder: &Path) -> Result<Option<File>> {
-    let path = folder.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
-    }
 }
 
 /// Seconds since 1970.

@@ -4,6 +4,8 @@
 //! send again, also for another version of the image. Before there was a run it names all that is here, if that is
 //! little. It is small on purpose, since it goes up before anything comes down.
 
+use std::path::Path;
+
 use anyhow::Result;
 use client_store::{ObjectCache, Store};
 use layer_format::api::HaveFilter;
@@ -15,15 +17,14 @@ use layer_format::trace::{BUCKET_LEN, Touch, Trace};
 use layer_format::tree::{Lookup, Node, Step};
 use layer_format::{Digest, LayerPath};
 
-use crate::app::App;
 use crate::traces;
 
 /// Most objects that the summary names: some 10 kB.
 const MAX_HAVE: usize = 8192;
 
 /// A summary of what is here of this repository; none if nothing is known to be.
-pub fn have(app: &App, store: &Store, repository: &Repository) -> Result<Option<HaveFilter>> {
-    let digests = match traces::load(&app.settings.home, repository) {
+pub fn have(home: &Path, store: &Store, repository: &Repository) -> Result<Option<HaveFilter>> {
+    let digests = match traces::load(home, repository) {
         Ok(trace) => touched(store, repository, &trace)?,
         Err(_) => store.digests(MAX_HAVE)?.unwrap_or_default(),
     };

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result};
 use client_store::store::{PackOrigin, StoredImage};
 use client_store::{ObjectCache, Store};
-use layer_format::entry::{Entry, Kind};
+use layer_format::entry::{Entry, Kind, Meta};
 use layer_format::manifest::{ImageManifest, LayerManifest, Manifest};
 use layer_format::reference::ImageReference;
-use layer_format::tree::{Lookup, Node, Step};
+use layer_format::tree::{Lookup, Node, Step, TreeBuilder};
 use layer_format::{Digest, LayerPath, pack};
 use std::io::Write;
 
@@ -23,6 +23,11 @@ pub struct LocalImage {
 pub fn find(store: &Store, reference: &ImageReference) -> Result<LocalImage> {
     let stored =
         store.image_get(reference)?.with_context(|| format!("the image {reference} is not here; `turbo images` lists what is, `turbo pull` brings it"))?;
+    parse(reference, stored)
+}
+
+/// An image of the store with its manifest read.
+pub fn parse(reference: &ImageReference, stored: StoredImage) -> Result<LocalImage> {
     let manifest = ImageManifest::decode(&stored.bytes).with_context(|| format!("the manifest of {reference} is damaged"))?;
     Ok(LocalImage { stored, manifest })
 }
@@ -40,14 +45,35 @@ pub fn layer(store: &Store, digest: &Digest) -> Result<LayerManifest> {
 /// Stores a layer manifest as an object.
 pub fn put_layer(store: &Store, layer: &LayerManifest) -> Result<Digest> {
     let bytes = layer.encode().context("the layer's settings are not valid")?;
-    let digest = Digest::of(&bytes);
+    put_object(store, &bytes)
+}
+
+/// Stores one object.
+fn put_object(store: &Store, bytes: &[u8]) -> Result<Digest> {
+    let digest = Digest::of(bytes);
     if !store.contains_all(&[digest])? {
-        let (file, index) = pack::build([&bytes], Some(3))?;
+        let (file, index) = pack::build([bytes], Some(3))?;
         let mut writer = store.pack_writer(PackOrigin::Imported)?;
         writer.write_all(&file).context("writing a pack")?;
         writer.finish(Digest::of(&file), &index)?;
     }
     Ok(digest)
+}
+
+/// Stores a tree with nothing in it but its root directory. Its root and number of entries.
+pub fn put_empty_tree(store: &Store) -> Result<(Digest, u64)> {
+    let mut node = Vec::new();
+    let mut put = |bytes: Vec<u8>| {
+        let digest = Digest::of(&bytes);
+        node = bytes;
+        Ok::<_, std::convert::Infallible>(digest)
+    };
+    let mut tree = TreeBuilder::new();
+    let meta = Meta { mode: 0o755, ..Meta::default() };
+    tree.push(Entry { path: LayerPath::root(), meta, kind: Kind::Directory { opaque: false } }, &mut put)?;
+    let root = tree.finish(&mut put)?;
+    put_object(store, &node)?;
+    Ok((root.digest, root.entries))
 }
 
 /// Whether a tree is a whole root filesystem: it brings a shell and the folders that programs rely on.

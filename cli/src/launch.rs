@@ -1,6 +1,7 @@
 //! A launch: from image names to the end of the application.
 
 pub mod report;
+pub mod visit;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -9,24 +10,31 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use client_store::session::Finished;
 use layer_format::LayerPath;
-use layer_format::manifest::{ImageManifest, Mode};
+use layer_format::manifest::{Mode, StateImage};
 use layer_format::reference::ImageReference;
 use layer_format::trace::Trace;
 use vm::RunSpec;
 
 use crate::app::App;
 use crate::containers::{Locked, now_s};
+use crate::control::server::Server;
 use crate::detach::Background;
 use crate::exit::Exit;
 use crate::isolation::{self, Level};
-use crate::stack::{self, Stack};
-use crate::startup::{self, Startup};
-use crate::{environment, traces};
+use crate::join::Description;
+use crate::output::note;
+use crate::stack::{self, Role, Stack};
+use crate::startup::{self, Candidate, Startup, Wish};
+use crate::states::sharing::Visibility;
+use crate::{environment, history, states, traces};
 use report::{ImageUsed, Report, StatsFile, total};
 
 /// How far the kernel reads ahead, in bytes, unless asked otherwise. Each byte is fetched if it is not here: this is what
 /// a random read costs on a thin line.
 pub const DEFAULT_READAHEAD: u32 = 32 * 1024;
+
+/// The same, in bytes, if every image of the run is here as a whole: what the kernel grants.
+const LOCAL_READAHEAD: u32 = 128 * 1024;
 
 /// What is launched, as the command line says.
 #[derive(Debug)]
@@ -38,7 +46,10 @@ pub struct Launch {
     pub working_dir: Option<PathBuf>,
     pub level: Level,
     pub mounts: Vec<vm::BindMount>,
-    pub startup_file: Option<String>,
+    /// Program and arguments in place of the images'.
+    pub startup_file: Option<Vec<String>>,
+    /// What the container remembers of it: what programs that join start.
+    pub saved_startup_file: Option<Vec<String>>,
     pub trigger: Option<String>,
     pub admin: bool,
     pub stats: Option<PathBuf>,
@@ -47,10 +58,14 @@ pub struct Launch {
     pub offline: bool,
     pub predict: bool,
     pub readahead: u32,
+    /// Whether, and for whom, the state at the end is saved to the registry.
+    pub share: Option<Visibility>,
+    /// Options of the command line that only the start of a container heeds.
+    pub given: Vec<&'static str>,
 }
 
 /// Says what went wrong, and goes on.
-fn warn<T>(what: &str, result: Result<T>) {
+pub fn warn<T>(what: &str, result: Result<T>) {
     if let Err(error) = result {
         tracing::warn!("{what}: {error:#}");
     }
@@ -61,45 +76,73 @@ impl Launch {
     pub fn run(self, app: &App, launcher: vm::Launcher, mut container: Locked, background: Option<Background>) -> Result<Exit> {
         let begun = Instant::now();
         container.container.started_s = now_s();
-        let result = self.run_in(app, launcher, &container, background, begun);
+        if background.is_none() {
+            container.forget_logs();
+        }
+        let control = Server::open(&container.folder)?;
+        let result = self.run_in(app, launcher, &mut container, &control, background, begun);
         if let Ok(exit) = &result {
             container.container.exit_code = Some(exit.code());
             warn("how the container ended could not be noted", container.save());
         }
-        if container.container.temporary || (result.is_err() && container.is_unused()) {
+        drop(control);
+        if container.container.temporary || (result.is_err() && container.is_new && container.is_unused()) {
             warn("the container could not be removed", container.remove());
         }
         result
     }
 
-    fn run_in(&self, app: &App, launcher: vm::Launcher, container: &Locked, background: Option<Background>, begun: Instant) -> Result<Exit> {
+    fn run_in(
+        &self,
+        app: &App,
+        launcher: vm::Launcher,
+        container: &mut Locked,
+        control: &Server,
+        background: Option<Background>,
+        begun: Instant,
+    ) -> Result<Exit> {
         let (stats_file, trace_file) = (Report::open(&self.stats)?, Report::open(&self.trace)?);
         let store = app.store()?;
-        let mut stack = Stack::start(app, &store, &self.request())?;
+        let mut stack = Stack::start(app, &store, &self.request(&container.container.stack))?;
         // On a full disk the run goes on; what it uses may then be evicted, and is fetched again.
         let running = store.running(&stack.digests()).context("the store could not be told what runs");
         let _running = running.map_err(|error| warn::<()>("what runs is not protected from eviction", Err(error)));
-        let rules = isolation::rules(&stack, &self.level)?;
-        let startup = self.startup(&stack, &rules)?;
+        let isolation::Composed { rules, opened, .. } = isolation::rules(&stack, &self.level, app.settings.allow_merge)?;
+        tell_opened(&opened);
+        if !app.settings.allow_merge && (self.level.merge_user || self.level.mode == Some(Mode::Merge)) {
+            note("the configuration does not allow merge: write-copy holds in its place");
+        }
+        let description = self.describe(&stack, &rules);
+        let startup = self.startup(&stack, description.host.visible)?;
         stack.set_entry_point(&startup.entry_point);
-        let spec = self.spec(container, &stack, &startup, rules, begun)?;
+        let spec = self.spec(app, container, &stack, &startup, rules, begun)?;
         stack.remember(&store)?;
+        let taker = states::at_start(app, &store, container, &stack)?;
         let mut running = launcher.start(spec, stack.layers())?;
+        control.running(&mut running, &description)?;
         if let Some(background) = background {
             background.started();
         }
+        container.container.command.clone_from(&startup.command);
+        container.container.exit_code = None;
+        warn("how the container is started could not be noted", container.save());
+        warn("which images were used could not be noted", history::record(&app.settings.home, &stack));
+        if let Some(taker) = taker.clone() {
+            control.set_capture(Box::new(move || taker.capture_now().map(|id| id.to_string())));
+        }
         let status = running.wait()?;
+        control.ending();
         let exit_us = micros(begun);
         let timings = running.timings();
         drop(running);
+        if let Some(taker) = &taker {
+            states::at_stop(app, &store, container, taker, self.share);
+        }
         let traces = finish(app, &store, &stack);
-        if let (Some(file), Some(trace)) = (trace_file, traces.get(startup.image.unwrap_or(0))) {
+        if let (Some(file), Some(trace)) = (trace_file, traces.get(startup.image.unwrap_or_else(|| first_named(&stack)))) {
             file.write(&trace.encode());
         }
-        let exit = match (status.code, status.signal) {
-            (_, Some(signal)) => Exit::Signal(signal.clamp(0, 127) as u8),
-            (code, None) => Exit::Application(code.unwrap_or(0).clamp(0, 255) as u8),
-        };
+        let exit = exit_of(status);
         if let Some(file) = stats_file {
             let run = total(stack.members.iter().map(|member| member.session.stats()));
             let images = stack.members.iter().map(|member| ImageUsed { name: member.reference.to_string(), digest: member.session.digest() }).collect();
@@ -111,8 +154,11 @@ impl Launch {
         Ok(exit)
     }
 
-    fn request(&self) -> stack::Request<'_> {
+    /// The images that this launch needs; `pinned` are those that the container had at its last start.
+    pub fn request<'a>(&'a self, pinned: &'a [StateImage]) -> stack::Request<'a> {
         stack::Request {
+            pinned,
+            pin_images: false,
             images: &self.images,
             using: &self.using,
             trigger: self.trigger.as_deref(),
@@ -123,30 +169,96 @@ impl Launch {
         }
     }
 
-    fn startup(&self, stack: &Stack, rules: &vm::Rules) -> Result<Startup> {
-        let images: Vec<(String, ImageManifest)> = stack.members.iter().map(|member| (member.reference.to_string(), member.manifest().clone())).collect();
-        startup::choose(&images, self.startup_file.as_deref(), self.trigger.as_deref(), &self.args, host_visible(rules))
+    fn startup(&self, stack: &Stack, host_visible: bool) -> Result<Startup> {
+        let images: Vec<_> = stack.members.iter().map(|member| Candidate { role: member.role, manifest: member.manifest() }).collect();
+        let trigger = self.trigger.as_deref();
+        let wish = Wish { startup_file: self.startup_file.as_deref(), trigger, args: &self.args, host_visible };
+        let startup = startup::choose(&images, &wish)?;
+        let program = &startup.command[0];
+        match startup.image {
+            Some(at) => tracing::info!("{} decides what is started: {program}", stack.members[at].reference),
+            None => tracing::info!("no image decides what is started: {program}"),
+        }
+        Ok(startup)
     }
 
-    fn spec(&self, container: &Locked, stack: &Stack, startup: &Startup, rules: vm::Rules, begun: Instant) -> Result<RunSpec> {
-        let variables: Vec<_> = stack.layer_manifests().map(|layer| layer.environment.clone()).collect();
-        let host_visible = host_visible(&rules);
-        let from_image = || startup.image.or(Some(0)).and_then(|at| stack.members[at].manifest().working_directory.clone()).map(PathBuf::from);
-        let stated = self.working_dir.clone().or_else(from_image);
-        let current = || std::env::current_dir().ok().filter(|_| host_visible);
+    /// For programs that join.
+    fn describe(&self, stack: &Stack, rules: &vm::Rules) -> Description {
+        Description {
+            images: stack.members.iter().map(|member| (member.role, member.manifest().clone())).collect(),
+            variables: stack.layer_manifests().map(|layer| (layer.environment.clone(), layer.environment_isolation.clone())).collect(),
+            environment: self.env.clone(),
+            startup_file: self.saved_startup_file.clone(),
+            host: self.host(rules),
+        }
+    }
+
+    fn host(&self, rules: &vm::Rules) -> environment::Host {
+        environment::Host { visible: host_visible(rules), forced: self.level.mode >= Some(Mode::Full) }
+    }
+
+    fn spec(&self, app: &App, container: &Locked, stack: &Stack, startup: &Startup, rules: vm::Rules, begun: Instant) -> Result<RunSpec> {
+        let layers: Vec<_> = stack.layer_manifests().map(environment::Stated::from).collect();
+        let host = self.host(&rules);
+        let from_image = || stack.members[startup.image.unwrap_or_else(|| first_named(stack))].manifest().working_directory.clone().map(PathBuf::from);
         let mut spec = RunSpec::new(container.folder.join("sandbox"), startup.command.iter().map(OsString::from));
         spec.rules = rules;
-        spec.env = environment::compose(std::env::vars_os(), &variables, &self.env, host_visible);
-        spec.working_dir_required = stated.is_some();
-        spec.working_dir = stated.or_else(current).unwrap_or_else(|| PathBuf::from("/"));
-        if !spec.working_dir.is_absolute() {
-            spec.working_dir = current().unwrap_or_else(|| PathBuf::from("/")).join(&spec.working_dir);
-        }
+        spec.beside = startup.beside.iter().map(|command| command.iter().map(OsString::from).collect()).collect();
+        spec.env = environment::compose(std::env::vars_os(), &layers, self.env.iter().map(|(name, value)| (name, value)), host);
+        (spec.working_dir, spec.working_dir_required) = working_dir(self.working_dir.clone().or_else(from_image), host.visible);
         spec.mounts = self.mounts.clone();
+        spec.hidden = vec![app.settings.home.clone()];
         spec.map_root = self.admin;
-        spec.max_readahead = self.readahead;
+        // What is here costs no network.
+        let all_local = stack.members.iter().all(|member| member.session.is_local());
+        spec.max_readahead = if all_local { self.readahead.max(LOCAL_READAHEAD) } else { self.readahead };
+        spec.scripts = scripts(stack);
+        spec.held = Some(container.lock_file());
+        // No container sees what others wrote, nor how they are controlled.
+        spec.hidden.extend(container.folder.parent().map(Into::into));
         spec.since = begun;
         Ok(spec)
+    }
+}
+
+/// The first image of the command line.
+fn first_named(stack: &Stack) -> usize {
+    stack.members.iter().position(|member| member.role == Role::Image).unwrap_or(0)
+}
+
+/// Says once which folders of the host the application may write to though nobody asked for that.
+fn tell_opened(opened: &[(String, String)]) {
+    if !opened.is_empty() {
+        let places: Vec<String> = opened.iter().map(|(path, image)| format!("{path} ({image})")).collect();
+        note(format!("images open places of the host for writing: {}; --isolate write-copy keeps the host as it is", places.join(", ")));
+    }
+}
+
+/// Startup scripts in the order of the stack, shutdown scripts in the opposite one: what an image set up goes last.
+fn scripts(stack: &Stack) -> vm::ScriptsOfRun {
+    let command = |command: &Vec<String>| command.iter().map(OsString::from).collect();
+    let all = || stack.members.iter().map(|member| &member.manifest().scripts);
+    vm::ScriptsOfRun {
+        startup: all().flat_map(|scripts| &scripts.startup).map(command).collect(),
+        shutdown: all().rev().flat_map(|scripts| &scripts.shutdown).map(command).collect(),
+    }
+}
+
+/// Where a program starts, and whether that must exist: what is stated, else the current directory where the host is seen.
+pub fn working_dir(stated: Option<PathBuf>, host_visible: bool) -> (PathBuf, bool) {
+    let current = || std::env::current_dir().ok().filter(|_| host_visible).unwrap_or_else(|| PathBuf::from("/"));
+    match stated {
+        Some(stated) if stated.is_absolute() => (stated, true),
+        Some(stated) => (current().join(stated), true),
+        None => (current(), false),
+    }
+}
+
+/// The exit of the command, from that of the application.
+pub fn exit_of(status: vm::ExitStatus) -> Exit {
+    match (status.code, status.signal) {
+        (_, Some(signal)) => Exit::Signal(signal.clamp(0, 127) as u8),
+        (code, None) => Exit::Application(code.unwrap_or(0).clamp(0, 255) as u8),
     }
 }
 

@@ -5,33 +5,48 @@
 
 mod app;
 mod args;
+mod changes;
 mod commands;
 mod config;
 mod containers;
+mod control;
+mod copy;
+mod dependencies;
 mod detach;
 mod environment;
 mod exit;
+mod forks;
 mod have;
+mod history;
+mod host_facts;
+mod image_sources;
 mod images;
 mod isolation;
+mod join;
 mod launch;
 mod output;
+mod place;
 mod progress;
+mod releases;
+mod side;
 mod sink;
 mod stack;
 mod startup;
+mod states;
 mod traces;
+mod user_folders;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 
 use app::App;
 use args::{Command, Turbo};
 use config::Settings;
 use exit::{Exit, UsageError};
+use forks::Forks;
 use output::Output;
 
 fn main() -> ExitCode {
@@ -54,19 +69,37 @@ fn main() -> ExitCode {
 
 fn run(arguments: Turbo, output: Output) -> Result<Exit> {
     // The process that becomes the VM is forked before any thread exists.
-    let (launcher, background) = match &arguments.command {
-        Command::Run(_) | Command::Try(_) => {
+    let (forks, background) = match &arguments.command {
+        Command::Run(_) | Command::New(_) | Command::Try(_) | Command::Start(_) | Command::Continue(_) => {
             let background = detach::Background::take();
-            (Some(vm::Launcher::fork()?), background)
+            (Forks::both()?, background)
         }
-        _ => (None, None),
+        // Both sides may be containers that do not run.
+        Command::Cp(_) => (Forks::launchers(2)?, None),
+        _ => (Forks::default(), None),
     };
     log(arguments.verbose);
     let settings = Settings::load(&arguments.settings)?;
     let app = App::new(settings, output, background);
     let result = match arguments.command {
-        Command::Run(command) => command.run(&app, launcher.context("it was just forked")?),
-        Command::Try(command) => command.run(&app, launcher.context("it was just forked")?),
+        Command::Run(command) => command.run(&app, forks),
+        Command::New(command) => command.run(&app, forks),
+        Command::Try(command) => command.run(&app, forks),
+        Command::Start(command) => command.run(&app, forks),
+        Command::Continue(command) => command.run(&app, forks),
+        Command::Save(command) => command.run(&app),
+        Command::States(command) => command.run(&app),
+        Command::Commit(command) => command.run(&app),
+        Command::Stop(command) => command.run(&app),
+        Command::Kill(command) => command.run(&app),
+        Command::Suspend(command) => command.run(&app),
+        Command::Resume(command) => command.run(&app),
+        Command::Ps(command) => command.run(&app),
+        Command::History(command) => command.run(&app),
+        Command::Revert(command) => command.run(&app),
+        Command::Fork(command) => command.run(&app),
+        Command::Diff(command) => command.run(&app),
+        Command::Cp(command) => command.run(&app, forks),
         Command::Import(command) => command.run(&app),
         Command::Push(command) => command.run(&app),
         Command::Pull(command) => command.run(&app),
@@ -83,6 +116,7 @@ fn run(arguments: Turbo, output: Output) -> Result<Exit> {
         Command::Profile(command) => command.run(&app),
         Command::Trace(command) => command.run(&app),
         Command::Config(command) => command.run(&app, &arguments.settings),
+        Command::Doctor(command) => command.run(&app),
         Command::Version(command) => command.run(&app),
         Command::Completions(command) => command.run(),
         Command::Man(command) => command.run(),

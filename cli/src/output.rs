@@ -59,7 +59,9 @@ impl Output {
             let value = serde_json::json!({"version": JSON_VERSION, "command": self.command, "error": {"message": error.to_string(), "causes": causes}});
             let _ = writeln!(std::io::stdout(), "{value}");
         } else {
-            let _ = writeln!(std::io::stderr(), "turbo: {said}");
+            // Names in it may come from images.
+            let said: Vec<String> = said.lines().map(vm::printable).collect();
+            let _ = writeln!(std::io::stderr(), "turbo: {}", said.join("\n"));
         }
     }
 }

@@ -1,32 +1,34 @@
 //! The images of a run: those named, those they depend on, and those that lie on top for this run alone.
 //!
 //! Lowest first: dependencies, images left to right, `--using` images. Of a file the last image wins; of an isolation mode
-//! the first that states it. The two orders are kept apart.
+//! the first that states it. The two orders are kept apart. A layer whose condition does not hold here takes no part, and
+//! images whose requirements are not met are not started.
 
-#![allow(dead_code, reason = "roles and --using come with dependencies")]
+mod source;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use client_store::store::ImageOrigin;
-use client_store::{LayerView, Origin, Policy, Session, SessionError, SessionOptions, Store};
+use client_store::{LayerView, Session, Store};
 use layer_format::Digest;
-use layer_format::manifest::{ImageManifest, LayerManifest};
+use layer_format::manifest::{ImageManifest, LayerManifest, StateImage};
 use layer_format::reference::ImageReference;
 
 use crate::app::App;
-use crate::have::have;
-use crate::startup;
+use crate::dependencies::{self, follow, missing_error};
+use crate::host_facts::{self, Look};
+use crate::output::note;
 
 /// Why an image is part of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Another image needs it.
     Dependency,
     /// It was named.
     Image,
-    /// It lies on top of this run alone (`--using`): no state and no commit has it.
+    /// It lies on top of this run alone (`--using`), or is needed by such an image alone: no state and no commit has it.
     Using,
 }
 
@@ -37,10 +39,14 @@ pub struct Request<'a> {
     pub images: &'a [ImageReference],
     /// Images for this run alone, lowest first.
     pub using: &'a [ImageReference],
+    /// The stack of the container's last start: what it has of dependencies is taken again, as long as it suits.
+    pub pinned: &'a [StateImage],
+    /// Whether that holds for the named images as well: exactly those of the last start are started.
+    pub pin_images: bool,
     /// The group of startup files that is started, or the program given in their place: what the registry predicts for.
     pub trigger: Option<&'a str>,
-    /// See `trigger`.
-    pub startup_file: Option<&'a str>,
+    /// See `trigger`: program and arguments.
+    pub startup_file: Option<&'a [String]>,
     /// Ask the registry even if the image is here.
     pub pull: bool,
     /// Never ask it.
@@ -58,12 +64,29 @@ pub struct Member {
     pub role: Role,
     /// Its data.
     pub session: Session,
+    /// Which of its layers take part.
+    takes_part: Vec<bool>,
 }
 
 impl Member {
+    fn new(reference: ImageReference, role: Role, session: Session, host: &impl Look) -> Self {
+        let takes_part = |layer: &LayerManifest| layer.condition.as_ref().is_none_or(|condition| host_facts::holds(host, condition));
+        let takes_part = session.layer_manifests().iter().map(takes_part).collect();
+        Self { reference, role, session, takes_part }
+    }
+
     /// Its manifest.
     pub fn manifest(&self) -> &ImageManifest {
         self.session.manifest()
+    }
+
+    /// What its layers that take part state besides files, lowest first.
+    pub fn layer_manifests(&self) -> impl Iterator<Item = &LayerManifest> {
+        self.session.layer_manifests().iter().zip(&self.takes_part).filter(|(_, takes_part)| **takes_part).map(|(layer, _)| layer)
+    }
+
+    fn layers(&self) -> impl Iterator<Item = Arc<dyn LayerView>> {
+        self.session.layers().into_iter().zip(&self.takes_part).filter(|(_, takes_part)| **takes_part).map(|(layer, _)| layer)
     }
 }
 
@@ -74,85 +97,57 @@ pub struct Stack {
     pub members: Vec<Member>,
 }
 
-/// The start of a session.
-enum Start<'scope> {
-    Done(Box<Result<Session, SessionError>>),
-    Thread(std::thread::ScopedJoinHandle<'scope, Result<Session, SessionError>>),
-}
-
-impl Start<'_> {
-    fn wait(self) -> Result<Session> {
-        let result = match self {
-            Self::Done(result) => *result,
-            Self::Thread(thread) => thread.join().map_err(|_| anyhow::anyhow!("starting an image failed"))?,
-        };
-        result.map_err(Into::into)
-    }
-}
-
 impl Stack {
-    /// Starts a session for each image, all at once: each may need a round trip.
+    /// Starts a session for each image and all that they depend on, a level at a time: the images of a level each may need
+    /// a round trip, and all wait for it together.
+    ///
+    /// # Errors
+    /// If an image or a dependency cannot be had, or the host does not meet what one of them requires: all that is missing
+    /// is named.
     pub fn start(app: &App, store: &Store, request: &Request<'_>) -> Result<Self> {
-        let runtime = app.runtime()?.handle().clone();
-        let origin: Option<Arc<dyn Origin>> = if request.offline { None } else { Some(Arc::new(app.registry()?)) };
-        let mut options = Vec::new();
-        for image in request.images {
-            let local = if request.pull { None } else { store.image_get(image)? };
-            let digest = local.as_ref().map(|local| local.digest);
-            let is_complete = digest.map(|digest| store.image_is_complete(&digest)).transpose()?.unwrap_or(false);
-            let model = store.model_get(&image.repository)?;
-            let policy = match (request.offline, request.predict) {
-                (true, _) => Policy::Offline,
-                (false, false) => Policy::OnDemand,
-                (false, true) => Policy::Predicted,
-            };
-            let program = || request.startup_file.and_then(|text| startup::split(text).ok()?.into_iter().next());
-            options.push(SessionOptions {
-                digest,
-                manifest: local.map(|local| local.bytes),
-                is_complete,
-                entry_point: request.trigger.map(Into::into).or_else(program),
-                policy,
-                wait_limit: Duration::from_secs(app.settings.wait),
-                have: if is_complete { None } else { have(app, store, &image.repository)? },
-                model,
-                send_trace: app.settings.send_traces,
-                ..SessionOptions::new(Arc::new(store.clone()), origin.clone(), runtime.clone(), image.clone())
-            });
+        let source = source::RunSource::new(app, store, request)?;
+        let asked = dependencies::Request {
+            images: request.images,
+            using: request.using,
+            pinned: if request.pull { &[] } else { request.pinned },
+            pin_images: request.pin_images,
+            remote_first: request.pull,
+        };
+        let graph = follow(&source, &asked)?;
+        if !graph.missing.is_empty() {
+            return Err(missing_error(&graph.missing));
         }
-        if let Some(origin) = origin.filter(|_| options.iter().any(|options| !options.is_complete)) {
-            runtime.spawn(origin.warm_up(1));
-        }
-        let sessions: Vec<Session> = std::thread::scope(|scope| {
-            // Only who may have to wait for the network gets a thread.
-            let start = |options: SessionOptions| match options.is_complete {
-                true => Start::Done(Box::new(Session::start(options))),
-                false => Start::Thread(scope.spawn(move || Session::start(options))),
-            };
-            let starts: Vec<_> = options.into_iter().map(start).collect();
-            starts
-                .into_iter()
-                .zip(request.images)
-                .map(|(start, image)| start.wait().with_context(|| format!("{image} cannot be started")))
-                .collect::<Result<_>>()
-        })?;
-        let members = request.images.iter().cloned().zip(sessions).map(|(reference, session)| Member { reference, role: Role::Image, session });
-        Ok(Self { members: members.collect() })
+        graph.notes.iter().for_each(note);
+        let host = host_facts::Host;
+        let members: Vec<Member> = graph.nodes.into_iter().map(|node| Member::new(node.reference, node.role, node.image, &host)).collect();
+        check_requirements(&members, &host)?;
+        Ok(Self { members })
     }
 
-    /// All layers, lowest first.
+    /// All layers that take part, lowest first.
     pub fn layers(&self) -> Vec<Arc<dyn LayerView>> {
-        self.members.iter().flat_map(|member| member.session.layers()).collect()
+        self.members.iter().flat_map(Member::layers).collect()
     }
 
-    /// What the layers state besides files, lowest first.
+    /// What they state besides files, lowest first.
     pub fn layer_manifests(&self) -> impl Iterator<Item = &LayerManifest> {
-        self.members.iter().flat_map(|member| member.session.layer_manifests())
+        self.members.iter().flat_map(Member::layer_manifests)
     }
 
     /// Digests of all images, lowest first.
     pub fn digests(&self) -> Vec<Digest> {
         self.members.iter().map(|member| member.session.digest()).collect()
+    }
+
+    /// What a container records, and a state consists of: all but the images of `--using`, lowest first.
+    pub fn record(&self) -> Vec<StateImage> {
+        let lasting = self.members.iter().filter(|member| member.role != Role::Using);
+        let image = |member: &Member| StateImage {
+            reference: member.reference.to_string(),
+            digest: member.session.digest(),
+            dependency: member.role == Role::Dependency,
+        };
+        lasting.map(image).collect()
     }
 
     /// Tells all sessions what is started, as the model knows it.
@@ -172,4 +167,21 @@ impl Stack {
         }
         Ok(())
     }
+}
+
+/// Refuses what the host cannot run: all that is not met is listed.
+fn check_requirements(members: &[Member], host: &impl Look) -> Result<()> {
+    let mut unmet = Vec::new();
+    for member in members {
+        for requirement in &member.manifest().requirements {
+            let answer = host_facts::ask(host, requirement);
+            if !answer.holds {
+                unmet.push(format!("\n  {} requires {requirement}: {}", member.reference, answer.found));
+            }
+        }
+    }
+    if !unmet.is_empty() {
+        bail!("this machine does not meet what is required:{}", unmet.concat());
+    }
+    Ok(())
 }

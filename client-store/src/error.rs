@@ -108,6 +108,15 @@ pub enum StoreError {
         #[source]
         source: FormatError,
     },
+    /// The manifest of a state is not valid.
+    #[error("the manifest of state {digest} is not valid")]
+    InvalidState {
+        /// The state.
+        digest: Digest,
+        /// Which rule of the format it breaks.
+        #[source]
+        source: FormatError,
+    },
     /// The store was made by a newer version.
     #[error("the store at {path} has format {found}, this turbo knows {known}: use a newer turbo")]
     NewerFormat {

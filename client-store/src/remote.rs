@@ -7,6 +7,7 @@
 mod http;
 mod origin_impl;
 pub mod retry;
+mod states;
 mod stream;
 mod upload;
 
@@ -24,6 +25,7 @@ use layer_format::reference::{HEAD, ImageReference, Repository, Revision};
 use reqwest::{Method, StatusCode};
 
 use crate::origin::OriginError;
+pub use states::RemoteState;
 pub use stream::StreamDecoder;
 
 /// How a registry is reached.

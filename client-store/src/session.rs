@@ -193,6 +193,7 @@ pub struct Session {
     entry_point: Option<String>,
     architecture: String,
     send_trace: bool,
+    is_local: bool,
 }
 
 impl fmt::Debug for Session {
@@ -287,6 +288,7 @@ impl Session {
             entry_point,
             architecture: options.architecture,
             send_trace: options.send_trace,
+            is_local: options.is_complete,
         })
     }
 
@@ -324,6 +326,11 @@ impl Session {
     /// The fetcher, for what is not read through a layer.
     pub fn fetcher(&self) -> &Arc<Fetcher> {
         &self.fetcher
+    }
+
+    /// Whether the whole image was local at the start of the run.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// Whether the launch stream has ended, or there was none.

@@ -10,6 +10,7 @@
 //!
 //! * [`layout`] folders and locks. [`index`] the LMDB tables. [`pack_file`] whole packs. [`stream`] objects one by one.
 //! * [`reader`] reading and verifying. [`images`] names. [`walk`] what an image needs.
+//! * [`states`] containers at one moment.
 //! * [`verify`], [`gc`], [`evict`], [`running`], [`rebuild`], [`stats`].
 
 mod evict;
@@ -22,6 +23,7 @@ mod place;
 mod reader;
 mod rebuild;
 mod running;
+mod states;
 mod stats;
 mod stream;
 mod verify;
@@ -43,6 +45,7 @@ pub use images::{ImageInfo, ImageOrigin, StoredImage};
 pub use index::PackOrigin;
 pub use pack_file::PackWriter;
 pub use running::RunningGuard;
+pub use states::{MIN_STATE_PREFIX_LEN, StoredState};
 pub use stats::StoreStats;
 pub use verify::{DamagedObject, Repair, VerifyReport};
 pub use walk::{ObjectKind, WalkError, references};

@@ -1,4 +1,4 @@
-//! Push and pull: all of an image to a registry, or from one.
+//! Push and pull: all of an image, or of a state, to a registry, or from one.
 //!
 //! Only what the other side lacks travels, as frames that are compressed already: a push sends stored frames as they
 //! are, a pull stores received ones as they are. Both can be cut at any point and repeated: what has arrived stays, and
@@ -8,6 +8,7 @@ mod assemble;
 mod pull;
 mod push;
 mod sink;
+mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use serde::Serialize;
 
 pub use pull::pull;
 pub use push::push;
+pub use state::{PulledState, pull_state, push_state};
 
 use crate::error::StoreError;
 use crate::origin::OriginError;
@@ -82,7 +84,7 @@ impl std::fmt::Debug for TransferOptions {
 /// What a push or pull did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TransferReport {
-    /// The image.
+    /// The image or state.
     pub digest: Digest,
     /// Objects that the image needs, as far as they had to be looked at; 0 if a shortcut knew that all are there.
     pub objects: u64,

@@ -19,6 +19,11 @@ fn names_lead_to_images_and_heads_follow() {
     assert_eq!(get(&format!("tools/app#{}", one.digest.short())), Some(one.digest));
     assert_eq!(get(&format!("tools/app@{}", one.digest)), Some(one.digest));
     assert_eq!((get("tools/other"), get("tools/app:3")), (None, None));
+    let mut releases = store.releases(&reference("tools/app").repository).unwrap();
+    releases.sort();
+    assert_eq!(releases, [("1.0", one.digest), ("2.0", two.digest), ("head", two.digest)].map(|(name, digest)| (name.to_owned(), digest)));
+    // Another repository whose name begins alike is another one.
+    assert_eq!(store.releases(&reference("tools/ap").repository).unwrap(), []);
     assert_eq!(store.images().unwrap().len(), 2);
     assert_eq!(store.images().unwrap()[0].bytes, Some(2000));
     // Removing the last real name takes `head` along, to the newest that is left.

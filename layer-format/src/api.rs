@@ -31,6 +31,8 @@ pub const STREAM_MEDIA_TYPE: &str = "application/vnd.turbo.stream+zstd";
 pub const PACK_MEDIA_TYPE: &str = "application/vnd.turbo.pack";
 /// Media type of an image manifest.
 pub const IMAGE_MEDIA_TYPE: &str = "application/vnd.turbo.image+json";
+/// Media type of the manifest of a state.
+pub const STATE_MEDIA_TYPE: &str = "application/vnd.turbo.state+json";
 /// Media type of a trace.
 pub const TRACE_MEDIA_TYPE: &str = "application/vnd.turbo.trace";
 /// Media type of a model.
@@ -41,6 +43,13 @@ pub const STREAM_WINDOW_LOG: u32 = 23;
 pub const DIGEST_HEADER: &str = "turbo-digest";
 /// Header that names a launch, in the launch request and in requests that promote objects out of its stream.
 pub const LAUNCH_HEADER: &str = "turbo-launch";
+
+/// Header that names the container of a state, for people; a release's characters ([`crate::reference::is_release`]).
+pub const CONTAINER_HEADER: &str = "turbo-container";
+/// Fewest hex digits that stand for a state on a registry: fewer would let a caller find states by trying.
+pub const MIN_STATE_PREFIX_LEN: usize = 8;
+/// Most states in one answer.
+pub const MAX_STATES: usize = 1000;
 
 /// Encodes a list of digests.
 pub fn encode_digests(digests: &[Digest]) -> Vec<u8> {
@@ -321,6 +330,38 @@ pub struct Tags {
     pub repository: String,
     /// Releases and the image each names, by name.
     pub tags: std::collections::BTreeMap<String, Digest>,
+}
+
+/// Answer of `PUT …/states/{digest}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatePut {
+    /// The state's id.
+    pub digest: Digest,
+    /// Whether the registry had it already.
+    pub existed: bool,
+}
+
+/// A state in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateInfo {
+    /// The state's id.
+    pub digest: Digest,
+    /// What the container was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Bytes of all files of the sandbox.
+    pub bytes: u64,
+    /// When it was pushed last: seconds since 1970.
+    pub pushed_at: u64,
+}
+
+/// Answer of `GET …/states`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct States {
+    /// The repository.
+    pub repository: String,
+    /// Newest first, at most [`MAX_STATES`].
+    pub states: Vec<StateInfo>,
 }
 
 /// Every error's body.

@@ -10,6 +10,7 @@ pub(crate) mod namespace;
 pub(crate) mod object;
 pub(crate) mod pack;
 pub(crate) mod repository;
+pub(crate) mod state;
 pub(crate) mod tag;
 pub(crate) mod trace_statistics;
 pub(crate) mod verified;

@@ -13,6 +13,7 @@ mod routes;
 pub(crate) mod server;
 mod site;
 mod stall;
+mod states;
 mod streams;
 mod traces;
 

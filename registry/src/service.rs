@@ -13,5 +13,6 @@ pub(crate) mod pack_upload;
 pub(crate) mod pack_verifier;
 pub(crate) mod predict;
 pub(crate) mod resolve;
+pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod train;

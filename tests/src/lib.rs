@@ -6,11 +6,13 @@
 
 pub mod binaries;
 pub mod proxy;
+pub mod pty;
 pub mod registry;
 pub mod rootfs;
 pub mod turbo;
 
 pub use binaries::binary;
 pub use proxy::Proxy;
+pub use pty::Pty;
 pub use registry::TestRegistry;
 pub use turbo::{Home, Outcome};

@@ -113,6 +113,15 @@ impl Home {
     }
 }
 
+impl Drop for Home {
+    /// A test that fails leaves no container running.
+    fn drop(&mut self) {
+        if self.store().join("containers").exists() {
+            let _ = self.command(["kill", "--all"]).output();
+        }
+    }
+}
+
 /// Makes a path the ordinary user's.
 pub fn own(path: &Path) {
     if let Some((uid, gid)) = test_user() {

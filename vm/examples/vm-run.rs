@@ -1,5 +1,5 @@
 //! Runs a command over a layer made from a host directory:
-//! `vm-run [--full] [--root] [--cwd DIR] [--mount SRC[=DST]]... [--sandbox DIR] [--layer DIR[=AT]]... -- COMMAND...`
+//! `vm-run [--mode MODE] [--root] [--cwd DIR] [--mount SRC[=DST]]... [--sandbox DIR] [--layer DIR[=AT]]... -- COMMAND...`
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn main() {
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_default();
         match arg.to_str().unwrap_or_default() {
-            "--full" => spec.rules = vm::Rules::new(Mode::Full),
+            "--mode" => spec.rules = vm::Rules::new(value().to_string_lossy().parse().unwrap_or(Mode::WriteCopy)),
             "--root" => spec.map_root = true,
             "--plain" => spec.plain_layers = true,
             "--cwd" => spec.working_dir = value().into(),

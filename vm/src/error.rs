@@ -4,11 +4,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use layer_format::LayerPath;
 use rustix::io::Errno;
 
 use crate::ns::protocol::{Failure, Step};
-use crate::spec::Mode;
 
 /// Why a run could not start or go on. `NotFound` and `NotExecutable` are about the user's command, all others about
 /// the VM.
@@ -42,14 +40,9 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
-    /// A mode that this version cannot do.
-    #[error("isolation mode `{mode}` (for {path}) is not supported yet; use `full` or `write-copy`")]
-    UnsupportedMode {
-        /// The mode.
-        mode: Mode,
-        /// Where it was asked for.
-        path: LayerPath,
-    },
+    /// The mode of the root is Hide.
+    #[error("isolation mode `hide` for / leaves nothing to run; use `full`")]
+    HiddenRoot,
     /// `/dev/fuse` cannot be opened.
     #[error("{}", match source.raw_os_error() {
         Some(libc::EACCES | libc::EPERM) => "`/dev/fuse` is not accessible to this user; as root once per boot: chmod 666 /dev/fuse",
@@ -96,6 +89,26 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+    /// A check that an earlier failure left no way to make; only [`crate::probe()`] says so.
+    #[error("not tried, since an earlier check failed")]
+    NotTried,
+    /// A startup script failed, so the application was not started.
+    #[error("the startup script `{script}` {problem}; the application was not started")]
+    Script {
+        /// Its program.
+        script: String,
+        /// What became of it, such as `ended with code 3`.
+        problem: String,
+    },
+    /// A VM that was to be joined has ended.
+    #[error("the container ended before it could be joined; start it anew")]
+    Ended,
+    /// A VM that runs cannot be entered.
+    #[error("the running container cannot be joined: {source}; only the user who started it, on the host, can")]
+    Join {
+        /// Why.
+        source: io::Error,
+    },
     /// The VM's own processes ended without a word, e.g. because someone killed them.
     #[error("the VM ended unexpectedly")]
     Died,
@@ -120,6 +133,9 @@ impl VmError {
                     _ => Self::NotExecutable { command, source },
                 }
             }
+            Step::Script(problem) => Self::Script { script: failure.path, problem },
+            Step::Join if matches!(failure.errno, libc::ESRCH | libc::ENOMEM) => Self::Ended,
+            Step::Join => Self::Join { source },
             Step::WorkingDir => Self::WorkingDir { path: failure.path.into(), source },
             Step::Other(what) => Self::SetUp { what: format!("{what} {}", failure.path).trim_end().to_owned(), source },
         }

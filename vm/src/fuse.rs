@@ -1,4 +1,6 @@
-//! The FUSE protocol over a [`Tree`]: the only module that knows fuser.
+//! The FUSE protocol over a [`Tree`], and in [`union`] over the read-write union: the only modules that know fuser.
+
+mod union;
 
 use std::ffi::OsStr;
 use std::io;
@@ -18,6 +20,8 @@ use crate::fs::{Attr, NodeKind, Space, Time, Tree};
 use crate::pending::{Pending, Refuse};
 use crate::pool::{Pool, READERS};
 use crate::spec::RunSpec;
+
+pub(crate) use union::serve_union;
 
 /// For what never changes: the longest that cannot overflow the kernel's clock (100 years).
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86400);
@@ -50,6 +54,10 @@ pub(crate) struct Settings {
 impl Settings {
     pub(crate) fn image(spec: &RunSpec, ids: Ids) -> Self {
         Self { ids, ttl: FOR_EVER, immutable: true, readahead: spec.max_readahead, xattrs: !spec.plain_layers }
+    }
+
+    pub(crate) fn hide(ids: Ids) -> Self {
+        Self { ids, ttl: Duration::ZERO, immutable: false, readahead: 1, xattrs: true }
     }
 
     pub(crate) fn host(ids: Ids) -> Self {

@@ -4,8 +4,9 @@
 //! [`Launcher::start`] then sends the plan and serves the filesystems. Nothing of it asks a layer for data but what the
 //! kernel asks for: the root directory, and the path of the command.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::ffi::OsString;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,16 +14,16 @@ use std::sync::Arc;
 
 use client_store::LayerView;
 use layer_format::LayerPath;
-use rustix::process::{Pid, Resource, Rlimit, WaitOptions, getegid, geteuid, getpid, getrlimit, setrlimit, waitpid};
+use rustix::process::{Pid, WaitOptions, getegid, geteuid, getpid, waitpid};
 
 use crate::error::VmError;
-use crate::fs::{HostFs, HostHas, ImageFs, Stubs};
-use crate::fuse::{self, Ids};
+use crate::fuse::Ids;
+use crate::guard::Guard;
 use crate::ns::child;
-use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send};
-use crate::pending::Pending;
-use crate::running::Running;
+use crate::ns::protocol::{FromVm, Plan, ToVm, receive_with, send_with};
+use crate::running::{Running, owns_terminal};
 use crate::sandbox;
+use crate::serving::View;
 use crate::spec::{Mode, RunSpec};
 use crate::sys::process::{Forked, fork_single_threaded};
 
@@ -63,16 +64,27 @@ impl Launcher {
         let sandbox = absolute(&spec.sandbox)?;
         sandbox::prepare(&sandbox)?;
         let binds = usable_binds(&spec)?;
-        let plan = plan(&spec, &sandbox, &binds)?;
+        let mut view = View::new(&spec, &layers, &sandbox)?;
+        let plan = plan(&spec, &view, &sandbox, &binds)?;
         let ids = Ids { uid: plan.inner_uid, gid: plan.inner_gid };
         let own_group = plan.own_group;
         let (socket, pid) = self.child.take().ok_or(VmError::Died)?;
-        let mut running = Running::new(socket, pid, sandbox.clone(), spec.since, own_group);
+        let mut running = Running::new(socket, pid, Some(sandbox.clone()), plan.clone(), spec.since, own_group);
+        running.remove_at_end(std::mem::take(&mut view.made));
+        let held = spec.held.as_deref().map(|file| file.as_fd().try_clone_to_owned()).transpose();
+        let held: Vec<OwnedFd> = held.map_err(|error| VmError::set_up("copy a descriptor", error))?.into_iter().collect();
         // A child that failed early has closed its end, but what it said is still there to be read.
-        let _ = send(running.socket(), &ToVm::Start(Box::new(plan)));
+        let _ = send_with(running.socket(), &ToVm::Start(Box::new(plan)), &held);
+        drop(held);
         let devices = receive_devices(running.socket(), &sandbox)?;
-        serve(&spec, layers, &binds, &sandbox, devices, ids, running.pending())?;
+        if let Err(error) = view.serve(&spec, layers, &binds, devices, ids, &mut running) {
+            // A child that failed meanwhile took its mounts along; what it says comes first.
+            return Err(early_failure(running.socket(), &sandbox).unwrap_or(error));
+        }
         running.run_until_started()?;
+        if spec.idle {
+            running.ignore_signals();
+        }
         Ok(running)
     }
 
@@ -85,7 +97,8 @@ impl Launcher {
 impl Drop for Launcher {
     fn drop(&mut self) {
         if let Some((socket, pid)) = self.child.take() {
-            drop(socket);
+            // Not only closed: a child that was forked after this one has a copy of it.
+            let _ = socket.shutdown(Shutdown::Both);
             let _ = waitpid(Some(pid), WaitOptions::empty());
         }
     }
@@ -99,62 +112,15 @@ fn receive_devices(socket: &UnixStream, sandbox: &Path) -> Result<Vec<OwnedFd>, 
     }
 }
 
-/// Starts the threads that answer the kernel.
-fn serve(
-    spec: &RunSpec,
-    layers: Vec<Arc<dyn LayerView>>,
-    binds: &[(PathBuf, PathBuf)],
-    sandbox: &Path,
-    devices: Vec<OwnedFd>,
-    ids: Ids,
-    pending: &Arc<Pending>,
-) -> Result<(), VmError> {
-    let mut targets = Stubs::default();
-    for (source, target) in binds {
-        if let Ok(path) = LayerPath::from_absolute(target.as_os_str().as_bytes()) {
-            if source.is_dir() { targets.add_dir(path) } else { targets.add_file(path, Vec::new()) }
+/// What the VM's processes report instead of starting the application, if they do.
+fn early_failure(socket: &UnixStream, sandbox: &Path) -> Option<VmError> {
+    loop {
+        match receive_with(socket).ok()?? {
+            (FromVm::Failed(failure), _) => return Some(VmError::from_child(failure, sandbox.to_owned())),
+            (FromVm::Init(_) | FromVm::Mounted | FromVm::Warning(_), _) => {}
+            _ => return None,
         }
     }
-    let host = spec.shows_host();
-    let mut always = Stubs::default();
-    for name in ["proc", "sys", "dev"].iter().chain(if host { &[][..] } else { &["tmp"][..] }) {
-        always.add_dir(LayerPath::new(*name).unwrap_or_default());
-    }
-    if !host {
-        for path in ["etc/resolv.conf", "etc/hosts"] {
-            if let Ok(content) = std::fs::read(Path::new("/").join(path)) {
-                targets.add_file(LayerPath::new(path).unwrap_or_default(), content);
-            }
-        }
-    }
-    // Where the host is visible its own directories stand at the mount points, with their own modes.
-    let (image_stubs, host_stubs) = if host { (Stubs::default(), targets) } else { (targets, Stubs::default()) };
-    let failed = |error: io::Error| VmError::set_up("serve FUSE", error);
-    let mut devices = devices.into_iter();
-    let (image_device, host_device) = (devices.next().ok_or(VmError::Died)?, devices.next());
-    let mut host_has: Option<HostHas> = None;
-    let mut host_fs = None;
-    if host_device.is_some() {
-        allow_many_open_files();
-        let mut hidden: Vec<PathBuf> = spec.hidden.clone();
-        hidden.push(sandbox.to_owned());
-        let fs = Arc::new(HostFs::new(Arc::new(spec.rules.clone()), host_stubs, &hidden));
-        let asked = Arc::clone(&fs);
-        host_has = Some(Box::new(move |path| asked.has_directory(path)));
-        host_fs = Some(fs);
-    }
-    let image = ImageFs::new(layers, always, image_stubs, host_has);
-    fuse::serve(Arc::new(image), image_device, fuse::Settings::image(spec, ids), pending).map_err(failed)?;
-    if let (Some(fs), Some(device)) = (host_fs, host_device) {
-        fuse::serve(fs, device, fuse::Settings::host(ids), pending).map_err(failed)?;
-    }
-    Ok(())
-}
-
-/// Each host file that the application has open is open here, too.
-fn allow_many_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, VmError> {
@@ -178,13 +144,14 @@ fn usable_binds(spec: &RunSpec) -> Result<Vec<(PathBuf, PathBuf)>, VmError> {
     Ok(binds)
 }
 
-fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<Plan, VmError> {
+fn plan(spec: &RunSpec, view: &View, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<Plan, VmError> {
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let path = spec.env.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes().to_vec());
     Ok(Plan {
         sandbox: bytes(sandbox),
         argv: spec.command.iter().cloned().map(OsStringExt::into_vec).collect(),
+        beside: spec.beside.iter().map(|command| command.iter().cloned().map(OsStringExt::into_vec).collect()).collect(),
         env: spec.env.iter().map(|(name, value)| [name.as_bytes(), value.as_bytes()].join(&b'=')).collect(),
         path: path.unwrap_or_default(),
         working_dir: bytes(&spec.working_dir),
@@ -194,8 +161,20 @@ fn plan(spec: &RunSpec, sandbox: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<
         gid,
         inner_uid: if spec.map_root { 0 } else { uid },
         inner_gid: if spec.map_root { 0 } else { gid },
-        host: spec.shows_host(),
-        private_dev_and_tmp: spec.rules.mode(&LayerPath::root()) == Mode::Full && !spec.shows_host(),
+        fuse: view.fuse.clone(),
+        regions: view.regions(),
+        private_tmp: view.has_private_tmp(),
+        host_shm: view.has_host_shm(),
+        guard: Guard { strict: spec.rules.mode(&LayerPath::root()) >= Mode::Full, root_inside: spec.map_root || uid == 0, root_outside: uid == 0 },
         own_group: std::fs::File::open("/dev/tty").is_err(),
+        terminal: !spec.idle && owns_terminal(),
+        startup_scripts: if spec.idle { Vec::new() } else { commands(&spec.scripts.startup) },
+        shutdown_scripts: if spec.idle { Vec::new() } else { commands(&spec.scripts.shutdown) },
+        idle: spec.idle,
+        join: 0,
     })
+}
+
+fn commands(commands: &[Vec<OsString>]) -> Vec<Vec<Vec<u8>>> {
+    commands.iter().map(|command| command.iter().cloned().map(OsStringExt::into_vec).collect()).collect()
 }

@@ -10,29 +10,46 @@
 //!      │ native                     upper   <sandbox>/upper        native files
 //!      ▼                            lower 1 FUSE: image layers     immutable, cached for ever by the kernel
 //!  kernel ──── FUSE ───► parent     lower 2 FUSE: the host         only where the mode is write-copy; cached for 1 s
+//!                                /a = bind mount                   merge, only the host has something
+//!                                /b = FUSE: the union              merge with virtual content, rules for single files
 //! ```
+//!
+//! `regions` decides which of these serves which directory; `serving` makes what is needed for it.
 //!
 //! What holds today, and what does not, is in `docs/semantics.md`. The logic of the filesystems is in [`fs`], without
 //! FUSE; system calls that need `unsafe` are in `sys` alone.
 
+mod coherence;
+mod control;
 mod error;
 mod fuse;
+mod guard;
+mod joiner;
 mod launcher;
+mod links;
 mod ns;
 mod pending;
 mod pool;
 mod probe;
+mod processes;
+mod regions;
 mod rules;
 mod running;
 mod sandbox;
+mod serving;
 mod spec;
+mod surroundings;
 mod sys;
 
 pub mod fs;
 
+pub use control::{Control, Lease};
 pub use error::VmError;
+pub use guard::printable;
+pub use joiner::{Held, JoinSpec, Joiner, Ticket};
 pub use launcher::Launcher;
-pub use probe::{Check, probe};
+pub use probe::{Check, Finding, Status, examine, probe};
+pub use processes::{Process, processes};
 pub use rules::Rules;
-pub use running::{Control, ExitStatus, Running, Timings};
-pub use spec::{BindMount, DEFAULT_READAHEAD, Mode, RunSpec};
+pub use running::{ExitStatus, Running, Timings};
+pub use spec::{BindMount, DEFAULT_READAHEAD, Mode, RunSpec, ScriptsOfRun};

@@ -39,15 +39,28 @@ struct Queue {
     idle: usize,
 }
 
+/// The right to answer on the thread that read the request.
+pub(crate) struct Busy<'a>(&'a AtomicUsize);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Pool {
+    /// The right to answer a request on this thread, unless it is the last one that reads.
+    pub(crate) fn enter(&self) -> Option<Busy<'_>> {
+        let busy = self.busy.fetch_add(1, Ordering::Relaxed) + 1;
+        let right = Busy(&self.busy);
+        (busy < READERS).then_some(right)
+    }
+
     /// Runs `task` on this thread, unless it is the last one that reads.
     pub(crate) fn run(&self, task: impl FnOnce() + Send + 'static) {
-        if self.busy.fetch_add(1, Ordering::Relaxed) + 1 < READERS {
-            task();
-            self.busy.fetch_sub(1, Ordering::Relaxed);
-        } else {
-            self.busy.fetch_sub(1, Ordering::Relaxed);
-            self.extra.push(Box::new(task));
+        match self.enter() {
+            Some(_busy) => task(),
+            None => self.extra.push(Box::new(task)),
         }
     }
 }

@@ -107,6 +107,11 @@ impl Rules {
         self.modes.iter().map(|(path, mode)| (path, *mode))
     }
 
+    /// Whether a mode is stated for exactly this path.
+    pub fn states(&self, path: &LayerPath) -> bool {
+        self.modes.contains_key(path) || self.files.contains_key(path)
+    }
+
     /// All single files that state a mode, in order.
     pub fn stated_files(&self) -> impl Iterator<Item = (&LayerPath, FileMode)> {
         self.files.iter().map(|(path, mode)| (path, *mode))

@@ -7,16 +7,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, getpgrp, getpid, getsid, kill_process, waitpid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
+use crate::control::{Answers, Control};
 use crate::error::VmError;
-use crate::ns::protocol::{FromVm, ToVm, receive, send};
+use crate::guard::printable;
+use crate::joiner::Ticket;
+use crate::ns::protocol::{FromVm, Plan, ToVm, receive, send};
 use crate::pending::Pending;
-use crate::sandbox;
+use crate::sandbox::{self, Made};
 use crate::sys::signals::{Arrived, Watch, ignore, reset};
 
 /// Signals passed on to the application.
@@ -48,19 +50,6 @@ pub struct Timings {
     pub started_us: u64,
 }
 
-/// Sends signals to the application, from any thread.
-#[derive(Clone, Debug)]
-pub struct Control {
-    socket: Arc<Mutex<UnixStream>>,
-}
-
-impl Control {
-    /// Sends a signal to the application (not to its children). Without effect after its end.
-    pub fn kill(&self, signal: i32) {
-        let _ = send(&self.socket.lock(), &ToVm::Signal(signal));
-    }
-}
-
 /// A run in progress. While it exists, signals to this process go to the application. Dropping it kills everything in
 /// the VM.
 #[derive(Debug)]
@@ -69,39 +58,54 @@ pub struct Running {
     control: Option<Control>,
     child: Option<Pid>,
     init: i32,
-    sandbox: PathBuf,
+    /// `None` of a program that joined: the sandbox is not ours to clean.
+    sandbox: Option<PathBuf>,
+    /// Directories of the sandbox that go with the run, unless it used them.
+    made: Vec<Made>,
+    plan: Plan,
+    answers: Arc<Answers>,
     since: Instant,
     timings: Timings,
     watch: Option<Watch>,
     terminal: Option<Terminal>,
     pending: Arc<Pending>,
+    /// How the application ended, once it has.
+    status: Option<ExitStatus>,
 }
 
 enum Event {
     Started,
-    Ended(ExitStatus),
+    Ended,
     Other,
 }
 
 impl Running {
-    pub(crate) fn new(socket: UnixStream, child: Pid, sandbox: PathBuf, since: Instant, own_group: bool) -> Self {
+    pub(crate) fn new(socket: UnixStream, child: Pid, sandbox: Option<PathBuf>, plan: Plan, since: Instant, own_group: bool) -> Self {
         let terminal = if own_group { None } else { Terminal::find() };
         Self {
             socket,
             control: None,
             child: Some(child),
-            init: 0,
+            init: plan.join,
             sandbox,
+            made: Vec::new(),
+            plan,
+            answers: Arc::default(),
             since,
             timings: Timings::default(),
             watch: None,
             terminal,
             pending: Arc::new(Pending::default()),
+            status: None,
         }
     }
 
     pub(crate) fn socket(&self) -> &UnixStream {
         &self.socket
+    }
+
+    pub(crate) fn remove_at_end(&mut self, made: Vec<Made>) {
+        self.made = made;
     }
 
     pub(crate) fn pending(&self) -> &Arc<Pending> {
@@ -111,6 +115,11 @@ impl Running {
     /// The VM's pid 1, as a process id of the host: for joining its namespaces.
     pub fn pid(&self) -> i32 {
         self.init
+    }
+
+    /// What another process needs to join this VM.
+    pub fn ticket(&self) -> Ticket {
+        Ticket::new(&self.plan, self.init)
     }
 
     /// When what happened.
@@ -126,29 +135,48 @@ impl Running {
         if let Some(control) = &self.control {
             return Ok(control.clone());
         }
-        let control = Control { socket: Arc::new(Mutex::new(self.socket.try_clone()?)) };
+        let control = Control::new(self.socket.try_clone()?, Arc::clone(&self.answers));
         self.control = Some(control.clone());
         Ok(control)
     }
 
     /// Sends a signal to the application.
     pub fn kill(&self, signal: i32) {
-        match &self.control {
-            Some(control) => control.kill(signal),
-            None => drop(send(&self.socket, &ToVm::Signal(signal))),
+        self.tell(&ToVm::Signal(signal));
+    }
+
+    /// Messages of several threads must not mix.
+    fn tell(&self, message: &ToVm) {
+        let _ = match &self.control {
+            Some(control) => control.tell(message),
+            None => send(&self.socket, message),
+        };
+    }
+
+    /// The application has ended; the VM may be in use by others.
+    fn application_ended(&mut self, status: ExitStatus) {
+        self.status = Some(status);
+        let (is_over, leases) = self.answers.application_ended();
+        if is_over {
+            self.tell(&ToVm::Finish);
+        } else if leases > 0 {
+            tracing::warn!(leases, "the application has ended; programs that joined ({leases}) still run");
+            if let Some(terminal) = &self.terminal {
+                terminal.take_back();
+            }
         }
     }
 
-    /// Waits for the application's end, passing signals on meanwhile. When it returns no process of the VM is left, and the
-    /// sandbox holds all that was written.
+    /// Waits for the end of the application and of all that have a [`crate::Lease`], passing signals on meanwhile. When it returns
+    /// no process of the VM is left, and the sandbox holds all that was written.
     ///
     /// # Errors
     /// [`VmError::Died`] if the VM was killed from outside.
     pub fn wait(&mut self) -> Result<ExitStatus, VmError> {
         loop {
-            if let Event::Ended(status) = self.next()? {
+            if let Event::Ended = self.next()? {
                 self.finish();
-                return Ok(status);
+                return self.status.ok_or(VmError::Died);
             }
         }
     }
@@ -160,6 +188,11 @@ impl Running {
                 return Ok(());
             }
         }
+    }
+
+    /// Gives signals back their effect on this process: there is no application to pass them on to.
+    pub(crate) fn ignore_signals(&mut self) {
+        self.watch = None;
     }
 
     fn next(&mut self) -> Result<Event, VmError> {
@@ -178,8 +211,19 @@ impl Running {
     }
 
     fn on_signal(&self, arrived: Arrived) {
-        // A terminal's key reached the application without us: it is in the foreground process group, as we are.
-        if !(arrived.by_kernel && self.terminal.is_some()) {
+        if self.status.is_some() {
+            // Only those that joined are left: whoever wants us to end wants them to.
+            if matches!(arrived.signal, libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT) {
+                self.tell(&ToVm::Stop(arrived.signal));
+            }
+            return;
+        }
+        // A shell moved us to the foreground; that means the application.
+        if arrived.signal == libc::SIGCONT && self.plan.terminal && self.terminal.as_ref().is_some_and(Terminal::is_ours) {
+            self.tell(&ToVm::Foreground);
+        }
+        // A terminal's key reached the application without us, if it is in our process group.
+        if !(arrived.by_kernel && self.terminal.is_some() && !self.plan.terminal) {
             self.kill(arrived.signal);
         }
     }
@@ -187,21 +231,25 @@ impl Running {
     fn on_message(&mut self) -> Result<Event, VmError> {
         let elapsed = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX);
         match receive(&self.socket).map_err(|error| VmError::set_up("talk to the VM", error))? {
-            Some(FromVm::Init(pid)) => self.init = pid,
+            // Once: a later one would be a lie about whom to join.
+            Some(FromVm::Init(pid)) if self.init == 0 => self.init = pid,
             Some(FromVm::Mounted) => self.timings.mounted_us = elapsed,
             Some(FromVm::Started) => {
                 self.timings.started_us = elapsed;
                 return Ok(Event::Started);
             }
-            Some(FromVm::Warning(text)) => tracing::warn!("{text}"),
+            Some(FromVm::Warning(text)) => tracing::warn!("{}", printable(&text)),
             Some(FromVm::Failed(failure)) => {
                 self.finish();
-                return Err(VmError::from_child(failure, self.sandbox.clone()));
+                return Err(VmError::from_child(failure, self.sandbox.clone().unwrap_or_default()));
             }
             Some(FromVm::Stopped(signal)) => self.stop(signal),
-            Some(FromVm::Exited(code)) => return Ok(Event::Ended(ExitStatus { code: Some(code), signal: None })),
-            Some(FromVm::Signaled(signal)) => return Ok(Event::Ended(ExitStatus { code: None, signal: Some(signal) })),
-            Some(FromVm::Fuse | FromVm::Passed) => {}
+            Some(FromVm::Exited(code)) => self.application_ended(ExitStatus { code: Some(code), signal: None }),
+            Some(FromVm::Signaled(signal)) => self.application_ended(ExitStatus { code: None, signal: Some(signal) }),
+            Some(FromVm::Finished) => return Ok(Event::Ended),
+            Some(FromVm::Frozen(left)) => self.answers.frozen(left),
+            Some(FromVm::Thawed) => self.answers.thawed(),
+            Some(FromVm::Init(_) | FromVm::Fuse | FromVm::Passed) => {}
             None => {
                 self.finish();
                 return Err(VmError::Died);
@@ -223,12 +271,16 @@ impl Running {
         let Some(child) = self.child.take() else { return };
         // Whoever waits for data has been killed; without an answer it could not die.
         self.pending.close();
+        self.answers.ended();
         while let Err(Errno::INTR) = waitpid(Some(child), WaitOptions::empty()) {}
         self.watch = None;
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }
-        sandbox::clean(&self.sandbox);
+        if let Some(sandbox) = &self.sandbox {
+            sandbox::clean(sandbox);
+        }
+        sandbox::remove_unused(&self.made);
     }
 }
 
@@ -239,6 +291,13 @@ impl Drop for Running {
             self.finish();
         }
     }
+}
+
+/// Whether the application may have the terminal for itself: this process alone uses it. Not so in a pipeline, whose other
+/// programs may read keys, nor in a script, which keys should reach, too.
+pub(crate) fn owns_terminal() -> bool {
+    let is_terminal = rustix::termios::isatty(rustix::stdio::stdin()) && rustix::termios::isatty(rustix::stdio::stdout());
+    is_terminal && getpgrp() == getpid() && Terminal::find().is_some_and(|terminal| terminal.foreground)
 }
 
 /// The controlling terminal, if this process started in its foreground.
@@ -255,9 +314,16 @@ impl Terminal {
         Some(Self { device, foreground })
     }
 
-    /// An interactive shell in the VM moves the terminal to process groups of its own, which are gone now.
+    /// Whether our process group is in the foreground.
+    fn is_ours(&self) -> bool {
+        tcgetpgrp(&self.device).is_ok_and(|group| group == getpgrp())
+    }
+
+    /// The terminal is with a process group of the VM, which is gone now. But not if the shell that started us has it, since
+    /// we are in the background.
     fn take_back(&self) {
-        if self.foreground && tcgetpgrp(&self.device).map_or(true, |group| group != getpgrp()) {
+        let has_shell = || getsid(None).is_ok_and(|shell| shell != getpgrp() && tcgetpgrp(&self.device).is_ok_and(|group| group == shell));
+        if self.foreground && !self.is_ours() && !has_shell() {
             let changed = ignore(&[libc::SIGTTOU]);
             let _ = tcsetpgrp(&self.device, getpgrp());
             reset(&changed);

@@ -1,7 +1,9 @@
 //! What to run, and what it may see.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use layer_format::LayerPath;
@@ -31,6 +33,9 @@ pub struct RunSpec {
     pub sandbox: PathBuf,
     /// Program and arguments. A program without a slash is searched in the `PATH` of [`Self::env`], inside the VM.
     pub command: Vec<OsString>,
+    /// Further commands, started beside it with the same environment and working directory. The run ends when all have
+    /// ended, with the exit of [`Self::command`]; one that cannot be started is told on its stderr, and ends with 127.
+    pub beside: Vec<Vec<OsString>>,
     /// The complete environment.
     pub env: Vec<(OsString, OsString)>,
     /// Where the command starts: an absolute path in the VM.
@@ -47,10 +52,29 @@ pub struct RunSpec {
     /// Whether it is known that no layer has an extended attribute or an opaque directory. The kernel then stops asking,
     /// which saves a round trip of about 10 µs for the first look at each file. If set wrongly, attributes are not seen.
     pub plain_layers: bool,
-    /// Names of the host that the VM must not see in write-copy, besides [`Self::sandbox`].
+    /// Directories of the host that the VM must not reach in any mode (the store, say), besides [`Self::sandbox`]. A mount
+    /// from [`Self::mounts`] that contains one shows it.
     pub hidden: Vec<PathBuf>,
+    /// Programs that run in the VM besides the command, once for the run. Not run if it is [`Self::idle`].
+    pub scripts: ScriptsOfRun,
+    /// Whether the VM runs no command: it stands, to be looked into from outside, until [`crate::Running`] is dropped.
+    pub idle: bool,
+    /// Kept open by the VM's processes until the last of them ends: a lock, say, that a crash of this process must not free
+    /// earlier than that.
+    pub held: Option<Arc<File>>,
     /// From when [`crate::Timings`] count.
     pub since: Instant,
+}
+
+/// Programs, each with its arguments, that run in the VM with the command's environment and working directory, one after
+/// the other. They read nothing, and what they print goes to stderr.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScriptsOfRun {
+    /// Before the command. One that fails ends the start.
+    pub startup: Vec<Vec<OsString>>,
+    /// After the command ended, however it did, and all other processes were killed; `TURBO_EXIT_CODE` has its code, or 128
+    /// plus the signal that killed it. One that fails costs a warning.
+    pub shutdown: Vec<Vec<OsString>>,
 }
 
 /// Default of [`RunSpec::max_readahead`], in bytes.
@@ -63,6 +87,7 @@ impl RunSpec {
             rules: Rules::default(),
             sandbox: sandbox.into(),
             command: command.into_iter().map(Into::into).collect(),
+            beside: Vec::new(),
             env: Vec::new(),
             working_dir: PathBuf::from("/"),
             working_dir_required: false,
@@ -71,26 +96,21 @@ impl RunSpec {
             max_readahead: DEFAULT_READAHEAD,
             plain_layers: false,
             hidden: Vec::new(),
+            scripts: ScriptsOfRun::default(),
+            idle: false,
+            held: None,
             since: Instant::now(),
         }
     }
 
-    /// Refuses what this version cannot do.
+    /// Refuses what cannot be run.
     pub(crate) fn check(&self) -> Result<(), VmError> {
-        if self.command.is_empty() {
+        if self.command.is_empty() && !self.idle {
             return Err(VmError::NoCommand);
         }
-        let root = LayerPath::root();
-        for (path, mode) in std::iter::once((&root, self.rules.mode(&root))).chain(self.rules.stated()) {
-            if matches!(mode, Mode::Merge | Mode::Hide) {
-                return Err(VmError::UnsupportedMode { mode, path: path.clone() });
-            }
+        if self.rules.mode(&LayerPath::root()) == Mode::Hide {
+            return Err(VmError::HiddenRoot);
         }
         Ok(())
-    }
-
-    /// Whether any path shows the host.
-    pub(crate) fn shows_host(&self) -> bool {
-        self.rules.show_host_anywhere()
     }
 }

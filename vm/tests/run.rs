@@ -50,7 +50,7 @@ const CASES: &[(&str, Case)] = cases![
     slow_reads_do_not_hold_up_others,
     failed_reads_are_io_errors,
     processes_that_wait_for_data_can_be_killed,
-    unsupported_modes_are_refused,
+    a_hidden_root_is_refused,
 ];
 
 fn main() {
@@ -398,10 +398,8 @@ fn processes_that_wait_for_data_can_be_killed(bench: &Bench) {
     assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
 }
 
-fn unsupported_modes_are_refused(bench: &Bench) {
-    for options in [["--mode", "merge"], ["--path", "/etc=hide"]] {
-        let output = bench.command("none", &options, &["/bin/true"]).output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(125) && stderr.contains("not supported yet"), "{stderr}");
-    }
+fn a_hidden_root_is_refused(bench: &Bench) {
+    let output = bench.command("none", &["--mode", "hide"], &["/bin/true"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(125) && stderr.contains("use `full`"), "{stderr}");
 }

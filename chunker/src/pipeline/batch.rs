@@ -4,11 +4,13 @@ use std::ffi::CString;
 use std::sync::Arc;
 
 use layer_format::entry::Entry;
+use layer_format::recipe::Recipe;
 use layer_format::{Digest, LayerPath};
 
 use crate::import::Skipped;
-use crate::read::{Directory, Identity};
+use crate::read::{Directory, Identity, Stamp};
 use crate::segments::SegmentedFile;
+use crate::xattr::Xattrs;
 
 /// Entries and content in the producer's order. An entry and its content may lie in several batches.
 #[derive(Debug, Default)]
@@ -37,6 +39,11 @@ pub(crate) enum Item {
     End,
     /// A file that a worker shall read: it puts `Begin`, `Content`, `End` in its place.
     Read(Box<FileToRead>),
+    /// A small file whose content is known from before: a worker puts `Ready` in its place, or reads it if the sink has lost
+    /// a part of it.
+    Known(Box<KnownFile>),
+    /// A file with its recipe, complete.
+    Ready(Box<Begin>),
     /// A segment of a large file that a worker shall read, alone in its batch.
     Segment { file: Arc<SegmentedFile>, index: u64 },
     /// Something that could not be kept.
@@ -57,6 +64,14 @@ pub(crate) enum Span {
 pub(crate) struct Begin {
     pub(crate) entry: Entry,
     pub(crate) link: Link,
+    /// Of a regular file: what tells later whether it is still the same.
+    pub(crate) stamp: Option<Stamp>,
+}
+
+impl Begin {
+    pub(crate) fn new(entry: Entry, link: Link) -> Self {
+        Self { entry, link, stamp: None }
+    }
 }
 
 /// How an entry is joined to others of the same file.
@@ -79,4 +94,22 @@ pub(crate) struct FileToRead {
     pub(crate) name: CString,
     pub(crate) identity: Identity,
     pub(crate) begin: Box<Begin>,
+}
+
+/// A regular file that has not changed since its content was last read.
+#[derive(Debug)]
+pub(crate) struct KnownFile {
+    pub(crate) file: FileToRead,
+    pub(crate) recipe: Recipe,
+    pub(crate) xattrs: Xattrs,
+}
+
+impl KnownFile {
+    /// The entry, without reading the file.
+    pub(crate) fn into_begin(self) -> Box<Begin> {
+        let mut begin = self.file.begin;
+        begin.entry.kind = layer_format::entry::Kind::File(self.recipe);
+        begin.entry.meta.xattrs = self.xattrs;
+        begin
+    }
 }

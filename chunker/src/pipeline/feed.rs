@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 use layer_format::chunk::MAX_CHUNK_LEN;
 
-use super::batch::{Batch, Begin, FileToRead, Item, Span};
+use super::batch::{Batch, Begin, FileToRead, Item, KnownFile, Span};
 use super::{BATCH_ITEMS, BATCH_LEN};
 use crate::cut::Cutter;
 use crate::error::ImportError;
@@ -74,16 +74,32 @@ impl Feed {
 
     /// A whole file for a worker to read.
     pub(crate) fn read(&mut self, file: FileToRead) -> Result<(), ImportError> {
+        let (directory, len) = (Arc::clone(&file.directory), file.identity.len);
+        self.delegate(directory, len, Item::Read(Box::new(file)))
+    }
+
+    /// A file that a worker reads only if the sink has lost a part of it.
+    pub(crate) fn known(&mut self, file: KnownFile) -> Result<(), ImportError> {
+        let directory = Arc::clone(&file.file.directory);
+        self.delegate(directory, 0, Item::Known(Box::new(file)))
+    }
+
+    /// A file with its recipe.
+    pub(crate) fn ready(&mut self, begin: Box<Begin>) -> Result<(), ImportError> {
+        self.item(Item::Ready(begin))
+    }
+
+    fn delegate(&mut self, directory: Arc<Directory>, len: u64, item: Item) -> Result<(), ImportError> {
         if self.batch.as_ref().is_some_and(|batch| !batch.bytes.is_empty()) {
             self.flush()?;
         }
-        let bytes = self.to_read.unwrap_or(0) + file.identity.len;
-        if self.directories.0.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &file.directory)) {
-            self.directories = (Some(Arc::clone(&file.directory)), self.directories.1 + 1);
+        let bytes = self.to_read.unwrap_or(0) + len;
+        if self.directories.0.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &directory)) {
+            self.directories = (Some(directory), self.directories.1 + 1);
         }
         self.to_read = Some(bytes);
         let full = bytes >= BATCH_LEN as u64 || self.directories.1 >= self.max_directories;
-        self.item(Item::Read(Box::new(file)))?;
+        self.item(item)?;
         if full { self.flush() } else { Ok(()) }
     }
 

@@ -245,7 +245,7 @@ fn push(job: &mut FrameJob, new: &mut NewObjects, digest: Digest, bytes: &[u8]) 
 }
 
 /// Asks the sink, and checks that it answers for each digest.
-pub(super) fn present(sink: &dyn ObjectSink, digests: &[Digest]) -> Result<Vec<bool>, ImportError> {
+pub(crate) fn present(sink: &dyn ObjectSink, digests: &[Digest]) -> Result<Vec<bool>, ImportError> {
     if digests.is_empty() {
         return Ok(Vec::new());
     }

@@ -7,11 +7,11 @@ use std::thread;
 
 use crossbeam_channel::unbounded;
 use layer_format::chunk::ChunkRef;
-use layer_format::entry::{Entry, Kind};
+use layer_format::entry::Kind;
 use layer_format::recipe::Extent;
 use layer_format::tree::TreeRoot;
 
-use super::batch::{Batch, Begin, Item, Link, Span};
+use super::batch::{Batch, Begin, Item, Span};
 use super::feed::Feed;
 use super::packer::{Event, Packer};
 use super::{BATCH_LEN, worker};
@@ -21,29 +21,31 @@ use crate::progress::Progress;
 use crate::read::FileReader;
 use crate::recipe_builder::RecipeBuilder;
 use crate::sink::ObjectSink;
+use crate::source::ObjectSource;
 
 /// Turns finished entries, in the producer's order, into a tree.
 pub(crate) trait Collect {
     /// The next entry, complete but for hard links.
-    fn entry(&mut self, entry: Entry, link: Link, packer: &mut Packer<'_>) -> Result<(), ImportError>;
+    fn entry(&mut self, begin: Begin, packer: &mut Packer<'_>) -> Result<(), ImportError>;
 
     /// The tree.
     fn finish(self, packer: &mut Packer<'_>) -> Result<TreeRoot, ImportError>;
 }
 
 /// How to run.
-#[derive(Debug)]
-pub(crate) struct Settings {
+pub(crate) struct Settings<'a> {
     /// Workers, `1..`.
     pub(crate) threads: usize,
     /// Level of zstd, checked.
     pub(crate) level: i32,
     pub(crate) reader: FileReader,
+    /// Where recipe nodes of known files are read from, if there are known files.
+    pub(crate) source: Option<&'a dyn ObjectSource>,
 }
 
 /// Runs an import: `produce` describes the tree, `collector` builds it.
 pub(crate) fn run<C: Collect>(
-    settings: &Settings,
+    settings: &Settings<'_>,
     sink: &dyn ObjectSink,
     progress: &dyn Progress,
     collector: C,
@@ -63,7 +65,7 @@ pub(crate) fn run<C: Collect>(
     thread::scope(|scope| {
         for number in 0..settings.threads {
             let (batches, frames, events) = (batches.clone(), frames.clone(), event_sender.clone());
-            let work = move || worker::work(batches, frames, events, sink, &settings.reader, settings.level);
+            let work = move || worker::work(batches, frames, events, sink, settings);
             thread::Builder::new().name(format!("import-{number}")).spawn_scoped(scope, work).map_err(ImportError::Thread)?;
         }
         drop((batches, frames));
@@ -140,7 +142,8 @@ impl<C: Collect> Sequencer<'_, C> {
                         self.recipe.push(extent, &mut |node| self.packer.node(node))?;
                     }
                 }
-                Item::Read(_) | Item::Segment { .. } => return Err(ImportError::Internal("a worker did not read a file".to_owned())),
+                Item::Ready(begin) => self.ready(*begin)?,
+                Item::Read(_) | Item::Known(_) | Item::Segment { .. } => return Err(ImportError::Internal("a worker did not read a file".to_owned())),
             }
         }
         Ok(())
@@ -153,8 +156,16 @@ impl<C: Collect> Sequencer<'_, C> {
                 self.open = Some(begin);
                 Ok(())
             }
-            _ => self.collector.entry(begin.entry, begin.link, &mut self.packer),
+            _ => self.collector.entry(begin, &mut self.packer),
         }
+    }
+
+    /// A file that was not read.
+    fn ready(&mut self, begin: Begin) -> Result<(), ImportError> {
+        self.imported.entries += 1;
+        self.imported.files += 1;
+        self.imported.bytes += begin.entry.len();
+        self.collector.entry(begin, &mut self.packer)
     }
 
     fn end(&mut self) -> Result<(), ImportError> {
@@ -162,7 +173,7 @@ impl<C: Collect> Sequencer<'_, C> {
         self.imported.files += 1;
         self.imported.bytes += self.recipe.len();
         begin.entry.kind = Kind::File(self.recipe.finish(&mut |node| self.packer.node(node))?);
-        self.collector.entry(begin.entry, begin.link, &mut self.packer)
+        self.collector.entry(begin, &mut self.packer)
     }
 
     fn skipped(&mut self, skipped: Skipped) {

@@ -8,13 +8,14 @@ use layer_format::Digest;
 use super::batch::{Batch, Item, Span};
 use super::compress::{Compressor, FrameJob};
 use super::packer::{Event, present};
+use super::sequencer::Settings;
+use crate::capture::known::whole;
 use crate::error::ImportError;
-use crate::read::FileReader;
 use crate::sink::ObjectSink;
 
 /// Works until there can be no more frames.
-pub(super) fn work(batches: Receiver<Batch>, frames: Receiver<FrameJob>, events: Sender<Event>, sink: &dyn ObjectSink, reader: &FileReader, level: i32) {
-    let result = catch_unwind(AssertUnwindSafe(|| work_inner(batches, frames, &events, sink, reader, level)));
+pub(super) fn work(batches: Receiver<Batch>, frames: Receiver<FrameJob>, events: Sender<Event>, sink: &dyn ObjectSink, settings: &Settings<'_>) {
+    let result = catch_unwind(AssertUnwindSafe(|| work_inner(batches, frames, &events, sink, settings)));
     let error = match result {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error,
@@ -29,10 +30,9 @@ fn work_inner(
     frames: Receiver<FrameJob>,
     events: &Sender<Event>,
     sink: &dyn ObjectSink,
-    reader: &FileReader,
-    level: i32,
+    settings: &Settings<'_>,
 ) -> Result<(), ImportError> {
-    let mut compressor = Compressor::new(level)?;
+    let mut compressor = Compressor::new(settings.level)?;
     loop {
         // Frames first: they free memory, batches take it.
         let event = match frames.try_recv() {
@@ -43,7 +43,7 @@ fn work_inner(
                     Err(_) => return Ok(()),
                 },
                 recv(batches) -> batch => match batch {
-                    Ok(batch) => Event::Batch(hash(batch, sink, reader)?),
+                    Ok(batch) => Event::Batch(hash(batch, sink, settings)?),
                     Err(_) => {
                         batches = never();
                         continue;
@@ -58,9 +58,9 @@ fn work_inner(
 }
 
 /// Reads the files of the batch, names all its chunks, and asks the sink which it has.
-fn hash(mut batch: Batch, sink: &dyn ObjectSink, reader: &FileReader) -> Result<Batch, ImportError> {
-    if batch.items.iter().any(|item| matches!(item, Item::Read(_) | Item::Segment { .. })) {
-        read(&mut batch, reader)?;
+fn hash(mut batch: Batch, sink: &dyn ObjectSink, settings: &Settings<'_>) -> Result<Batch, ImportError> {
+    if batch.items.iter().any(|item| matches!(item, Item::Read(_) | Item::Known(_) | Item::Segment { .. })) {
+        read(&mut batch, sink, settings)?;
     }
     let mut at = 0;
     for span in &batch.spans {
@@ -74,11 +74,22 @@ fn hash(mut batch: Batch, sink: &dyn ObjectSink, reader: &FileReader) -> Result<
     Ok(batch)
 }
 
-fn read(batch: &mut Batch, reader: &FileReader) -> Result<(), ImportError> {
+fn read(batch: &mut Batch, sink: &dyn ObjectSink, settings: &Settings<'_>) -> Result<(), ImportError> {
     let items = std::mem::take(&mut batch.items);
+    let recipes: Vec<_> = items
+        .iter()
+        .filter_map(|item| match item {
+            Item::Known(known) => Some(&known.recipe),
+            _ => None,
+        })
+        .collect();
+    let mut whole = whole(&recipes, sink, settings.source)?.into_iter();
+    let reader = &settings.reader;
     for item in items {
         match item {
             Item::Read(file) => reader.read_small(*file, batch)?,
+            Item::Known(known) if whole.next() == Some(true) => batch.items.push(Item::Ready(known.into_begin())),
+            Item::Known(known) => reader.read_small(known.file, batch)?,
             Item::Segment { file, index } => file.read(index, reader, batch)?,
             other => batch.items.push(other),
         }

@@ -11,7 +11,7 @@ use super::MAX_TAR_NAMES;
 use super::error::{TarError, show};
 use crate::error::ImportError;
 use crate::import::{parents, plain_directory};
-use crate::pipeline::{Collect, Link, Packer};
+use crate::pipeline::{Begin, Collect, Link, Packer};
 use crate::sorted;
 
 /// All names so far. What a name stands for is kept apart, so that hard links share it.
@@ -159,7 +159,8 @@ impl Names {
 }
 
 impl Collect for Names {
-    fn entry(&mut self, entry: Entry, link: Link, _packer: &mut Packer<'_>) -> Result<(), ImportError> {
+    fn entry(&mut self, begin: Begin, _packer: &mut Packer<'_>) -> Result<(), ImportError> {
+        let Begin { entry, link, .. } = begin;
         if self.names.len() >= MAX_TAR_NAMES {
             return Err(ImportError::TooManyEntries);
         }

@@ -187,7 +187,7 @@ impl<'a, R: Read> TarReader<'a, R> {
         }
         let is_file = matches!(kind, Kind::File(_));
         let has_content = is_file && link == Link::None;
-        let mut begin = Begin { entry: Entry { path, meta, kind }, link };
+        let mut begin = Begin::new(Entry { path, meta, kind }, link);
         if self.options.oci_whiteouts && !apply_oci_name(&mut begin)? {
             return self.stream.skip(if has_content { padded(bounded(size, &raw_name)?) } else { 0 }).map_err(ImportError::Tar);
         }

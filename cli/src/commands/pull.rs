@@ -1,42 +1,88 @@
 //! `turbo pull`.
 
 use anyhow::{Context, Result};
-use client_store::transfer::pull;
+use client_store::Store;
+use client_store::transfer::{TransferReport, pull};
+use layer_format::reference::ImageReference;
 
 use crate::app::App;
-use crate::commands::run::{Images, parse_images};
+use crate::commands::launch_options::{Images, parse_images};
+use crate::dependencies::{Request, follow, missing_error};
 use crate::exit::Exit;
-use crate::output::bytes;
+use crate::image_sources::RegistrySource;
+use crate::images;
+use crate::output::{bytes, note};
 use crate::progress::options;
+use crate::stack::Role;
 
-/// Bring whole images here; only what is not here travels.
+/// Bring whole images here, and what they depend on; only what is not here travels.
 #[derive(Debug, clap::Args)]
 pub struct Pull {
     /// Images, separated by commas.
     #[arg(value_name = "IMAGE[,IMAGE...]", value_parser = parse_images)]
     images: Images,
+    /// Leave out what they depend on.
+    #[arg(long)]
+    no_dependencies: bool,
+}
+
+struct Pulled {
+    image: ImageReference,
+    report: TransferReport,
+    dependency: bool,
 }
 
 impl Pull {
     /// Pulls. Repeating a pull that was cut goes on where it was.
     pub fn run(self, app: &App) -> Result<Exit> {
         let store = app.store()?;
-        let registry = app.registry()?;
         let mut results = Vec::new();
         for image in &self.images.0 {
-            let pulled = app.block_on(pull(&store, &registry, image, &options("pulling")))?;
-            results.push((image, pulled.with_context(|| format!("{image} was not pulled from {}", app.settings.hub))?));
+            results.push(fetch(app, &store, image, false)?);
         }
-        let value: Vec<_> = results
-            .iter()
-            .map(|(image, pulled)| serde_json::json!({"image": image, "digest": pulled.digest, "objects": pulled.moved_objects, "bytes": pulled.moved_bytes, "requests": pulled.requests}))
-            .collect();
+        if !self.no_dependencies {
+            for image in dependencies(app, &store, &self.images.0)? {
+                results.push(fetch(app, &store, &image, true)?);
+            }
+        }
+        let json = |Pulled { image, report, dependency }: &Pulled| {
+            serde_json::json!({"image": image, "digest": report.digest, "objects": report.moved_objects, "bytes": report.moved_bytes,
+                "requests": report.requests, "dependency": dependency})
+        };
+        let value: Vec<_> = results.iter().map(json).collect();
         app.output.result(&value, |out| {
-            results.iter().try_for_each(|(image, pulled)| match pulled.moved_objects {
-                0 => writeln!(out, "{image} {}: all of it is here", pulled.digest.short()),
-                count => writeln!(out, "{image} {}: {count} objects, {}", pulled.digest.short(), bytes(pulled.moved_bytes)),
+            results.iter().try_for_each(|Pulled { image, report, dependency }| {
+                let why = if *dependency { ", a dependency" } else { "" };
+                match report.moved_objects {
+                    0 => writeln!(out, "{image} {}{why}: all of it is here", report.digest.short()),
+                    count => writeln!(out, "{image} {}{why}: {count} objects, {}", report.digest.short(), bytes(report.moved_bytes)),
+                }
             })
         })?;
         Ok(Exit::Success)
     }
+}
+
+fn fetch(app: &App, store: &Store, image: &ImageReference, dependency: bool) -> Result<Pulled> {
+    let report = app.block_on(pull(store, &app.registry()?, image, &options("pulling")))?;
+    let report = report.with_context(|| format!("{image} was not pulled from {}", app.settings.hub))?;
+    Ok(Pulled { image: image.clone(), report, dependency })
+}
+
+/// What these images, which are here, depend on and the registry has, lowest first. Makes no request if that is nothing.
+fn dependencies(app: &App, store: &Store, named: &[ImageReference]) -> Result<Vec<ImageReference>> {
+    let mut any = false;
+    for image in named {
+        any |= !images::find(store, image)?.manifest.dependencies.is_empty();
+    }
+    if !any {
+        return Ok(Vec::new());
+    }
+    let source = RegistrySource::new(store, named, true, app.registry()?, app.runtime()?.handle().clone());
+    let graph = follow(&source, &Request { images: named, remote_first: true, ..Request::default() })?;
+    if !graph.missing.is_empty() {
+        return Err(missing_error(&graph.missing));
+    }
+    graph.notes.iter().for_each(note);
+    Ok(graph.nodes.into_iter().filter(|node| node.role == Role::Dependency && node.image.on_registry).map(|node| node.reference).collect())
 }

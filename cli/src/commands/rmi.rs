@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use layer_format::reference::ImageReference;
 
 use crate::app::App;
+use crate::containers::Container;
 use crate::exit::{Exit, UsageError};
 
 /// Remove images from this machine. Their data goes with the next `turbo gc`, unless other images need it.
@@ -34,7 +35,9 @@ impl Rmi {
         let containers = app.containers().list()?;
         for image in &wanted {
             let found = store.image_get(image)?.with_context(|| format!("the image {image} is not here; `turbo images` lists what is"))?;
-            let user = containers.iter().find(|container| container.images.iter().any(|name| name.parse::<ImageReference>().as_ref() == Ok(image)));
+            // What a container depends on is as much a part of it as what was named.
+            let parts = |container: &Container| container.images.iter().chain(container.stack.iter().map(|part| &part.reference)).cloned().collect::<Vec<_>>();
+            let user = containers.iter().find(|container| parts(container).iter().any(|name| name.parse::<ImageReference>().as_ref() == Ok(image)));
             if let Some(container) = user.filter(|_| !self.force) {
                 bail!("the container {} uses {image}; `turbo rm` it first, or say --force", container.shown());
             }

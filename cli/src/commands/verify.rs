@@ -27,6 +27,7 @@ struct Report {
     bytes: u64,
     damaged: Vec<Damaged>,
     missing_packs: Vec<String>,
+    incomplete_states: Vec<Digest>,
     repaired: bool,
 }
 
@@ -36,6 +37,7 @@ struct Damaged {
     pack: String,
     reason: String,
     images: Vec<String>,
+    states: Vec<Digest>,
 }
 
 impl Verify {
@@ -52,6 +54,7 @@ impl Verify {
         let names = |digest: &Digest| -> Vec<String> { infos.iter().filter(|info| info.digest == *digest).flat_map(|info| info.names.clone()).collect() };
         let damaged = found.damaged.into_iter().map(|damaged| Damaged {
             images: damaged.images.iter().flat_map(names).collect(),
+            states: damaged.states,
             digest: damaged.digest,
             pack: damaged.pack,
             reason: damaged.reason,
@@ -62,12 +65,16 @@ impl Verify {
             bytes: found.bytes,
             damaged: damaged.collect(),
             missing_packs: found.missing_packs,
+            incomplete_states: found.incomplete_states,
             repaired: found.repaired,
         };
         app.output.result(&report, |out| {
             for damaged in &report.damaged {
                 let images = if damaged.images.is_empty() { "no image".into() } else { damaged.images.join(", ") };
                 writeln!(out, "damaged: {} ({}), needed by {images}", damaged.digest, damaged.reason)?;
+            }
+            for state in &report.incomplete_states {
+                writeln!(out, "incomplete: state {}; `turbo continue` fetches what is missing if it was saved", state.short())?;
             }
             for pack in &report.missing_packs {
                 writeln!(out, "missing: pack {pack}")?;

@@ -1,6 +1,6 @@
 //! Keeping the store below its cap: whole packs, the one used longest ago first.
 //!
-//! Never: what a pinned image, a running process or an image that no registry is known to have needs, and packs made
+//! Never: what a pinned image, a running process, a state, or an image that no registry is known to have needs, and packs made
 //! here that are not known to be on a registry. Index rows go first, then the file: whoever finds a row finds the bytes,
 //! or finds the row gone when it looks again.
 
@@ -76,7 +76,16 @@ impl Store {
                 self.packs_of(&mut walk, &digest, &mut packs)?;
             }
         }
+        self.packs_of_states(&mut walk, &mut packs)?;
         Ok(packs)
+    }
+
+    /// Adds the packs that hold objects of states, of those that `walk` has not seen.
+    fn packs_of_states(&self, walk: &mut Walk, packs: &mut HashSet<u32>) -> Result<(), StoreError> {
+        self.walk_states(walk, |_, visit| {
+            packs.extend(self.inner.index.location(&visit.digest)?.map(|location| location.pack));
+            Ok(())
+        })
     }
 
     /// Adds the packs that hold objects of an image, of those that `walk` has not seen.
@@ -104,6 +113,7 @@ impl Store {
                 self.packs_of(&mut walk, &digest, &mut kept)?;
             }
         }
+        self.packs_of_states(&mut walk, &mut kept)?;
         let index = &self.inner.index;
         index.write(|txn| {
             for id in pushed.difference(&kept) {

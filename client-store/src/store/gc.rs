@@ -1,6 +1,7 @@
 //! Removing packs that nothing needs.
 //!
-//! What is needed is found by walking the trees of all images that have a name or are running. A pack made here or
+//! What is needed is found by walking the trees of all images that have a name or are running, and the sandboxes of all
+//! states. A pack made here or
 //! pulled that holds nothing of that is removed; one that holds some is kept whole, and its other bytes are counted as
 //! dead. Streamed packs are a cache, not garbage: the cap bounds them.
 
@@ -79,7 +80,7 @@ impl Store {
         Ok(report)
     }
 
-    /// Objects that images need, and images that have no name and do not run.
+    /// Objects that images and states need, and images that have no name and do not run.
     fn live_objects(&self) -> Result<(Walk, Vec<layer_format::Digest>), StoreError> {
         let running = self.running_images()?;
         let named = self.named_images()?;
@@ -96,6 +97,7 @@ impl Store {
                 Ok(()) => {}
             }
         }
+        self.walk_states(&mut walk, |_, _| Ok(()))?;
         Ok((walk, unnamed))
     }
 

@@ -200,6 +200,15 @@ impl Store {
         Ok(bytes.map(|bytes| StoredImage { digest, bytes, repository: repository.clone(), release }))
     }
 
+    /// The releases of a repository that are known here, `head` among them, and the image that each names.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index cannot be read.
+    pub fn releases(&self, repository: &Repository) -> Result<Vec<(String, Digest)>, StoreError> {
+        let refs = self.refs_of(Some(repository))?;
+        Ok(refs.into_iter().filter(|(_, release, _)| !release.starts_with('@')).map(|(_, release, row)| (release, row.digest)).collect())
+    }
+
     /// All images, newest first.
     ///
     /// # Errors

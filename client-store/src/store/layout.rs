@@ -5,6 +5,7 @@
 //! index/                  LMDB: which object lies where, names, manifests, models
 //! packs/NAME.pack         finished packs, and `stream-…` packs that grow
 //! images/HEX.json         manifest and names of an image once more, so that the index can be built again
+//! states/HEX.json         the manifest of a state, as its digest covers it
 //! tmp/                    packs being written; each is locked by its writer
 //! running/                one file a running process, locked by it, that lists the images it uses
 //! content.lock            held shared by who relies on packs that no image names yet, exclusively by who removes packs
@@ -35,7 +36,7 @@ impl Layout {
         let home = home.canonicalize().map_err(io_error("opening", home))?;
         let layout = Self { home };
         layout.check_format()?;
-        for dir in [layout.index(), layout.packs(), layout.images(), layout.tmp(), layout.running()] {
+        for dir in [layout.index(), layout.packs(), layout.images(), layout.states(), layout.tmp(), layout.running()] {
             create_dir(&dir)?;
         }
         Ok(layout)
@@ -77,6 +78,10 @@ impl Layout {
 
     pub(crate) fn images(&self) -> PathBuf {
         self.home.join("images")
+    }
+
+    pub(crate) fn states(&self) -> PathBuf {
+        self.home.join("states")
     }
 
     pub(crate) fn tmp(&self) -> PathBuf {

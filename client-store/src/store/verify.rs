@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::index::Location;
 use super::reader::read_direct;
-use super::walk::Walk;
+use super::walk::{Visit, Walk};
 use super::{Store, WalkError};
 use crate::error::StoreError;
 
@@ -34,6 +34,8 @@ pub struct DamagedObject {
     pub reason: String,
     /// Images that need it.
     pub images: Vec<Digest>,
+    /// States that need it.
+    pub states: Vec<Digest>,
 }
 
 /// What a verification found.
@@ -51,6 +53,8 @@ pub struct VerifyReport {
     pub missing_packs: Vec<String>,
     /// Images that lack something here, whether it was ever here or not.
     pub incomplete_images: Vec<Digest>,
+    /// States of which something is damaged or missing here.
+    pub incomplete_states: Vec<Digest>,
     /// Whether damaged objects were taken out of the index.
     pub repaired: bool,
 }
@@ -97,8 +101,10 @@ impl Store {
                 inner.bad.add(*digest, *location);
             }
         }
-        report.damaged = bad.into_iter().map(|(digest, _, pack, reason)| DamagedObject { digest, pack, reason, images: Vec::new() }).collect();
+        report.damaged =
+            bad.into_iter().map(|(digest, _, pack, reason)| DamagedObject { digest, pack, reason, images: Vec::new(), states: Vec::new() }).collect();
         self.find_images(&mut report)?;
+        self.find_states(&mut report)?;
         if repair == Repair::Forget && !report.damaged.is_empty() {
             inner.write_housekeeping()?;
             report.repaired = true;
@@ -131,6 +137,48 @@ impl Store {
             }
             if row.complete != complete {
                 self.image_update(&image, |row| row.complete = complete)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Says which states need the damaged objects, and which are incomplete.
+    fn find_states(&self, report: &mut VerifyReport) -> Result<(), StoreError> {
+        let places: HashMap<Digest, usize> = report.damaged.iter().enumerate().map(|(at, object)| (object.digest, at)).collect();
+        let is_bad = |visit: &Visit<'_>| -> Result<bool, StoreError> {
+            Ok(places.contains_key(&visit.digest) || visit.bytes.is_none() && self.inner.usable_location(&visit.digest)?.is_none())
+        };
+        // States share most of what they need: one walk for all says whether there is anything to be told at all.
+        let mut any = false;
+        self.walk_states(&mut Walk::default(), |_, visit| {
+            any |= is_bad(visit)?;
+            Ok(())
+        })?;
+        for (digest, _) in self.states()? {
+            let Some(state) = self.state_get(&digest).ok().flatten() else {
+                report.incomplete_states.push(digest);
+                continue;
+            };
+            if !any {
+                continue;
+            }
+            let mut complete = true;
+            let walked = Walk::default().layers(self, &[state.manifest.sandbox], &mut |visit| {
+                complete &= !is_bad(&visit).map_err(WalkError::Store)?;
+                if let Some(at) = places.get(&visit.digest) {
+                    report.damaged[*at].states.push(digest);
+                }
+                Ok::<_, WalkError>(())
+            });
+            match walked {
+                Err(WalkError::Store(error)) => return Err(error),
+                Err(WalkError::Format { .. }) => complete = false,
+                Ok(()) => {}
+            }
+            if !complete {
+                report.incomplete_states.push(digest);
             }
         }
         Ok(())

@@ -115,7 +115,12 @@ impl Walk {
         image: &ImageManifest,
         visit: &mut impl FnMut(Visit<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut stack: Vec<_> = image.layers.iter().rev().map(|digest| (*digest, ObjectKind::Layer)).collect();
+        self.layers(store, &image.layers, visit)
+    }
+
+    /// The same for what these layers need.
+    pub(crate) fn layers<E: From<WalkError>>(&mut self, store: &Store, layers: &[Digest], visit: &mut impl FnMut(Visit<'_>) -> Result<(), E>) -> Result<(), E> {
+        let mut stack: Vec<_> = layers.iter().rev().map(|digest| (*digest, ObjectKind::Layer)).collect();
         while let Some((digest, kind)) = stack.pop() {
             if !self.seen.insert(digest) {
                 continue;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use layer_format::Digest;
 use layer_format::manifest::{ImageManifest, Manifest};
-use layer_format::reference::{ImageReference, Revision};
+use layer_format::reference::{ImageReference, Repository, Revision};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,7 +19,7 @@ use super::{Phase, TransferError, TransferOptions, TransferReport, blocking};
 use crate::cache::ObjectCache;
 use crate::origin::{Origin, OriginError, Received};
 use crate::remote::Registry;
-use crate::store::{ImageOrigin, ObjectKind, Store, Walk, WalkError, references};
+use crate::store::{ContentHold, ImageOrigin, ObjectKind, Store, Walk, WalkError, references};
 
 /// Digests of one request for inner objects.
 const INNER_BATCH: usize = 4096;
@@ -29,7 +29,7 @@ const BATCH_DIGESTS: usize = 16_384;
 /// No data that people keep is compressed by more: less room than that cannot be enough.
 const BEST_RATIO: u64 = 12;
 /// How often a pull begins again because an inner object that is here turns out to be damaged.
-const DAMAGE_ROUNDS: u32 = 8;
+pub(super) const DAMAGE_ROUNDS: u32 = 8;
 /// Digests that an error names.
 const EXAMPLES: usize = 10;
 
@@ -39,77 +39,97 @@ const EXAMPLES: usize = 10;
 /// # Errors
 /// [`TransferError`]. Then nothing has a new name, and what had arrived stays: the same call goes on from there.
 pub async fn pull(store: &Store, registry: &Registry, reference: &ImageReference, options: &TransferOptions) -> Result<TransferReport, TransferError> {
-    let mut pull = Pull {
-        store: store.clone(),
-        registry: registry.clone(),
-        reference: reference.clone(),
-        options: options.clone(),
-        report: TransferReport::new(Digest([0; 32])),
-    };
+    let mut pull = Pull::new(store, registry, &reference.repository, reference.to_string(), options);
     // Each time what was found damaged is forgotten, and so fetched by the next.
     let mut left = DAMAGE_ROUNDS;
-    while let Err(error) = pull.run().await {
+    while let Err(error) = pull.image(reference).await {
         match error {
             TransferError::LocalDamage { .. } if left > 0 => left -= 1,
             error => return Err(error),
         }
     }
-    let store = store.clone();
-    blocking(move || {
-        store.enforce_cap();
-        Ok(())
-    })
-    .await?;
-    Ok(pull.report)
+    pull.finish().await
 }
 
-struct Pull {
-    store: Store,
-    registry: Registry,
-    reference: ImageReference,
-    options: TransferOptions,
-    report: TransferReport,
+/// Brings here what a repository has and this store lacks.
+pub(super) struct Pull {
+    pub(super) store: Store,
+    pub(super) registry: Registry,
+    pub(super) repository: Repository,
+    /// How to call in messages what is pulled.
+    name: String,
+    pub(super) options: TransferOptions,
+    pub(super) report: TransferReport,
 }
 
 impl Pull {
-    async fn run(&mut self) -> Result<(), TransferError> {
+    pub(super) fn new(store: &Store, registry: &Registry, repository: &Repository, name: String, options: &TransferOptions) -> Self {
+        Self {
+            store: store.clone(),
+            registry: registry.clone(),
+            repository: repository.clone(),
+            name,
+            options: options.clone(),
+            report: TransferReport::new(Digest([0; 32])),
+        }
+    }
+
+    /// Keeps to the cap, and says what was done.
+    pub(super) async fn finish(self) -> Result<TransferReport, TransferError> {
+        blocking(move || {
+            self.store.enforce_cap();
+            Ok(self.report)
+        })
+        .await
+    }
+
+    async fn image(&mut self, reference: &ImageReference) -> Result<(), TransferError> {
         let progress = Arc::clone(&self.options.progress);
         progress.phase(Phase::Manifest, None);
-        let _hold = {
-            let store = self.store.clone();
-            blocking(move || Ok(store.hold()?)).await?
-        };
-        let digest = self.resolve().await?;
+        let _hold = self.hold().await?;
+        let digest = self.resolve(reference).await?;
         self.report.digest = digest;
-        let by_digest = ImageReference { repository: self.reference.repository.clone(), revision: Revision::Digest(digest) };
+        let by_digest = ImageReference { repository: self.repository.clone(), revision: Revision::Digest(digest) };
         let local = self.store.image_get(&by_digest)?;
         if let Some(image) = &local
             && self.store.image_is_complete(&digest)?
         {
-            return self.name(&image.bytes);
+            return self.name(reference, &image.bytes);
         }
         let bytes = match local {
             Some(image) => image.bytes,
             None => self.fetch_manifest(&by_digest).await?,
         };
         let manifest = ImageManifest::decode(&bytes).map_err(|source| TransferError::Format { digest, source })?;
+        self.layers(&manifest.layers).await?;
+        progress.phase(Phase::Commit, None);
+        self.name(reference, &bytes)
+    }
+
+    /// Keeps gc away, which would remove what has no name yet.
+    pub(super) async fn hold(&self) -> Result<ContentHold, TransferError> {
+        let store = self.store.clone();
+        blocking(move || Ok(store.hold()?)).await
+    }
+
+    /// Fetches all that these layers need.
+    pub(super) async fn layers(&mut self, layers: &[Digest]) -> Result<(), TransferError> {
+        let progress = Arc::clone(&self.options.progress);
         progress.phase(Phase::Trees, None);
-        self.fetch_inner(&manifest).await?;
-        let chunks = self.missing_chunks(&manifest).await?;
+        self.fetch_inner(layers).await?;
+        let chunks = self.missing_chunks(layers).await?;
         let total = chunks.iter().map(|(_, len)| u64::from(*len)).sum();
         self.check_room(total)?;
         progress.phase(Phase::Data, Some(total));
-        self.fetch_chunks(chunks, total).await?;
-        progress.phase(Phase::Commit, None);
-        self.name(&bytes)
+        self.fetch_chunks(chunks, total).await
     }
 
-    async fn resolve(&mut self) -> Result<Digest, TransferError> {
-        if let Revision::Digest(digest) = self.reference.revision {
+    async fn resolve(&mut self, reference: &ImageReference) -> Result<Digest, TransferError> {
+        if let Revision::Digest(digest) = reference.revision {
             return Ok(digest);
         }
         let requests = &mut self.report.requests;
-        let (registry, reference) = (&self.registry, &self.reference);
+        let registry = &self.registry;
         Ok(self
             .options
             .retry
@@ -130,18 +150,18 @@ impl Pull {
         Ok(image.await?.bytes)
     }
 
-    fn name(&self, manifest: &[u8]) -> Result<(), TransferError> {
-        let named = self.store.image_get(&self.reference)?.is_some_and(|image| image.digest == self.report.digest);
+    fn name(&self, reference: &ImageReference, manifest: &[u8]) -> Result<(), TransferError> {
+        let named = self.store.image_get(reference)?.is_some_and(|image| image.digest == self.report.digest);
         if !named || !self.store.image_is_complete(&self.report.digest)? {
-            self.store.image_put(&self.reference, manifest, ImageOrigin::Pulled)?;
+            self.store.image_put(reference, manifest, ImageOrigin::Pulled)?;
         }
         Ok(())
     }
 
     /// Fetches layer manifests, tree nodes and recipe nodes, level by level.
-    async fn fetch_inner(&mut self, manifest: &ImageManifest) -> Result<(), TransferError> {
+    async fn fetch_inner(&mut self, layers: &[Digest]) -> Result<(), TransferError> {
         let mut seen = HashSet::new();
-        let mut frontier: Vec<(Digest, ObjectKind)> = manifest.layers.iter().map(|digest| (*digest, ObjectKind::Layer)).collect();
+        let mut frontier: Vec<(Digest, ObjectKind)> = layers.iter().map(|digest| (*digest, ObjectKind::Layer)).collect();
         frontier.retain(|(digest, _)| seen.insert(*digest));
         let (sender, task) = sink::start(&self.store, true, |_| {});
         let fetched = self.fetch_levels(&sender, frontier, seen).await;
@@ -179,11 +199,11 @@ impl Pull {
     }
 
     /// The chunks that are not here, in tree order.
-    async fn missing_chunks(&mut self, manifest: &ImageManifest) -> Result<Vec<(Digest, u32)>, TransferError> {
-        let (store, manifest) = (self.store.clone(), manifest.clone());
+    async fn missing_chunks(&mut self, layers: &[Digest]) -> Result<Vec<(Digest, u32)>, TransferError> {
+        let (store, layers) = (self.store.clone(), layers.to_vec());
         let (chunks, objects) = blocking(move || {
             let (mut walk, mut chunks) = (Walk::default(), Vec::new());
-            walk.image(&store, &manifest, &mut |visit| {
+            walk.layers(&store, &layers, &mut |visit| {
                 if let ObjectKind::Chunk { len } = visit.kind {
                     chunks.push((visit.digest, len));
                 }
@@ -205,7 +225,7 @@ impl Pull {
         let Ok(stat) = rustix::fs::statvfs(path) else { return Ok(()) };
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         match needed / BEST_RATIO > free {
-            true => Err(TransferError::DiskFull { image: self.reference.to_string(), path: path.to_owned(), needed, free }),
+            true => Err(TransferError::DiskFull { image: self.name.clone(), path: path.to_owned(), needed, free }),
             false => Ok(()),
         }
     }
@@ -271,7 +291,7 @@ impl Pull {
             let (outcome, error) = self.request(sink, wanted).await?;
             kept.extend(outcome.kept);
             if !outcome.absent.is_empty() {
-                let (image, count) = (self.reference.to_string(), outcome.absent.len() as u64);
+                let (image, count) = (self.name.clone(), outcome.absent.len() as u64);
                 let mut examples = outcome.absent;
                 examples.truncate(EXAMPLES);
                 return Err(TransferError::MissingOnRegistry { image, count, examples });
@@ -287,7 +307,7 @@ impl Pull {
             if attempt >= retry.attempts {
                 return Err(match outcome.damaged {
                     0 => error.into(),
-                    _ => TransferError::Damaged { image: self.reference.to_string(), count: wanted.len() as u64, example },
+                    _ => TransferError::Damaged { image: self.name.clone(), count: wanted.len() as u64, example },
                 });
             }
             tracing::debug!(%error, attempt, remaining = wanted.len(), "asking again for what did not arrive");
@@ -300,7 +320,7 @@ impl Pull {
         let gone = || TransferError::Worker("the writer has stopped".into());
         sink.send(Message::Begin(wanted.clone())).await.map_err(|_| gone())?;
         let mut failed = None;
-        match self.registry.objects(&self.reference.repository, wanted, None, true).await {
+        match self.registry.objects(&self.repository, wanted, None, true).await {
             Err(error) => failed = Some(error),
             Ok(mut stream) => {
                 while let Some(item) = stream.next().await {

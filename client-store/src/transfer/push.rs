@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::{StreamExt, TryStreamExt, stream};
 use layer_format::Digest;
 use layer_format::api::MAX_DIGESTS;
-use layer_format::reference::{ImageReference, Revision};
+use layer_format::reference::{ImageReference, Repository, Revision};
 use tokio::sync::mpsc;
 
 use super::assemble::{AssembleError, Assembler};
@@ -28,7 +28,7 @@ const LEVEL: i32 = 3;
 /// Questions for what is missing, at a time.
 const PARALLEL_QUESTIONS: usize = 3;
 /// How often a push starts over because the registry lost something meanwhile.
-const ROUNDS: usize = 3;
+pub(super) const ROUNDS: usize = 3;
 
 /// Sends all of the local image `image` to the registry, as `target`. What is there already does not travel; an image
 /// that `target` names already costs one small request.
@@ -48,11 +48,10 @@ pub async fn push(
         blocking(move || Ok((store.hold()?, store.image_get(&image)?))).await?
     };
     let image = found.ok_or_else(|| TransferError::NotLocal { image: image.to_string() })?;
-    let mut push =
-        Push { store: store.clone(), registry: registry.clone(), target: target.clone(), options: options.clone(), report: TransferReport::new(image.digest) };
+    let mut push = Push::new(store, registry, &target.repository, target.to_string(), image.digest, options);
     progress.phase(Phase::Manifest, None);
-    if !push.has(&push.target.clone()).await? {
-        push.send_image(&image).await?;
+    if !push.has(target).await? {
+        push.send_image(&image, target).await?;
     }
     let (store, digest) = (store.clone(), image.digest);
     blocking(move || Ok(store.release_pushed_packs(&digest)?)).await?;
@@ -60,15 +59,29 @@ pub async fn push(
     Ok(push.report)
 }
 
-struct Push {
-    store: Store,
-    registry: Registry,
-    target: ImageReference,
-    options: TransferOptions,
-    report: TransferReport,
+/// Sends what a repository lacks and this store has.
+pub(super) struct Push {
+    pub(super) store: Store,
+    pub(super) registry: Registry,
+    pub(super) repository: Repository,
+    /// How to call in messages what is pushed.
+    name: String,
+    pub(super) options: TransferOptions,
+    pub(super) report: TransferReport,
 }
 
 impl Push {
+    pub(super) fn new(store: &Store, registry: &Registry, repository: &Repository, name: String, digest: Digest, options: &TransferOptions) -> Self {
+        Self {
+            store: store.clone(),
+            registry: registry.clone(),
+            repository: repository.clone(),
+            name,
+            options: options.clone(),
+            report: TransferReport::new(digest),
+        }
+    }
+
     /// Whether the registry has the image under this name.
     async fn has(&mut self, name: &ImageReference) -> Result<bool, TransferError> {
         let (requests, registry) = (&mut self.report.requests, &self.registry);
@@ -83,15 +96,16 @@ impl Push {
         }
     }
 
-    async fn send_image(&mut self, image: &StoredImage) -> Result<(), TransferError> {
-        let by_digest = ImageReference { repository: self.target.repository.clone(), revision: Revision::Digest(image.digest) };
-        let complete = self.target.release().is_some() && self.has(&by_digest).await?;
+    async fn send_image(&mut self, image: &StoredImage, target: &ImageReference) -> Result<(), TransferError> {
+        let by_digest = ImageReference { repository: self.repository.clone(), revision: Revision::Digest(image.digest) };
+        let complete = target.release().is_some() && self.has(&by_digest).await?;
+        let layers = image.manifest()?.layers;
         for round in 1.. {
             if !complete || round > 1 {
-                self.send_objects(image).await?;
+                self.send_layers(&layers).await?;
             }
             self.options.progress.phase(Phase::Commit, None);
-            let (requests, registry, target) = (&mut self.report.requests, &self.registry, &self.target);
+            let (requests, registry) = (&mut self.report.requests, &self.registry);
             let put = self.options.retry.run(|| {
                 *requests += 1;
                 registry.put_manifest(target, image.bytes.clone())
@@ -106,27 +120,28 @@ impl Push {
         Ok(())
     }
 
-    async fn send_objects(&mut self, image: &StoredImage) -> Result<(), TransferError> {
+    /// Sends what the registry lacks of all that these layers need.
+    pub(super) async fn send_layers(&mut self, layers: &[Digest]) -> Result<(), TransferError> {
         self.options.progress.phase(Phase::Compare, None);
-        let objects = self.closure(image).await?;
+        let objects = self.closure(layers).await?;
         self.report.objects = objects.len() as u64;
         let missing = self.missing(objects).await?;
         if missing.is_empty() {
             return Ok(());
         }
-        let name = self.target.to_string();
+        let name = self.name.clone();
         let store = self.store.clone();
         let units = blocking(move || plan(&store, missing, &name)).await?;
         self.options.progress.phase(Phase::Data, Some(units.iter().map(Unit::stored_len).sum()));
         self.send_packs(units).await
     }
 
-    /// All that the image needs, in tree order. What is not here of its inner objects cannot be walked.
-    async fn closure(&self, image: &StoredImage) -> Result<Vec<Digest>, TransferError> {
-        let (store, manifest, name) = (self.store.clone(), image.manifest()?, self.target.to_string());
+    /// All that the layers need, in tree order. What is not here of their inner objects cannot be walked.
+    async fn closure(&self, layers: &[Digest]) -> Result<Vec<Digest>, TransferError> {
+        let (store, layers, name) = (self.store.clone(), layers.to_vec(), self.name.clone());
         blocking(move || {
             let (mut objects, mut lacking) = (Vec::new(), Vec::new());
-            Walk::default().image(&store, &manifest, &mut |visit| {
+            Walk::default().layers(&store, &layers, &mut |visit| {
                 objects.push(visit.digest);
                 if visit.is_unknown() {
                     lacking.push(visit.digest);
@@ -153,7 +168,7 @@ impl Push {
                 async move {
                     let answer = this.options.retry.run(|| {
                         asked.fetch_add(1, Ordering::Relaxed);
-                        this.registry.missing(&this.target.repository, &batch)
+                        this.registry.missing(&this.repository, &batch)
                     });
                     let lacking = answer.await?;
                     Ok::<_, OriginError>(batch.iter().zip(lacking).filter(|(_, lacking)| *lacking).map(|(digest, _)| *digest).collect())
@@ -168,7 +183,7 @@ impl Push {
 
     async fn send_packs(&mut self, units: Vec<Unit>) -> Result<(), TransferError> {
         let (sender, receiver) = mpsc::channel(1);
-        let (store, name) = (self.store.clone(), self.target.to_string());
+        let (store, name) = (self.store.clone(), self.name.clone());
         let building = tokio::task::spawn_blocking(move || build_packs(&store, units, &name, &sender));
         let requests = Arc::new(AtomicU64::new(0));
         let this = &*self;
@@ -198,7 +213,7 @@ impl Push {
         let sent = self.options.retry.run(|| {
             requests.fetch_add(1, Ordering::Relaxed);
             let (progress, reported, so_far) = (Arc::clone(&self.options.progress), Arc::clone(&reported), AtomicU64::new(0));
-            self.registry.put_pack(&self.target.repository, &pack.digest, &pack.file.path, move |bytes| {
+            self.registry.put_pack(&self.repository, &pack.digest, &pack.file.path, move |bytes| {
                 let now = so_far.fetch_add(bytes, Ordering::Relaxed) + bytes;
                 let before = reported.fetch_max(now, Ordering::Relaxed);
                 progress.advance(now.saturating_sub(before));

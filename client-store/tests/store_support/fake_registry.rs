@@ -14,9 +14,9 @@ use client_store::remote::{Registry, RegistryOptions};
 use client_store::store::ObjectKind;
 use futures::StreamExt;
 use layer_format::Digest;
-use layer_format::api::{DIGEST_HEADER, ManifestPut, Record, STREAM_MEDIA_TYPE, Tags, decode_digests, encode_bitmap};
+use layer_format::api::{DIGEST_HEADER, ManifestPut, Record, STREAM_MEDIA_TYPE, StatePut, Tags, decode_digests, encode_bitmap};
 use layer_format::frame::Frame;
-use layer_format::manifest::{ImageManifest, Manifest};
+use layer_format::manifest::{ImageManifest, Manifest, StateManifest};
 
 /// What goes wrong with the next request that it fits.
 #[derive(Clone, Debug)]
@@ -41,6 +41,7 @@ pub struct Inner {
     pub packs: HashSet<Digest>,
     pub manifests: HashMap<Digest, Vec<u8>>,
     pub tags: BTreeMap<String, Digest>,
+    pub states: BTreeMap<Digest, Vec<u8>>,
     /// `METHOD path` of every request.
     pub log: Vec<String>,
     pub faults: VecDeque<Fault>,
@@ -124,7 +125,11 @@ impl Inner {
 
     /// What an image needs and is not here.
     fn lacking(&self, manifest: &[u8]) -> Vec<Digest> {
-        let mut stack: Vec<_> = ImageManifest::decode(manifest).unwrap().layers.into_iter().map(|layer| (layer, ObjectKind::Layer)).collect();
+        self.lacking_of(ImageManifest::decode(manifest).unwrap().layers)
+    }
+
+    fn lacking_of(&self, layers: Vec<Digest>) -> Vec<Digest> {
+        let mut stack: Vec<_> = layers.into_iter().map(|layer| (layer, ObjectKind::Layer)).collect();
         let mut lacking = Vec::new();
         while let Some((digest, kind)) = stack.pop() {
             match self.objects.get(&digest) {
@@ -204,6 +209,7 @@ async fn handle(State(fake): State<FakeRegistry>, request: Request) -> Response 
             if found { StatusCode::OK } else { StatusCode::NOT_FOUND }.into_response()
         }
         (method, "manifests") => manifests(&fake, &method, tail, &body),
+        (method, "states") => states(&fake, &method, tail, &body),
         (Method::GET, "tags") => {
             let tags = Tags { repository: "tools/app".into(), tags: fake.inner.lock().unwrap().tags.clone() };
             serde_json::to_vec(&tags).unwrap().into_response()
@@ -255,6 +261,23 @@ fn put_pack(fake: &FakeRegistry, name: &str, body: &Bytes) -> Response {
     match inner.add_pack(body) {
         Ok(()) => StatusCode::CREATED.into_response(),
         Err(message) => error(StatusCode::BAD_REQUEST, "PACK_INVALID", &message, serde_json::Value::Null),
+    }
+}
+
+fn states(fake: &FakeRegistry, method: &Method, name: &str, body: &Bytes) -> Response {
+    let mut inner = fake.inner.lock().unwrap();
+    if *method == Method::PUT {
+        let lacking = inner.lacking_of(vec![StateManifest::decode(body).unwrap().sandbox]);
+        if !lacking.is_empty() {
+            return error(StatusCode::UNPROCESSABLE_ENTITY, "OBJECTS_MISSING", "objects are missing", serde_json::to_value(lacking).unwrap());
+        }
+        let digest = Digest::of(body);
+        let existed = inner.states.insert(digest, body.to_vec()).is_some();
+        return (StatusCode::CREATED, serde_json::to_vec(&StatePut { digest, existed }).unwrap()).into_response();
+    }
+    match inner.states.iter().find(|(digest, _)| digest.to_hex().starts_with(name)) {
+        None => error(StatusCode::NOT_FOUND, "STATE_UNKNOWN", "no such state", serde_json::Value::Null),
+        Some((digest, bytes)) => ([(DIGEST_HEADER, digest.to_string())], bytes.clone()).into_response(),
     }
 }
 

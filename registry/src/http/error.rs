@@ -14,6 +14,7 @@ use crate::service::frames::ReadError;
 use crate::service::image::PutError;
 use crate::service::pack_upload::PackError;
 use crate::service::pack_verifier::InvalidPack;
+use crate::service::state::StatePutError;
 use crate::service::train::Busy;
 
 /// An answer that is an error.
@@ -94,6 +95,15 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "the repository has no such image")
     }
 
+    pub(crate) fn state_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "STATE_UNKNOWN", "the repository has no such state")
+    }
+
+    pub(crate) fn state_ambiguous(found: &[Digest]) -> Self {
+        let error = Self::new(StatusCode::CONFLICT, "STATE_AMBIGUOUS", "several states start with these digits: give more of them");
+        Self { detail: found.iter().map(|digest| Value::String(digest.to_string())).collect(), ..error }
+    }
+
     pub(crate) fn pack_unknown() -> Self {
         Self::new(StatusCode::NOT_FOUND, "PACK_UNKNOWN", "the registry has no such pack")
     }
@@ -133,7 +143,7 @@ impl ApiError {
         let error = Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "OBJECTS_MISSING",
-            format!("{} objects that the image needs are not in this namespace; push them first", digests.len()),
+            format!("{} objects that it needs are not in this namespace; push them first", digests.len()),
         );
         Self { detail: digests.iter().map(|digest| Value::String(digest.to_string())).collect(), ..error }
     }
@@ -204,6 +214,19 @@ impl From<PutError> for ApiError {
             PutError::Closure(ClosureError::Invalid { .. }) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IMAGE_INVALID", error),
             PutError::Closure(ClosureError::Read(error)) => error.into(),
             PutError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<StatePutError> for ApiError {
+    fn from(error: StatePutError) -> Self {
+        match error {
+            StatePutError::Invalid(error) => Self::new(StatusCode::BAD_REQUEST, "STATE_INVALID", error),
+            StatePutError::Digest { .. } => Self::digest_invalid(error),
+            StatePutError::Closure(ClosureError::Missing(digests)) => Self::missing(&digests),
+            StatePutError::Closure(ClosureError::Invalid { .. }) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IMAGE_INVALID", error),
+            StatePutError::Closure(ClosureError::Read(error)) => error.into(),
+            StatePutError::Database(error) => error.into(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{launch, manifests, models, objects, packs, site, traces};
+use super::{launch, manifests, models, objects, packs, site, states, traces};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,10 @@ use super::{launch, manifests, models, objects, packs, site, traces};
         manifests::get,
         manifests::delete,
         manifests::tags,
+        states::put,
+        states::get,
+        states::delete,
+        states::list,
         launch::launch,
         traces::post,
         models::get,

@@ -10,9 +10,10 @@ use layer_format::reference::{Repository, is_release};
 
 use super::edge::RouteLabel;
 use super::error::ApiError;
-use super::{launch, manifests, models, objects, packs, traces};
+use super::{launch, manifests, models, objects, packs, states, traces};
 use crate::app::Shared;
 use crate::service::image::Reference;
+use crate::service::state::StatePrefix;
 
 /// What a request wants to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,10 @@ pub(crate) enum Action {
     ManifestGet(Reference),
     ManifestDelete(Reference),
     Tags,
+    StatePut(Digest),
+    StateGet(StatePrefix),
+    StateDelete(StatePrefix),
+    States,
     Objects,
     ObjectGet(Digest),
     Launch(Reference),
@@ -79,6 +84,12 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
         ("manifests", Some(_)) => return Err(ApiError::method_not_allowed("GET, HEAD, PUT, DELETE")),
         ("tags", None) if get => (Action::Tags, "tags"),
         ("tags", None) => return Err(ApiError::method_not_allowed("GET, HEAD")),
+        ("states", Some(state)) if *method == Method::PUT => (Action::StatePut(whole_state(state)?), "state_put"),
+        ("states", Some(state)) if *method == Method::DELETE => (Action::StateDelete(state_prefix(state)?), "state_delete"),
+        ("states", Some(state)) if get => (Action::StateGet(state_prefix(state)?), "state_get"),
+        ("states", Some(_)) => return Err(ApiError::method_not_allowed("GET, HEAD, PUT, DELETE")),
+        ("states", None) if get => (Action::States, "states"),
+        ("states", None) => return Err(ApiError::method_not_allowed("GET, HEAD")),
         ("objects", None) if *method == Method::POST => (Action::Objects, "objects"),
         ("objects", None) => return Err(ApiError::method_not_allowed("POST")),
         ("objects", Some(object)) if get => (Action::ObjectGet(digest(object)?), "object_get"),
@@ -109,6 +120,10 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
         Action::ManifestGet(reference) => manifests::get(app, call, reference).await,
         Action::ManifestDelete(reference) => manifests::delete(app, call, reference).await,
         Action::Tags => manifests::tags(app, call).await,
+        Action::StatePut(digest) => states::put(app, call, digest).await,
+        Action::StateGet(prefix) => states::get(app, call, prefix).await,
+        Action::StateDelete(prefix) => states::delete(app, call, prefix).await,
+        Action::States => states::list(app, call).await,
         Action::Objects => objects::stream(app, call).await,
         Action::ObjectGet(digest) => objects::get(app, call, digest).await,
         Action::Launch(reference) => launch::launch(app, call, reference).await,
@@ -123,6 +138,14 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
 
 pub(crate) fn digest(text: &str) -> Result<Digest, ApiError> {
     text.parse().map_err(ApiError::digest_invalid)
+}
+
+fn state_prefix(text: &str) -> Result<StatePrefix, ApiError> {
+    StatePrefix::parse(text).map_err(ApiError::digest_invalid)
+}
+
+fn whole_state(text: &str) -> Result<Digest, ApiError> {
+    state_prefix(text)?.whole().ok_or_else(|| ApiError::digest_invalid("a state is put under its whole id: 64 hex digits"))
 }
 
 fn reference(text: &str) -> Result<Reference, ApiError> {
@@ -150,6 +173,10 @@ mod tests {
             ("HEAD", "a/b/-/manifests/1.0", "manifest_get"),
             ("GET", "scipy/-/tags", "tags"),
             ("DELETE", "a/b/-/model", "model_delete"),
+            ("PUT", &format!("a/b/-/states/{hex}"), "state_put"),
+            ("GET", "a/b/-/states/01234567", "state_get"),
+            ("HEAD", &format!("a/b/-/states/{}", hex.replace(':', "%3A")), "state_get"),
+            ("GET", "a/b/-/states", "states"),
         ] {
             assert_eq!(parse(method, path).unwrap().2, label);
         }
@@ -167,6 +194,10 @@ mod tests {
             ("GET", "a/b"),
             ("GET", "/-/tags"),
             ("TRACE", "a/b/-/tags"),
+            ("PUT", "a/b/-/states/01234567"),
+            ("GET", "a/b/-/states/0123456"),
+            ("GET", "a/b/-/states/"),
+            ("POST", "a/b/-/states"),
         ] {
             assert!(parse(method, path).is_err(), "{method} {path}");
         }

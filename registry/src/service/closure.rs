@@ -1,4 +1,4 @@
-//! Is all that an image needs there? From the image to layer manifests, tree nodes, recipe nodes and chunks, within one
+//! Is all that an image or a state needs there? From its layer manifests to tree nodes, recipe nodes and chunks, within one
 //! namespace, in batches and in memory bounded by the tree's index. Nodes below which all was seen once are remembered,
 //! so the next version of an image is checked in proportion to what changed.
 
@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt, stream};
-use layer_format::manifest::ImageManifest;
 use layer_format::recipe::{Extent, Recipe};
 use layer_format::tree::Node;
 use layer_format::{Digest, FormatError};
@@ -68,11 +67,11 @@ struct Walk<'a> {
     walked: Vec<NodeKey>,
 }
 
-/// Checks an image, and returns the nodes that are now known to be complete and were not before.
-pub(crate) async fn closure_check(objects: &Objects, nodes: &Arc<Nodes>, namespace: NamespaceId, image: &ImageManifest) -> Result<Vec<NodeKey>, ClosureError> {
+/// Checks all that these layers need, and returns the nodes that are now known to be complete and were not before.
+pub(crate) async fn closure_check(objects: &Objects, nodes: &Arc<Nodes>, namespace: NamespaceId, layers: &[Digest]) -> Result<Vec<NodeKey>, ClosureError> {
     let mut walk =
         Walk { objects, nodes, namespace, pending: Vec::new(), seen: HashSet::new(), chunks: HashMap::new(), missing: HashSet::new(), walked: Vec::new() };
-    for layer in &image.layers {
+    for layer in layers {
         walk.add(*layer, NodeKind::Layer);
     }
     while !walk.pending.is_empty() && walk.missing.len() < MAX_MISSING {

@@ -74,7 +74,7 @@ pub(crate) async fn image_put(objects: &Objects, nodes: &Arc<Nodes>, repository:
     };
     let walked = match found {
         Some(namespace) => {
-            let walked = closure_check(objects, nodes, namespace, &image).await?;
+            let walked = closure_check(objects, nodes, namespace, &image.layers).await?;
             check_pinned_model(objects, namespace, repository, &image).await?;
             walked
         }

@@ -3,8 +3,12 @@
 //! An inode is a (device, inode) pair of the host together with the path under which it was last seen; every call goes by
 //! that path. If another file has taken its place the answer is `ESTALE`, and the kernel looks the name up again. Only paths
 //! whose mode shows the host exist here; `/proc`, `/dev` and `/sys` are mounted natively over it.
+//!
+//! This server has the user's rights, the application has fewer, and may be able to change the host's tree where a mount
+//! lets it. So no symbolic link is ever followed here (the kernel follows them inside the VM, where the modes hold), and
+//! what the modes hide is hidden under its other names as well ([`super::veil`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -18,11 +22,21 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, SeekFr
 use rustix::io::Errno;
 
 use super::inodes::{Identity, Inodes};
+use super::veil::Veil;
 use super::{Attr, NodeKind, ROOT, Space, Stubs, Tree};
 use crate::rules::Rules;
 
 /// Directories that are not shown: the VM has its own.
-const NATIVE: [&str; 3] = ["proc", "dev", "sys"];
+pub(super) const NATIVE: [&str; 3] = ["proc", "dev", "sys"];
+
+/// Is told what of the host is looked at: what changes about it later must be told to the kernel.
+pub trait Witness: std::fmt::Debug + Send + Sync {
+    /// A name in this directory is about to be looked for.
+    fn looks_into(&self, directory: &LayerPath);
+
+    /// Whether the host had the name.
+    fn saw(&self, path: &LayerPath, there: bool);
+}
 
 /// The part of the host that the modes show, and stubs for mount points that it lacks.
 #[derive(Debug)]
@@ -30,6 +44,10 @@ pub struct HostFs {
     rules: Arc<Rules>,
     stubs: Stubs,
     hidden: Vec<LayerPath>,
+    /// Directories with the mode Hide: found, so that they can be mounted over, but empty and not listed.
+    covered: BTreeSet<LayerPath>,
+    witness: Option<Arc<dyn Witness>>,
+    veil: Veil,
     inodes: Inodes<Node>,
     handles: Handles<OwnedFd>,
     listings: Handles<Vec<Child>>,
@@ -62,11 +80,13 @@ impl Identity for Node {
 }
 
 /// Length, mtime and ctime.
-type Stamp = (i64, i64, i64, i64, i64);
+pub(super) type Stamp = (i64, i64, i64, i64, i64);
 
 /// A child in a listing.
 #[derive(Clone, Debug)]
 pub struct Child {
+    /// The directory, as long as the listing is open; `None` for a stub.
+    directory: Option<Arc<OwnedFd>>,
     path: LayerPath,
     kind: NodeKind,
     ino: u64,
@@ -77,16 +97,47 @@ impl HostFs {
     pub fn new(rules: Arc<Rules>, stubs: Stubs, hidden: &[PathBuf]) -> Self {
         let native = NATIVE.iter().filter_map(|name| LayerPath::new(*name).ok());
         let hidden = hidden.iter().filter_map(|path| LayerPath::from_absolute(path.as_os_str().as_bytes()).ok()).filter(|path| !path.is_root());
+        let hidden: Vec<LayerPath> = hidden.collect();
+        let veil = Veil::new(&rules, &hidden);
         let hidden = native.chain(hidden).collect();
-        let root = Node { path: LayerPath::root(), id: None };
-        Self { rules, stubs, hidden, inodes: Inodes::new(root), handles: Handles::default(), listings: Handles::default(), opened: Mutex::default() }
+        let (covered, inodes) = (BTreeSet::new(), Inodes::new(Node { path: LayerPath::root(), id: None }));
+        let (handles, listings) = (Handles::default(), Handles::default());
+        Self { rules, stubs, hidden, covered, witness: None, veil, inodes, handles, listings, opened: Mutex::default() }
+    }
+
+    /// Shows nothing at these paths but a place to mount on, which is not listed.
+    #[must_use]
+    pub fn covering(self, covered: BTreeSet<LayerPath>) -> Self {
+        Self { covered, ..self }
+    }
+
+    /// Tells somebody what is looked at.
+    #[must_use]
+    pub fn witnessed(self, witness: Option<Arc<dyn Witness>>) -> Self {
+        Self { witness, ..self }
+    }
+
+    /// Finds something in `directory`, and tells the witness.
+    fn witness(
+        &self,
+        directory: &LayerPath,
+        path: &LayerPath,
+        find: impl FnOnce() -> Result<Option<(Node, Attr)>, Errno>,
+    ) -> Result<Option<(Node, Attr)>, Errno> {
+        let Some(witness) = &self.witness else { return find() };
+        // First: what changes in between is seen.
+        witness.looks_into(directory);
+        let found = find()?;
+        witness.saw(path, found.is_some());
+        Ok(found)
     }
 
     /// Whether overlayfs finds a directory here when it merges `path`. Symbolic links are not followed: overlayfs would not.
     pub fn has_directory(&self, path: &LayerPath) -> bool {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let shown = !self.hidden.iter().any(|hidden| path.starts_with(hidden)) && (self.shows(path) || self.rules.leads_to_host(path));
-        shown && openat2(CWD, host_path(path), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).is_ok()
+        let gone = self.hidden.iter().chain(&self.covered).any(|hidden| path.starts_with(hidden));
+        let shown = !gone && (self.shows(path) || self.rules.leads_to_host(path));
+        shown && open(path, flags).and_then(|file| fstat(&file)).is_ok_and(|stat| self.admits(path, &stat))
     }
 
     fn node(&self, ino: u64) -> Result<Arc<Node>, Errno> {
@@ -97,16 +148,34 @@ impl HostFs {
         self.rules.shows_host(path) && !self.hidden.iter().any(|hidden| path.starts_with(hidden))
     }
 
+    /// Whether what is at a path may be seen there.
+    fn admits(&self, path: &LayerPath, stat: &Stat) -> bool {
+        if self.shows(path) {
+            // A path that states its own mode is meant, whatever other names the file has.
+            return !self.veil.covers(stat) || self.rules.states(path);
+        }
+        let native = self.hidden.iter().any(|hidden| path.starts_with(hidden));
+        !native && kind_of(stat) == NodeKind::Directory && self.rules.leads_to_host(path)
+    }
+
     /// What is at a path: the host's, if it is to be seen; otherwise a stub.
     fn find(&self, path: &LayerPath) -> Result<Option<(Node, Attr)>, Errno> {
-        let native = self.hidden.iter().any(|hidden| path.starts_with(hidden));
-        let passage = !native && self.rules.leads_to_host(path);
-        let found = match statat(CWD, host_path(path), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Some(stat),
-            Err(Errno::NOENT | Errno::NOTDIR) => None,
+        if let Some(covered) = self.covered.iter().find(|covered| path.starts_with(covered)) {
+            let node = Node { path: path.clone(), id: None };
+            let attr = synthetic(Inodes::number(&node), NodeKind::Directory, 0o700);
+            return Ok((path == covered).then_some((node, attr)));
+        }
+        self.judge(path, open(path, OFlags::PATH).and_then(|file| fstat(&file)))
+    }
+
+    /// The same, when the host has answered.
+    fn judge(&self, path: &LayerPath, answer: Result<Stat, Errno>) -> Result<Option<(Node, Attr)>, Errno> {
+        let found = match answer {
+            Ok(stat) => Some(stat).filter(|stat| self.admits(path, stat)),
+            // ELOOP: a directory of the path has become a symbolic link.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
             Err(errno) => return Err(errno),
         };
-        let found = found.filter(|stat| self.shows(path) || (passage && kind_of(stat) == NodeKind::Directory));
         Ok(match (found, self.stubs.get(path)) {
             (Some(stat), _) => {
                 let node = Node { path: path.clone(), id: Some((stat.st_dev, stat.st_ino)) };
@@ -123,6 +192,14 @@ impl HostFs {
         })
     }
 
+    /// What a child of a listing is now: looked up in the directory that was listed, wherever that is by now.
+    fn look(&self, child: &Child) -> Result<Option<(Node, Attr)>, Errno> {
+        match &child.directory {
+            Some(directory) => self.judge(&child.path, statat(directory, child.path.name(), AtFlags::SYMLINK_NOFOLLOW)),
+            None => self.find(&child.path),
+        }
+    }
+
     fn remember(&self, (node, attr): (Node, Attr)) -> Attr {
         let (ino, _) = self.inodes.insert(node, |known, new| known.path != new.path);
         Attr { ino, ..attr }
@@ -131,7 +208,7 @@ impl HostFs {
     /// Opens what an inode stands for; `ESTALE` if it is something else by now.
     fn open_as(&self, ino: u64, flags: OFlags) -> Result<(OwnedFd, Stat), Errno> {
         let node = self.node(ino)?;
-        let file = openat(CWD, host_path(&node.path), flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK, Mode::empty())?;
+        let file = open(&node.path, flags | OFlags::NONBLOCK)?;
         let stat = fstat(&file)?;
         match node.id {
             Some(id) if id != (stat.st_dev, stat.st_ino) => Err(Errno::STALE),
@@ -142,23 +219,29 @@ impl HostFs {
     fn children(&self, ino: u64) -> Result<Vec<Child>, Errno> {
         let directory = self.node(ino)?.path.clone();
         let mut children = Vec::new();
-        match openat(CWD, host_path(&directory), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        if self.covered.contains(&directory) {
+            return Ok(children);
+        }
+        match open(&directory, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(fd) => {
-                for entry in Dir::read_from(fd)? {
+                let fd = Arc::new(fd);
+                for entry in Dir::read_from(&*fd)? {
                     let entry = entry?;
                     let name = entry.file_name().to_bytes();
                     let Ok(path) = directory.join(name) else { continue };
-                    if self.shows(&path) || self.rules.leads_to_host(&path) {
-                        children.push(Child { path, kind: kind_from(entry.file_type()), ino: entry.ino().max(ROOT + 1) });
+                    let child = Child { directory: Some(Arc::clone(&fd)), path, kind: kind_from(entry.file_type()), ino: entry.ino().max(ROOT + 1) };
+                    let shown = (self.shows(&child.path) || self.rules.leads_to_host(&child.path)) && !self.covered.contains(&child.path);
+                    if shown && (!self.veil.may_cover(entry.ino()) || matches!(self.look(&child), Ok(Some(_)))) {
+                        children.push(child);
                     }
                 }
             }
-            Err(Errno::NOENT) => {}
+            Err(Errno::NOENT | Errno::LOOP) => {}
             Err(errno) => return Err(errno),
         }
         for stub in self.stubs.children(&directory) {
             if !children.iter().any(|child| child.path == stub.path) {
-                children.push(Child { path: stub.path.clone(), kind: NodeKind::Directory, ino: ROOT + 1 });
+                children.push(Child { directory: None, path: stub.path.clone(), kind: NodeKind::Directory, ino: ROOT + 1 });
             }
         }
         // The order of the host's filesystem means nothing; sorted, a listing is the same each time.
@@ -171,8 +254,9 @@ impl Tree for HostFs {
     type Child = Child;
 
     fn lookup(&self, parent: u64, name: &[u8], _caller: Caller) -> Result<Option<Attr>, Errno> {
-        let path = self.node(parent)?.path.join(name).map_err(|_| Errno::NAMETOOLONG)?;
-        Ok(self.find(&path)?.map(|found| self.remember(found)))
+        let directory = self.node(parent)?;
+        let path = directory.path.join(name).map_err(|_| Errno::NAMETOOLONG)?;
+        Ok(self.witness(&directory.path, &path, || self.find(&path))?.map(|found| self.remember(found)))
     }
 
     fn forget(&self, ino: u64, count: u64) {
@@ -251,12 +335,18 @@ impl Tree for HostFs {
     }
 
     fn enter(&self, child: &Child) -> Option<Attr> {
-        self.find(&child.path).ok().flatten().map(|found| self.remember(found))
+        let directory = child.path.parent()?;
+        let found = self.witness(&directory, &child.path, || self.look(child));
+        found.ok().flatten().map(|found| self.remember(found))
     }
 
     fn read_link(&self, ino: u64) -> Result<Vec<u8>, Errno> {
-        let path = host_path(&self.node(ino)?.path);
-        readlinkat(CWD, path, Vec::new()).map(|target| target.into_bytes())
+        let link = open(&self.node(ino)?.path, OFlags::PATH)?;
+        match readlinkat(&link, "", Vec::new()) {
+            // So the kernel says that an open file is no symbolic link.
+            Err(Errno::NOENT) => Err(Errno::INVAL),
+            target => target.map(|target| target.into_bytes()),
+        }
     }
 
     fn xattr(&self, _ino: u64, _name: &[u8]) -> Result<Vec<u8>, Errno> {
@@ -282,7 +372,7 @@ impl Tree for HostFs {
 
 /// Values by number.
 #[derive(Debug)]
-struct Handles<T> {
+pub(super) struct Handles<T> {
     next: AtomicU64,
     values: Mutex<HashMap<u64, Arc<T>>>,
 }
@@ -294,36 +384,42 @@ impl<T> Default for Handles<T> {
 }
 
 impl<T> Handles<T> {
-    fn insert(&self, value: T) -> u64 {
+    pub(super) fn insert(&self, value: T) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
         self.values.lock().insert(handle, Arc::new(value));
         handle
     }
 
-    fn get(&self, handle: u64) -> Option<Arc<T>> {
+    pub(super) fn get(&self, handle: u64) -> Option<Arc<T>> {
         self.values.lock().get(&handle).cloned()
     }
 
-    fn remove(&self, handle: u64) {
+    pub(super) fn remove(&self, handle: u64) {
         let value = self.values.lock().remove(&handle);
         // Closing may block; not under the lock.
         drop(value);
     }
 }
 
-fn host_path(path: &LayerPath) -> Vec<u8> {
+/// Opens a path of the host. No symbolic link is followed, whatever anybody puts in the way meanwhile; one at the end can
+/// be opened with `O_PATH`.
+fn open(path: &LayerPath, flags: OFlags) -> Result<OwnedFd, Errno> {
+    openat2(CWD, host_path(path), flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+pub(super) fn host_path(path: &LayerPath) -> Vec<u8> {
     [b"/", path.as_bytes()].concat()
 }
 
-fn stamp(stat: &Stat) -> Stamp {
+pub(super) fn stamp(stat: &Stat) -> Stamp {
     (stat.st_size, stat.st_mtime, stat.st_mtime_nsec as i64, stat.st_ctime, stat.st_ctime_nsec as i64)
 }
 
-fn kind_of(stat: &Stat) -> NodeKind {
+pub(super) fn kind_of(stat: &Stat) -> NodeKind {
     kind_from(FileType::from_raw_mode(stat.st_mode))
 }
 
-fn kind_from(file_type: FileType) -> NodeKind {
+pub(super) fn kind_from(file_type: FileType) -> NodeKind {
     match file_type {
         FileType::Directory => NodeKind::Directory,
         FileType::Symlink => NodeKind::Symlink,
@@ -335,7 +431,7 @@ fn kind_from(file_type: FileType) -> NodeKind {
     }
 }
 
-fn attr(ino: u64, stat: &Stat) -> Attr {
+pub(super) fn attr(ino: u64, stat: &Stat) -> Attr {
     let kind = kind_of(stat);
     Attr {
         ino,
@@ -351,10 +447,14 @@ fn attr(ino: u64, stat: &Stat) -> Attr {
     }
 }
 
-fn synthetic(ino: u64, kind: NodeKind, perm: u16) -> Attr {
+pub(super) fn synthetic(ino: u64, kind: NodeKind, perm: u16) -> Attr {
     Attr { ino, kind, perm, nlink: 1, size: 0, blocks: 0, atime: (0, 0), mtime: (0, 0), ctime: (0, 0), rdev: 0 }
 }
 
 #[cfg(test)]
 #[path = "host_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "host_race_tests.rs"]
+mod race_tests;

@@ -7,10 +7,10 @@ use std::path::Path;
 use super::*;
 use crate::spec::Mode as Isolation;
 
-const NOBODY: Caller = Caller { pid: 0 };
+pub(super) const NOBODY: Caller = Caller { pid: 0 };
 
 /// Looks a path up from the root.
-fn walk(fs: &HostFs, path: &Path) -> Option<Attr> {
+pub(super) fn walk(fs: &HostFs, path: &Path) -> Option<Attr> {
     let path = LayerPath::from_absolute(path.as_os_str().as_bytes()).unwrap();
     let names: Vec<&[u8]> = path.as_bytes().split(|b| *b == b'/').collect();
     let (last, parents) = names.split_last().unwrap();
@@ -21,14 +21,14 @@ fn walk(fs: &HostFs, path: &Path) -> Option<Attr> {
     fs.lookup(parent, last, NOBODY).unwrap()
 }
 
-fn names(fs: &HostFs, ino: u64) -> Vec<Vec<u8>> {
+pub(super) fn names(fs: &HostFs, ino: u64) -> Vec<Vec<u8>> {
     let handle = fs.open_dir(ino).unwrap();
     let names = fs.list(ino, handle, 0, usize::MAX, NOBODY).unwrap().iter().map(|child| HostFs::name(child).to_vec()).collect();
     fs.close_dir(handle);
     names
 }
 
-fn modes(default: Isolation, stated: &[(&Path, Isolation)]) -> Arc<Rules> {
+pub(super) fn modes(default: Isolation, stated: &[(&Path, Isolation)]) -> Arc<Rules> {
     let mut rules = Rules::new(default);
     for (path, mode) in stated {
         rules.state(LayerPath::from_absolute(path.as_os_str().as_bytes()).unwrap(), *mode);
@@ -89,4 +89,54 @@ fn stubs_appear_where_the_host_has_nothing() {
     assert_eq!((stub.kind, stub.perm), (NodeKind::Directory, 0o755));
     assert_eq!(names(&host, stub.ino), [b"y".to_vec()]);
     assert_eq!(host.attr(stub.ino, NOBODY).unwrap(), stub);
+}
+
+#[test]
+fn covered_directories_are_places_to_mount_on_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| LayerPath::from_absolute(dir.path().join(name).as_os_str().as_bytes()).unwrap();
+    fs::create_dir_all(dir.path().join("secret/in")).unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    fs::write(dir.path().join("beside"), "x").unwrap();
+    let covered = BTreeSet::from([at("secret"), at("file"), at("nothing")]);
+    let host = HostFs::new(modes(Isolation::WriteCopy, &[]), Stubs::default(), &[]).covering(covered);
+    let top = walk(&host, dir.path()).unwrap();
+    assert_eq!(names(&host, top.ino), [b"beside".to_vec()]);
+    for name in ["secret", "file", "nothing"] {
+        let found = walk(&host, &dir.path().join(name)).unwrap();
+        assert_eq!((found.kind, host.attr(found.ino, NOBODY).unwrap()), (NodeKind::Directory, found.clone()), "{name}");
+        assert_eq!(names(&host, found.ino), Vec::<Vec<u8>>::new());
+        assert_eq!(host.lookup(found.ino, b"in", NOBODY), Ok(None));
+        assert!(!host.has_directory(&at(name)));
+    }
+}
+
+#[derive(Debug, Default)]
+struct Notes(Mutex<Vec<String>>);
+
+impl Witness for Notes {
+    fn looks_into(&self, directory: &LayerPath) {
+        self.0.lock().push(format!("into {}", directory.name().escape_ascii()));
+    }
+
+    fn saw(&self, path: &LayerPath, there: bool) {
+        self.0.lock().push(format!("{} {there}", path.name().escape_ascii()));
+    }
+}
+
+#[test]
+fn looks_are_witnessed_before_and_after() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    fs::write(dir.path().join("d/f"), "x").unwrap();
+    let notes = Arc::new(Notes::default());
+    let host = HostFs::new(modes(Isolation::WriteCopy, &[]), Stubs::default(), &[]).witnessed(Some(Arc::clone(&notes) as Arc<dyn Witness>));
+    let found = walk(&host, &dir.path().join("d")).unwrap();
+    notes.0.lock().clear();
+    assert!(host.lookup(found.ino, b"none", NOBODY).unwrap().is_none());
+    let handle = host.open_dir(found.ino).unwrap();
+    for child in host.list(found.ino, handle, 0, 9, NOBODY).unwrap() {
+        host.enter(&child).unwrap();
+    }
+    assert_eq!(*notes.0.lock(), ["into d", "none false", "into d", "f true"]);
 }

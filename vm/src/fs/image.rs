@@ -4,14 +4,14 @@
 //! where nothing lower can matter; no directory is listed to find a name. Where overlayfs merges a directory with the
 //! host's, tombstones and opaque directories are shown in its form; elsewhere they just take effect.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use client_store::view::Caller;
 use client_store::{FetchError, LayerView};
 use layer_format::LayerPath;
-use layer_format::entry::{Entry, Kind};
+use layer_format::entry::{Entry, Kind, Meta};
 use layer_format::recipe::{Extent, Recipe};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -19,8 +19,9 @@ use rustix::io::Errno;
 
 use super::inodes::{Identity, Inodes};
 use super::listing::Listing;
-use super::merge::{Verdict, is_whiteout};
+use super::merge::{self, Verdict, is_whiteout};
 use super::{Attr, NodeKind, ROOT, Space, Stubs, Tree};
+use crate::rules::Rules;
 
 /// How many listings are kept half-read.
 const LISTINGS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
@@ -40,8 +41,12 @@ pub struct ImageFs {
     /// Directories in the root that are always mounted over, so that no layer needs to be asked about them.
     always: Stubs,
     stubs: Arc<Stubs>,
+    /// Which files higher layers do not replace.
+    rules: Arc<Rules>,
     /// `None` if the host is not below.
     host_has: Option<HostHas>,
+    /// Directories with the mode Hide: found, so that they can be mounted over, but empty and not listed.
+    covered: BTreeSet<LayerPath>,
     inodes: Inodes<Node>,
     /// The root's entry is read when it is first needed, not when the filesystem is made.
     root: Mutex<Option<Entry>>,
@@ -103,12 +108,31 @@ impl ImageFs {
             layers,
             always,
             stubs,
+            rules: Arc::default(),
             host_has,
+            covered: BTreeSet::new(),
             inodes: Inodes::new(root),
             root: Mutex::new(None),
             listings: Mutex::new(LruCache::new(LISTINGS)),
             logged: Mutex::new(HashSet::new()),
         }
+    }
+
+    /// Shows nothing at these paths but a place to mount on, which is not listed, in each directory that some layer has.
+    #[must_use]
+    pub fn covering(self, covered: BTreeSet<LayerPath>) -> Self {
+        Self { covered, ..self }
+    }
+
+    /// Honours [`Rules::kept_by`], whose layers are counted as those given to [`ImageFs::new`].
+    pub fn keeping(mut self, rules: Arc<Rules>) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    /// The layer that keeps its file at a path: by our numbers, of which the stubs have the first.
+    fn kept_by(&self, path: &LayerPath) -> Option<u16> {
+        self.rules.kept_by(path).and_then(|layer| u16::try_from(layer + 1).ok())
     }
 
     fn layer(&self, number: u16) -> Option<Arc<dyn LayerView>> {
@@ -136,18 +160,10 @@ impl ImageFs {
 
     /// What a child of a directory is.
     fn resolve(&self, directory: &Node, path: &LayerPath, caller: Caller) -> Result<Verdict, Errno> {
-        let mut verdict = Verdict { host: directory.host, ..Verdict::default() };
-        for &number in &directory.layers {
-            let Some(layer) = self.layer(number) else { continue };
-            let entry = layer.lookup(path, caller).map_err(|error| self.failed(path, &error))?;
-            if let Some(entry) = entry
-                && self.counts(number, &entry)
-                && !verdict.add(number, entry)
-            {
-                break;
-            }
-        }
-        Ok(verdict)
+        let accept = |number, entry: &Entry| self.counts(number, entry);
+        let found = merge::resolve(path, &directory.layers, self.kept_by(path), |number| self.layer(number), accept, caller);
+        let verdict = found.map_err(|error| self.failed(path, &error))?;
+        Ok(Verdict { host: directory.host, ..verdict })
     }
 
     /// Whether an entry takes part. Images made from containers often have an empty `/etc/resolv.conf`, or a link to a file
@@ -195,6 +211,10 @@ impl ImageFs {
 
     /// A directory that is mounted over.
     fn mount_point(&self, parent: u64, path: &LayerPath) -> Option<Verdict> {
+        if self.covered.contains(path) {
+            let entry = Entry { path: path.clone(), meta: Meta { mode: 0o700, ..Meta::default() }, kind: Kind::Directory { opaque: true } };
+            return Some(Verdict { found: Some(entry), closed: true, ..Verdict::default() });
+        }
         let entry = if parent == ROOT { self.always.get(path) } else { None };
         entry.map(|entry| Verdict { found: Some(entry.clone()), ..Verdict::default() })
     }
@@ -264,9 +284,16 @@ impl Tree for ImageFs {
         let first = always.iter().skip(index).take(max);
         let mut page: Vec<Arc<Verdict>> = first.filter_map(|entry| self.mount_point(ino, &entry.path).map(Arc::new)).collect();
         let listing = self.listings.lock().get_or_insert(ino, || Arc::new(Mutex::new(Listing::new(path.clone(), &directory.layers, directory.host)))).clone();
-        let keep = |verdict: &Verdict| verdict.visible().is_some_and(|entry| !always.iter().any(|stub| stub.path == entry.path));
+        let keep = |verdict: &Verdict| {
+            let shown = |entry: &Entry| !always.iter().any(|stub| stub.path == entry.path) && !self.covered.contains(&entry.path);
+            verdict.visible().is_some_and(shown)
+        };
         let (from, rest) = (index.saturating_sub(always.len()), max - page.len());
-        let found = listing.lock().get(from, rest, &|layer| self.layer(layer), &keep, &|layer, entry| self.counts(layer, entry), caller);
+        let accept = |number, entry: &Entry| {
+            let kept = self.kept_by(&entry.path).filter(|kept| directory.layers.contains(kept));
+            self.counts(number, entry) && !merge::gives_way(&entry.path, number, kept, |number| self.layer(number), caller)
+        };
+        let found = listing.lock().get(from, rest, &|layer| self.layer(layer), &keep, &accept, caller);
         page.extend(found.map_err(|error| self.failed(&path, &error))?);
         if page.is_empty() {
             // The end: the kernel caches the listing.
@@ -316,7 +343,7 @@ impl Tree for ImageFs {
     }
 }
 
-fn kind(entry: &Entry) -> NodeKind {
+pub(super) fn kind(entry: &Entry) -> NodeKind {
     match entry.kind {
         Kind::File(_) => NodeKind::File,
         Kind::Directory { .. } => NodeKind::Directory,
@@ -328,7 +355,7 @@ fn kind(entry: &Entry) -> NodeKind {
     }
 }
 
-fn attr(ino: u64, entry: &Entry) -> Attr {
+pub(super) fn attr(ino: u64, entry: &Entry) -> Attr {
     let meta = &entry.meta;
     let (perm, rdev) = match entry.kind {
         Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } if !is_whiteout(entry) => (meta.mode, encode_device(major, minor)),

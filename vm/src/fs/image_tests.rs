@@ -6,10 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-#[path = "../../tests/support/layer.rs"]
-mod layer;
-
-use layer::MemoryLayer;
+use crate::fs::layer::MemoryLayer;
 
 const NOBODY: Caller = Caller { pid: 0 };
 
@@ -245,6 +242,27 @@ fn names_of_one_file_share_an_inode_and_numbers_last() {
 }
 
 #[test]
+fn a_file_that_a_lower_layer_keeps_is_not_replaced() {
+    let mut layers = [MemoryLayer::new(), MemoryLayer::new()];
+    layers[0].file("d/kept", "old");
+    layers[0].file("d/gone", "old");
+    layers[1].file("d/kept", "newer");
+    layers[1].whiteout("d/gone");
+    let mut rules = Rules::default();
+    for at in ["d/kept", "d/gone", "d/none"] {
+        rules.keep(LayerPath::new(at).unwrap(), 0);
+    }
+    let fs = image(&layers, None).keeping(Arc::new(rules));
+    let dir = fs.lookup(ROOT, b"d", NOBODY).unwrap().unwrap().ino;
+    for name in [&b"kept"[..], b"gone"] {
+        let found = fs.lookup(dir, name, NOBODY).unwrap().unwrap();
+        assert_eq!(fs.read(found.ino, 0, 0, 9, NOBODY).unwrap(), b"old");
+    }
+    let listed: Vec<_> = children(&fs, dir, 9).iter().map(|child| ImageFs::name(child).to_vec()).collect();
+    assert_eq!(listed, [b"gone", b"kept"]);
+}
+
+#[test]
 fn stubs_give_way_to_images_unless_those_are_of_no_use() {
     type Prepare = fn(&mut MemoryLayer);
     let cases: [(&str, Prepare, &[u8]); 4] = [
@@ -288,4 +306,23 @@ fn holes_show_in_blocks_and_seek() {
     assert_eq!(fs.seek(s.ino, 0, 0, true, NOBODY), Ok(4096));
     assert_eq!(fs.seek(s.ino, 0, 4096, false, NOBODY), Ok(4096 + (1 << 20)));
     assert_eq!(fs.seek(s.ino, 0, s.size, true, NOBODY), Err(Errno::NXIO));
+}
+
+#[test]
+fn covered_directories_are_found_in_every_directory_of_a_layer_and_listed_in_none() {
+    let mut layer = MemoryLayer::new();
+    layer.file("d/secret/in", "x");
+    layer.file("d/file", "x");
+    layer.file("d/beside", "x");
+    let covered = BTreeSet::from(["d/secret", "d/file", "d/nothing", "elsewhere/x"].map(MemoryLayer::path));
+    let fs = image(&[layer], Some(&MemoryLayer::new())).covering(covered);
+    let dir = fs.lookup(ROOT, b"d", NOBODY).unwrap().unwrap().ino;
+    assert_eq!(children(&fs, dir, 1).iter().map(ImageFs::name).collect::<Vec<_>>(), [b"beside"]);
+    for name in [&b"secret"[..], b"file", b"nothing"] {
+        let found = fs.lookup(dir, name, NOBODY).unwrap().unwrap();
+        assert_eq!(found.kind, NodeKind::Directory);
+        assert!(children(&fs, found.ino, 9).is_empty() && fs.lookup(found.ino, b"in", NOBODY).unwrap().is_none());
+        assert_eq!(fs.xattr(found.ino, OPAQUE).as_deref(), Ok(&b"y"[..]), "the host's must not show through");
+    }
+    assert_eq!(fs.lookup(ROOT, b"elsewhere", NOBODY), Ok(None), "no parents are made up");
 }

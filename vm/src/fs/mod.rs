@@ -1,22 +1,32 @@
-//! The two read-only filesystems below the sandbox, without FUSE: image layers ([`ImageFs`]) and host ([`HostFs`]).
+//! The read-only filesystems below the sandbox, without FUSE: image layers ([`ImageFs`]) and host ([`HostFs`]); what lies
+//! over hidden directories ([`HideFs`]); and the union that decides file by file ([`UnionFs`]).
 //!
 //! Inode numbers are 53 bits wide (exact in a JavaScript number) and made by hashing what the inode is, so that they are
 //! the same each time during a run, without remembering inodes that the kernel has forgotten.
 
+mod hide;
 mod host;
 mod image;
 mod inodes;
 mod listing;
 mod merge;
 mod stubs;
+mod union;
+mod veil;
+
+#[cfg(test)]
+#[path = "../../tests/support/layer.rs"]
+pub(crate) mod layer;
 
 use client_store::view::Caller;
 use rustix::io::Errno;
 
-pub use host::HostFs;
+pub use hide::HideFs;
+pub use host::{HostFs, Witness};
 pub use image::{HostHas, ImageFs};
 pub use merge::Verdict;
 pub use stubs::Stubs;
+pub use union::{Answer, Change, Name, Opened, Rename, Shown, Special, UnionFs, UnionOptions};
 
 /// Inode number of the root of each filesystem.
 pub const ROOT: u64 = 1;

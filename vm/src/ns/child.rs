@@ -9,13 +9,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, getppid, set_parent_process_death_signal, waitpid};
 
-use super::protocol::{Failure, FromVm, Plan, Step, ToVm, receive, send, send_with};
+use super::protocol::{Failure, FromVm, Plan, Step, ToVm, receive_with, send, send_with};
 use super::{init, mounts};
 use crate::sys::process::{Forked, exit_now, fork_single_threaded, unshare_namespaces};
 use crate::sys::signals;
 
-/// Signals that a terminal or a process group may send to all of us: they are for the application alone.
-const FOR_THE_APPLICATION: [i32; 8] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
+/// Signals that a terminal or a process group may send to all of us: they are for the application alone. SIGTTOU would stop
+/// who gives the terminal to the application.
+pub(crate) const FOR_THE_APPLICATION: [i32; 9] =
+    [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP, libc::SIGTSTP, libc::SIGTTOU, libc::SIGUSR1, libc::SIGUSR2, libc::SIGALRM];
 
 /// Runs the child to its end. `parent` is the process that forked it.
 pub(crate) fn main(socket: UnixStream, parent: Pid) -> ! {
@@ -34,12 +36,13 @@ fn run(socket: &UnixStream, parent: Pid) -> Result<(), Failure> {
     die_with(parent)?;
     let ignored = signals::ignore(&FOR_THE_APPLICATION);
     let unshared = unshare_namespaces();
-    match receive(socket) {
-        Ok(Some(ToVm::Start(plan))) => {
+    match receive_with(socket) {
+        // What came with the plan stays open until this process and pid 1 end.
+        Ok(Some((ToVm::Start(plan), _held))) => {
             unshared.map_err(|errno| Failure::new(Step::Unshare, errno))?;
             start(socket, &plan, parent, &ignored)
         }
-        Ok(Some(ToVm::Probe { sandbox, uid, gid })) => {
+        Ok(Some((ToVm::Probe { sandbox, uid, gid }, _))) => {
             unshared.map_err(|errno| Failure::new(Step::Unshare, errno))?;
             probe(socket, &sandbox, uid, gid)
         }
@@ -64,15 +67,15 @@ fn start(socket: &UnixStream, plan: &Plan, parent: Pid, ignored: &[i32]) -> Resu
     die_with(parent)?;
     mounts::leave_host_mounts()?;
     let staging = mounts::Staging::new(&plan.sandbox)?;
-    let fds = staging.mount_fuse(plan.inner_uid, plan.inner_gid, plan.host)?;
+    let fds = staging.mount_fuse(plan)?;
     send_with(socket, &FromVm::Fuse, &fds).map_err(lost)?;
     // Only the parent holds the device now: if it dies, the filesystem dies, and nobody waits for an answer for ever.
     drop(fds);
-    staging.mount_overlay(plan.host)?;
+    staging.mount_root(plan)?;
     let me = rustix::process::getpid();
     match fork_single_threaded().map_err(lost)? {
         Forked::Child => {
-            let failure = init::run(socket, plan, &staging, me, ignored);
+            let failure = init::run(socket, plan, staging, me, ignored);
             let _ = send(socket, &FromVm::Failed(failure));
             exit_now(1)
         }
@@ -85,17 +88,22 @@ fn start(socket: &UnixStream, plan: &Plan, parent: Pid, ignored: &[i32]) -> Resu
     }
 }
 
+/// Tries one thing after another and says how each went.
 fn probe(socket: &UnixStream, sandbox: &[u8], uid: u32, gid: u32) -> Result<(), Failure> {
     mounts::write_maps(uid, gid, uid, gid)?;
-    send(socket, &FromVm::Passed).map_err(lost)?;
     mounts::leave_host_mounts()?;
-    let staging = mounts::Staging::new(sandbox)?;
-    staging.try_overlay()?;
-    send(socket, &FromVm::Passed).map_err(lost)?;
-    mounts::open_fuse()?;
-    send(socket, &FromVm::Passed).map_err(lost)
+    let report = |result: Result<(), Failure>| send(socket, &result.map_or_else(FromVm::Failed, |()| FromVm::Passed)).map_err(lost);
+    report(Ok(()))?;
+    let staging = mounts::Staging::new(sandbox);
+    let on = |act: &dyn Fn(&mounts::Staging) -> Result<(), Failure>| match &staging {
+        Ok(staging) => act(staging),
+        Err(failure) => Err(failure.clone()),
+    };
+    report(on(&mounts::Staging::try_overlay))?;
+    report(on(&|staging| staging.try_fuse(uid, gid)))?;
+    report(on(&mounts::Staging::try_terminals))
 }
 
-fn lost(error: std::io::Error) -> Failure {
+pub(crate) fn lost(error: std::io::Error) -> Failure {
     Failure::at("talk to the parent", "", Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }

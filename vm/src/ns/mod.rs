@@ -5,6 +5,11 @@
 
 pub(crate) mod child;
 pub(crate) mod exec;
+pub(crate) mod freeze;
 pub(crate) mod init;
+pub(crate) mod join;
 pub(crate) mod mounts;
 pub(crate) mod protocol;
+pub(crate) mod regions;
+pub(crate) mod scripts;
+pub(crate) mod supervise;

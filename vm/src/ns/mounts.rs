@@ -1,7 +1,8 @@
 //! The mounts of the VM, in the order in which they must be made.
 //!
-//! A tmpfs over `<sandbox>/mnt`, seen by nobody else, has the mount points: `img` and `host` for FUSE, `root` for the
-//! overlay that becomes `/`. Sandbox directories are named through `/proc/self/fd`, so that no character of the
+//! A tmpfs over `<sandbox>/mnt`, seen by nobody else, has the mount points: `img`, `host`, `union` and `hide` for FUSE,
+//! `overlay` for the overlay where it is not the root or lies below something else, and `root` for what becomes `/`. It is
+//! unbindable, so that no bind mount of a host directory that contains the sandbox shows it. Sandbox directories are named through `/proc/self/fd`, so that no character of the
 //! sandbox's path has to be quoted in mount options. Targets inside the new root are resolved with `RESOLVE_IN_ROOT`:
 //! a symbolic link of an image cannot lead a mount out of it.
 
@@ -12,7 +13,11 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, op
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive, mount_change, unmount};
 
-use super::protocol::{Failure, Plan, Step};
+use super::protocol::{Failure, Plan, Served, Step};
+use super::regions;
+use crate::guard::dev;
+use crate::guard::place::{path_of, place};
+use crate::regions::Kind;
 
 /// Maps one user and one group into the user namespace.
 pub(crate) fn write_maps(uid: u32, gid: u32, inner_uid: u32, inner_gid: u32) -> Result<(), Failure> {
@@ -29,7 +34,11 @@ pub(crate) fn write_maps(uid: u32, gid: u32, inner_uid: u32, inner_gid: u32) -> 
 /// Keeps later mounts of ours from the host, and the host's from us.
 pub(crate) fn leave_host_mounts() -> Result<(), Failure> {
     let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", flags).map_err(|errno| Failure::at("make mounts private", "/", errno))
+    // The first call that needs a right in the new namespace: on Ubuntu it is this one that AppArmor refuses.
+    mount_change("/", flags).map_err(|errno| match errno {
+        Errno::ACCESS | Errno::PERM => Failure::new(Step::Unshare, errno),
+        _ => Failure::at("make mounts private", "/", errno),
+    })
 }
 
 /// Opens the FUSE device. It must happen inside the user namespace: the kernel refuses a descriptor from outside.
@@ -56,27 +65,54 @@ impl Staging {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("turbo", &mnt[..], "tmpfs", flags, c"mode=0755,size=1m").map_err(|errno| Failure::at("mount a tmpfs on", &mnt, errno))?;
         let stage = open(mnt)?;
-        for name in ["img", "host", "root"] {
+        for name in ["img", "host", "union", "hide", "overlay", "root"] {
             mkdirat(&stage, name, Mode::from_raw_mode(0o755)).map_err(|errno| Failure::at("make the mount point", name, errno))?;
         }
         rustix::process::fchdir(&stage).map_err(|errno| Failure::at("enter", "mnt", errno))?;
         Ok(Self { upper, work, stage })
     }
 
-    /// Mounts the filesystems that the parent will serve: the images', and the host's if asked for.
-    pub(crate) fn mount_fuse(&self, uid: u32, gid: u32, host: bool) -> Result<Vec<OwnedFd>, Failure> {
-        let names = if host { &["img", "host"][..] } else { &["img"][..] };
-        names.iter().map(|name| mount_fuse(name, uid, gid)).collect()
+    /// Mounts the filesystems that the parent will serve.
+    pub(crate) fn mount_fuse(&self, plan: &Plan) -> Result<Vec<OwnedFd>, Failure> {
+        let (uid, gid) = (plan.inner_uid, plan.inner_gid);
+        let mount = |served: &Served| match served {
+            Served::Images => mount_fuse("img", MountFlags::RDONLY, uid, gid),
+            Served::Host => mount_fuse("host", MountFlags::RDONLY, uid, gid),
+            Served::Union => mount_fuse("union", MountFlags::empty(), uid, gid),
+            Served::Hide => mount_fuse("hide", MountFlags::RDONLY, uid, gid),
+        };
+        plan.fuse.iter().map(mount).collect()
     }
 
-    /// Puts the sandbox over the FUSE mounts.
-    pub(crate) fn mount_overlay(&self, host: bool) -> Result<(), Failure> {
-        self.overlay(if host { "img:host" } else { "img" }, "root")
+    /// Puts the sandbox over the FUSE mounts, and the overlay or the union where the root will be.
+    pub(crate) fn mount_root(&self, plan: &Plan) -> Result<(), Failure> {
+        mount_change(".", MountPropagationFlags::UNBINDABLE).map_err(|errno| Failure::at("make unbindable", "mnt", errno))?;
+        let lower = if plan.fuse.contains(&Served::Host) { "img:host" } else { "img" };
+        let root = plan.regions.first().map_or(Kind::Overlay, |(_, kind)| *kind);
+        let again = |source: &str, target: &str| mount_bind(source, target).map_err(|errno| Failure::at("bind", source, errno));
+        if root == Kind::Union {
+            again("union", "root")?;
+            return if plan.fuse.contains(&Served::Images) { self.overlay(lower, "overlay") } else { Ok(()) };
+        }
+        self.overlay(lower, "root")?;
+        // A union above part of it may have more of the overlay above itself.
+        let is_needed = plan.regions.iter().skip(1).any(|(_, kind)| *kind == Kind::Overlay);
+        if is_needed { again("root", "overlay") } else { Ok(()) }
     }
 
     /// Mounts an overlay over empty directories.
     pub(crate) fn try_overlay(&self) -> Result<(), Failure> {
         self.overlay("img:host", "root")
+    }
+
+    /// Mounts a FUSE filesystem that nobody serves.
+    pub(crate) fn try_fuse(&self, uid: u32, gid: u32) -> Result<(), Failure> {
+        mount_fuse("img", MountFlags::RDONLY, uid, gid).map(drop)
+    }
+
+    /// Mounts a new instance of devpts.
+    pub(crate) fn try_terminals(&self) -> Result<(), Failure> {
+        dev::mount_terminals("host")
     }
 
     fn overlay(&self, lower: &str, target: &str) -> Result<(), Failure> {
@@ -92,18 +128,23 @@ impl Staging {
         let root = openat(&self.stage, "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| Failure::at("open", "root", errno))?;
         let mut warnings = Vec::new();
-        mount_proc()?;
-        if let Err(errno) = mount_bind_recursive("/sys", "root/sys") {
+        mount_proc(&root)?;
+        if let Err(errno) = mount_bind_recursive("/sys", path_of(&place(&root, "sys")?)) {
             warnings.push(format!("/sys is not available in the VM: {errno}"));
         }
-        if plan.private_dev_and_tmp {
-            private_dev()?;
-            tmpfs("root/tmp", c"mode=1777")?;
+        if plan.guard.has_private_dev() {
+            dev::mount_private(&root, plan.guard.strict)?;
         } else {
-            mount_bind_recursive("/dev", "root/dev").map_err(|errno| Failure::at("bind", "/dev", errno))?;
-            // Not the host's: write-copy never writes to the host.
-            let _ = tmpfs("root/dev/shm", c"mode=1777");
+            mount_bind_recursive("/dev", path_of(&place(&root, "dev")?)).map_err(|errno| Failure::at("bind", "/dev", errno))?;
+            if !plan.host_shm {
+                // Not the host's: write-copy never writes to the host.
+                let _ = place(&root, "dev").and_then(|dev| place(&dev, "shm")).and_then(|shm| dev::tmpfs(&shm, c"mode=1777"));
+            }
         }
+        if plan.private_tmp {
+            dev::tmpfs(&place(&root, "tmp")?, c"mode=1777")?;
+        }
+        regions::mount_all(&root, plan, &mut warnings)?;
         for (source, target) in &plan.binds {
             if let Err(errno) = bind(&root, source, target) {
                 let (source, target) = (String::from_utf8_lossy(source), String::from_utf8_lossy(target));
@@ -115,47 +156,23 @@ impl Staging {
     }
 }
 
-fn mount_fuse(target: &str, uid: u32, gid: u32) -> Result<OwnedFd, Failure> {
+fn mount_fuse(target: &str, flags: MountFlags, uid: u32, gid: u32) -> Result<OwnedFd, Failure> {
     let device = open_fuse()?;
     let options = format!("fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions", device.as_raw_fd());
     let options = CString::new(options).map_err(|_| Failure::at("mount FUSE on", target, Errno::INVAL))?;
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | flags;
     mount("turbo", target, "fuse.turbo", flags, options.as_c_str()).map_err(|errno| Failure::at("mount FUSE on", target, errno))?;
     Ok(device)
 }
 
-fn mount_proc() -> Result<(), Failure> {
+fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("proc", "root/proc", "proc", flags, None)
+    let place = place(root, "proc")?;
+    let target = path_of(&place);
+    mount("proc", &target, "proc", flags, None)
         // Where parts of /proc are covered (containers) a new one is refused; the host's shows more processes, but works.
-        .or_else(|_| mount_bind_recursive("/proc", "root/proc"))
+        .or_else(|_| mount_bind_recursive("/proc", &target))
         .map_err(|errno| Failure::at("mount", "/proc", errno))
-}
-
-fn tmpfs(target: &str, options: &std::ffi::CStr) -> Result<(), Failure> {
-    mount("tmpfs", target, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options).map_err(|errno| Failure::at("mount a tmpfs on", target, errno))
-}
-
-/// A `/dev` with what every program may expect, and the host's terminals.
-fn private_dev() -> Result<(), Failure> {
-    tmpfs("root/dev", c"mode=0755,size=1m")?;
-    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
-        let (source, target) = (format!("/dev/{name}"), format!("root/dev/{name}"));
-        let bound =
-            openat(CWD, &target, OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::from_raw_mode(0o666)).and_then(|_| mount_bind(&source, &target));
-        bound.map_err(|errno| Failure::at("bind", source, errno))?;
-    }
-    for name in ["pts", "shm"] {
-        let path = format!("root/dev/{name}");
-        mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).map_err(|errno| Failure::at("make", path, errno))?;
-    }
-    // The host's, not a new instance: the terminal that the application was started on must be found by its name.
-    let _ = mount_bind_recursive("/dev/pts", "root/dev/pts");
-    tmpfs("root/dev/shm", c"mode=1777")?;
-    for (target, name) in [("/proc/self/fd", "fd"), ("fd/0", "stdin"), ("fd/1", "stdout"), ("fd/2", "stderr"), ("pts/ptmx", "ptmx")] {
-        rustix::fs::symlinkat(target, CWD, format!("root/dev/{name}")).map_err(|errno| Failure::at("link", name, errno))?;
-    }
-    Ok(())
 }
 
 /// Makes a file or folder of the host visible in the new root.
@@ -177,7 +194,7 @@ fn open_inside(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// Makes `path` and its missing parents. Only reached if the filesystems below do not already show a stub there, because the
 /// sandbox or a layer deleted it.
-fn make_inside(root: &OwnedFd, path: &[u8], is_dir: bool) -> Result<(), Errno> {
+pub(super) fn make_inside(root: &OwnedFd, path: &[u8], is_dir: bool) -> Result<(), Errno> {
     let mut parent = open_inside(root, b"/")?;
     let parts: Vec<&[u8]> = path.split(|b| *b == b'/').filter(|part| !part.is_empty()).collect();
     for (at, part) in parts.iter().enumerate() {
