@@ -150,7 +150,22 @@ fn a_group_starts_together_and_ends_with_its_last() {
     // Each waits for the other: neither can be the only one.
     let main = "both=/bin/sh -c 'echo main; while ! test -e /opt/app/beside; do sleep 0.01; done; touch /opt/app/main; exit 7'";
     let beside = "both=/bin/sh -c 'touch /opt/app/beside; while ! test -e /opt/app/main; do sleep 0.01; done; echo beside'";
-    let options = ["--startup-file", "/bin/echo default", "--trigger", main, "--trigger", beside, "--trigger", "bad=/bin/true", "--trigger", "bad=/no/such"];
+    let options = [
+        "--startup-file",
+        "/bin/echo default",
+        "--trigger",
+        main,
+        "--trigger",
+        beside,
+        "--trigger",
+        "bad=/bin/true",
+        "--trigger",
+        "bad=/no/such",
+        "--trigger",
+        "short=/bin/true",
+        "--trigger",
+        "short=/bin/true",
+    ];
     import(&home, "a/app:1", &[("file", "")], &options);
     import(&home, "a/settings:1", &[("file", "")], &[]);
     assert_eq!(run(&home, &["--offline", "a/settings,a/app"]).ok().stdout, "default\n");
@@ -158,6 +173,10 @@ fn a_group_starts_together_and_ends_with_its_last() {
     assert_eq!((group.code, group.stdout.as_str()), (Some(7), "main\nbeside\n"), "{}", group.stderr);
     let bad = run(&home, &["--offline", "--trigger", "bad", "a/app"]);
     assert!(bad.code == Some(0) && bad.stderr.contains("/no/such cannot be started"), "{}", bad.stderr);
+    // Two that end in the same moment.
+    for _ in 0..30 {
+        assert_eq!(run(&home, &["--offline", "--trigger", "short", "a/app"]).code, Some(0));
+    }
     let none = run(&home, &["--offline", "--trigger", "none", "a/app"]);
     assert!(none.code == Some(125) && none.stderr.contains("both"), "{}", none.stderr);
     let told = run(&home, &["--offline", "-v", "a/settings,a/app"]).ok();

@@ -42,7 +42,7 @@ impl Logs {
         let container = containers.get(&self.container)?;
         let folder = containers.folder(&container);
         let open = |name: &str| {
-            let mut file = File::open(folder.join(name)).with_context(|| format!("{} was not detached: it has no logs", container.shown()))?;
+            let Ok(mut file) = File::open(folder.join(name)) else { bail!("{} was not detached: it has no logs", container.shown()) };
             if let Some(lines) = self.tail {
                 let start = start_of_tail(&mut file, lines).context("reading a log")?;
                 file.seek(SeekFrom::Start(start)).context("reading a log")?;

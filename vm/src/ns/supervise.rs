@@ -186,21 +186,18 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Reaps what has ended. The status of `process`, if it has.
+    /// Reaps all that has ended: its signal is taken, and comes no second time. The status of `process`, if it has.
     fn reap(&mut self, process: Option<Pid>) -> Option<WaitStatus> {
+        let mut ended = None;
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
-            if Some(pid) != process {
-                if status.stopping_signal().is_none() {
-                    self.beside.retain(|other| *other != pid);
-                }
-                continue;
-            }
-            match status.stopping_signal() {
-                Some(signal) => drop(send(self.socket, &FromVm::Stopped(signal))),
-                None => return Some(status),
+            match (Some(pid) == process, status.stopping_signal()) {
+                (true, Some(signal)) => drop(send(self.socket, &FromVm::Stopped(signal))),
+                (true, None) => ended = Some(status),
+                (false, Some(_)) => {}
+                (false, None) => self.beside.retain(|other| *other != pid),
             }
         }
-        None
+        ended
     }
 
     fn on_message(&mut self, process: Option<Pid>) {
