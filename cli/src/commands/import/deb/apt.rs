@@ -39,7 +39,7 @@ pub(super) fn is_name(text: &str) -> bool {
 /// What an installation of these would bring that the host lacks, in the order in which it would be configured:
 /// `packages` are names, or absolute paths of package files.
 pub(super) fn needed(packages: &[String]) -> Result<Vec<Wanted>> {
-    let mut arguments = vec!["--simulate".to_owned(), "--no-install-recommends".into(), "-qq".into(), "install".into(), "--".into()];
+    let mut arguments = vec!["--simulate".to_owned(), "--no-install-recommends".into(), "-q".into(), "install".into(), "--".into()];
     arguments.extend(packages.iter().cloned());
     let text = run(&arguments, Path::new("/")).with_context(|| format!("apt cannot say what {} needs", packages.join(", ")))?;
     let wanted = parse(&text);
@@ -102,7 +102,10 @@ fn run(arguments: &[String], folder: &Path) -> Result<String> {
     };
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let errors: Vec<&str> = said.lines().filter_map(|line| line.trim().strip_prefix("E: ")).collect();
+        // What cannot be had is on stdout, and explains the rest.
+        let told = String::from_utf8_lossy(&output.stdout);
+        let unmet = told.lines().map(str::trim).filter(|line| line.contains("Depends: ") && line.contains(" but "));
+        let errors: Vec<&str> = unmet.chain(said.lines().filter_map(|line| line.trim().strip_prefix("E: "))).collect();
         bail!("{}", if errors.is_empty() { said.trim().to_owned() } else { errors.join("; ") });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
