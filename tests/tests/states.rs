@@ -450,3 +450,32 @@ fn a_container_becomes_an_image() {
         assert_eq!(home.turbo([&["commit", "c", "mine/bad"], bad].concat()).code, Some(2), "{bad:?}");
     }
 }
+
+#[test]
+fn no_sync_paths_and_images_on_top_stay_behind_and_a_delta_finds_its_base() {
+    if !can_run() {
+        return;
+    }
+    let registry = TestRegistry::start();
+    let (laptop, desktop) = (Home::new(registry.url()), Home::new(registry.url()));
+    publish(&laptop);
+    let settings = laptop.file("settings/keep", "").parent().unwrap().to_owned();
+    let import = ["import", "dir", settings.to_str().unwrap(), "--at", "/opt/app/local", "--name", "tools/local:1"];
+    laptop.turbo([&import[..], &["--attribute", "/opt/app/local=no-sync"]].concat()).ok();
+    laptop.turbo(["push", "tools/local:1"]).ok();
+    let tool = laptop.file("tool/tool", "on top").parent().unwrap().to_owned();
+    laptop.turbo(["import", "dir", tool.to_str().unwrap(), "--at", "/opt/tool", "--name", "tools/tool:1"]).ok();
+    let write = "cat /opt/tool/tool; echo here > ../local/mine; echo everywhere > ours";
+    let images = "tools/app,tools/local";
+    assert_eq!(laptop.turbo(["run", "--name", "c", "--using", "tools/tool", images, "--", write]).ok().stdout, "on top");
+    // The registry has never seen the image on top, and does not need to.
+    let state = save(&laptop, "c");
+    let look = "cat ours; ls ../local; test -e /opt/tool || echo no tool";
+    assert_eq!(proceed(&desktop, &state, look).stdout, "everywhere\nkeep\nno tool\n");
+    assert_eq!(laptop.turbo(["start", "c", "--", "cat ../local/mine"]).ok().stdout, "here\n", "it lasts here");
+    laptop.turbo(["commit", "c", "tools/delta:1", "--no-base"]).ok();
+    laptop.turbo(["push", "tools/delta:1"]).ok();
+    let elsewhere = Home::new(registry.url());
+    let outcome = elsewhere.turbo(["run", "tools/delta:1", "--", look]);
+    assert_eq!(outcome.stdout, "everywhere\nkeep\nno tool\n", "{}", outcome.stderr);
+}
