@@ -86,8 +86,9 @@ fn find(app: &App, store: &Store, text: &str, offline: bool) -> Result<Found> {
         if let Err(error) = crate::images::layer(store, &state.manifest.sandbox) {
             tracing::debug!("{error:#}");
         } else {
-            // The oldest that was in it: the others went on from there.
-            let container = all.iter().rev().find(|container| container.states.iter().any(|state| state.id == id)).map(|container| container.name.clone());
+            // The oldest that came to it: those whose first state it is went on from there.
+            let in_it = all.iter().rev().filter(|container| container.states.iter().any(|state| state.id == id));
+            let container = in_it.min_by_key(|container| container.states.first().is_some_and(|first| first.id == id)).map(|container| container.name.clone());
             return Ok(Found { state, container });
         }
     }
