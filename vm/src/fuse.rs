@@ -67,7 +67,7 @@ impl Settings {
 
 /// Serves `tree` on a mounted device, in threads that end with the mount.
 pub(crate) fn serve<T: Tree>(tree: Arc<T>, device: OwnedFd, settings: Settings, pending: &Arc<Pending>) -> io::Result<()> {
-    let adapter = Adapter { tree, settings, pool: Arc::default(), pending: Arc::clone(pending) };
+    let adapter = Adapter { tree, settings, desk: Desk::new(pending) };
     let mut config = Config::default();
     config.n_threads = Some(READERS);
     // The kernel has checked already who may ask; ids in requests are those inside.
@@ -82,11 +82,47 @@ pub(crate) fn serve<T: Tree>(tree: Arc<T>, device: OwnedFd, settings: Settings, 
     Ok(())
 }
 
+/// Where requests wait for the network or a disk, without holding up those that need not.
+#[derive(Clone)]
+struct Desk {
+    pool: Arc<Pool>,
+    pending: Arc<Pending>,
+}
+
+impl Desk {
+    fn new(pending: &Arc<Pending>) -> Self {
+        Self { pool: Arc::default(), pending: Arc::clone(pending) }
+    }
+
+    /// Answers a request from `source`: `find` does the work, `answer` replies, `undo` takes back what nobody waits for any more.
+    fn run<S: Send + Sync + 'static, R: Refuse, V>(
+        &self,
+        source: &Arc<S>,
+        request: &Request,
+        reply: R,
+        find: impl FnOnce(&S, Caller) -> Result<V, Errno> + Send + 'static,
+        answer: impl FnOnce(&S, R, V) + Send + 'static,
+        undo: impl FnOnce(&S, V) + Send + 'static,
+    ) {
+        let caller = Caller { pid: request.pid() };
+        let ticket = self.pending.admit(request.pid(), reply);
+        let source = Arc::clone(source);
+        self.pool.run(move || {
+            let found = find(&source, caller);
+            match (ticket.take(), found) {
+                (Some(reply), Ok(value)) => answer(&source, reply, value),
+                (Some(reply), Err(errno)) => reply.refuse(errno),
+                (None, Ok(value)) => undo(&source, value),
+                (None, Err(_)) => {}
+            }
+        });
+    }
+}
+
 struct Adapter<T: Tree> {
     tree: Arc<T>,
     settings: Settings,
-    pool: Arc<Pool>,
-    pending: Arc<Pending>,
+    desk: Desk,
 }
 
 impl<T: Tree> Adapter<T> {
@@ -99,18 +135,7 @@ impl<T: Tree> Adapter<T> {
         answer: impl FnOnce(&T, R, V) + Send + 'static,
         undo: impl FnOnce(&T, V) + Send + 'static,
     ) {
-        let caller = Caller { pid: request.pid() };
-        let ticket = self.pending.admit(request.pid(), reply);
-        let tree = Arc::clone(&self.tree);
-        self.pool.run(move || {
-            let found = find(&tree, caller);
-            match (ticket.take(), found) {
-                (Some(reply), Ok(value)) => answer(&tree, reply, value),
-                (Some(reply), Err(errno)) => reply.refuse(errno),
-                (None, Ok(value)) => undo(&tree, value),
-                (None, Err(_)) => {}
-            }
-        });
+        self.desk.run(&self.tree, request, reply, find, answer, undo);
     }
 
     fn attr(&self) -> impl Fn(&Attr) -> FileAttr + Send + 'static {

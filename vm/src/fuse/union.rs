@@ -21,18 +21,17 @@ use fuser::{
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{FOR_EVER, HOST_READAHEAD, HOST_TTL, Ids, MAX_BACKGROUND, PAGE, absent, answer_xattr, convert, file_attr, file_type, index};
+use super::{Desk, FOR_EVER, HOST_READAHEAD, HOST_TTL, Ids, MAX_BACKGROUND, PAGE, absent, answer_xattr, convert, file_attr, file_type, index};
 use crate::fs::{Answer, Change, Opened, Rename, Shown, Space, Special, Time, UnionFs};
 use crate::pending::{Pending, Refuse};
-use crate::pool::{Pool, READERS};
+use crate::pool::READERS;
 
 /// Who owns what the VM's user does not: nobody that is known inside.
 const NOBODY: u32 = 65534;
 
 /// Serves a union on a mounted device, in threads that end with the mount.
-#[allow(dead_code)] // The mounts that need it call it.
 pub(crate) fn serve_union(fs: Arc<UnionFs>, device: OwnedFd, ids: Ids, pending: &Arc<Pending>) -> io::Result<()> {
-    let adapter = Adapter { fs, ids, pool: Arc::default(), pending: Arc::clone(pending) };
+    let adapter = Adapter { fs, ids, desk: Desk::new(pending) };
     let mut config = Config::default();
     config.n_threads = Some(READERS);
     config.acl = SessionACL::All;
@@ -49,8 +48,7 @@ pub(crate) fn serve_union(fs: Arc<UnionFs>, device: OwnedFd, ids: Ids, pending: 
 struct Adapter {
     fs: Arc<UnionFs>,
     ids: Ids,
-    pool: Arc<Pool>,
-    pending: Arc<Pending>,
+    desk: Desk,
 }
 
 impl Adapter {
@@ -63,18 +61,7 @@ impl Adapter {
         answer: impl FnOnce(&UnionFs, R, V) + Send + 'static,
         undo: impl FnOnce(&UnionFs, V) + Send + 'static,
     ) {
-        let caller = Caller { pid: request.pid() };
-        let ticket = self.pending.admit(request.pid(), reply);
-        let fs = Arc::clone(&self.fs);
-        self.pool.run(move || {
-            let found = find(&fs, caller);
-            match (ticket.take(), found) {
-                (Some(reply), Ok(value)) => answer(&fs, reply, value),
-                (Some(reply), Err(errno)) => reply.refuse(errno),
-                (None, Ok(value)) => undo(&fs, value),
-                (None, Err(_)) => {}
-            }
-        });
+        self.desk.run(&self.fs, request, reply, find, answer, undo);
     }
 
     fn done(&self, request: &Request, reply: ReplyEmpty, act: impl FnOnce(&UnionFs, Caller) -> Result<(), Errno> + Send + 'static) {
@@ -253,7 +240,7 @@ impl Filesystem for Adapter {
     ) {
         let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        if let Some(_busy) = self.pool.enter() {
+        if let Some(_busy) = self.desk.pool.enter() {
             // Nothing is fetched for a write, and the data need not be copied.
             return match self.fs.write(fh.0, offset, data, cached, strip) {
                 Ok(count) => reply.written(count as u32),
