@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use client_store::session::Finished;
 use layer_format::LayerPath;
 use layer_format::manifest::{Mode, StateImage};
 use layer_format::reference::ImageReference;
@@ -26,7 +25,7 @@ use crate::output::note;
 use crate::stack::{self, Role, Stack};
 use crate::startup::{self, Candidate, Startup, Wish};
 use crate::states::sharing::Visibility;
-use crate::{environment, history, states, traces};
+use crate::{environment, history, outbox, states, traces};
 use report::{ImageUsed, Report, StatsFile, total};
 
 /// How far the kernel reads ahead, in bytes, unless asked otherwise. Each byte is fetched if it is not here: this is what
@@ -138,7 +137,7 @@ impl Launch {
         if let Some(taker) = &taker {
             states::at_stop(app, &store, container, taker, self.share);
         }
-        let traces = finish(app, &store, &stack);
+        let traces = finish(app, &store, &stack, app.settings.send_traces && !self.offline);
         if let (Some(file), Some(trace)) = (trace_file, traces.get(startup.image.unwrap_or_else(|| first_named(&stack)))) {
             file.write(&trace.encode());
         }
@@ -266,20 +265,29 @@ fn host_visible(rules: &vm::Rules) -> bool {
     rules.mode(&LayerPath::root()) < Mode::Full
 }
 
-/// Ends all sessions, and keeps what they learned. The traces, as the stack's images.
-fn finish(app: &App, store: &client_store::Store, stack: &Stack) -> Vec<Trace> {
-    // All are on their way before the first is waited for.
-    let ends: Vec<_> = stack.members.iter().map(|member| member.session.finish()).collect();
-    let traces: Vec<Trace> = ends.into_iter().map(Finished::wait).collect();
+/// Ends all sessions, and keeps what they learned; the registry is told behind the user's back. The traces, as the stack's
+/// images.
+fn finish(app: &App, store: &client_store::Store, stack: &Stack, tell: bool) -> Vec<Trace> {
+    let traces: Vec<Trace> = stack.members.iter().map(|member| member.session.finish()).collect();
+    let mut left = false;
     for (member, trace) in stack.members.iter().zip(&traces) {
         let repository = &member.reference.repository;
         if let Some(model) = member.session.model() {
             warn("which model was used is not remembered", store.model_put(repository, &model).map_err(Into::into));
         }
         // A run that touched nothing has nothing to tell that the one before it did not.
-        if !trace.events.is_empty() {
-            traces::save(&app.settings.home, repository, trace);
+        if trace.events.is_empty() {
+            continue;
         }
+        traces::save(&app.settings.home, repository, trace);
+        if tell {
+            let result = outbox::leave(&app.settings.home, &app.settings.hub, repository, &trace.encode());
+            left |= result.is_ok();
+            warn("the registry does not learn from this run", result);
+        }
+    }
+    if left {
+        warn("the registry does not learn from this run yet", outbox::send_in_background(app));
     }
     traces
 }

@@ -24,6 +24,7 @@ mod images;
 mod isolation;
 mod join;
 mod launch;
+mod outbox;
 mod output;
 mod place;
 mod progress;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use layer_format::api::{HaveFilter, LaunchRequest};
@@ -30,12 +30,6 @@ use crate::view::LayerView;
 pub const DEFAULT_LAUNCH_BUDGET_BYTES: u64 = 1 << 30;
 /// Connections opened at the start of a run: for the launch, demands and prefetches.
 const CONNECTIONS: usize = 3;
-/// How long the end of a run waits for its trace to be sent.
-pub const TRACE_LIMIT: Duration = Duration::from_secs(3);
-
-/// The same for a registry from which nothing came in this run.
-pub const UNHEARD_LIMIT: Duration = Duration::from_millis(200);
-
 /// Why a run could not start.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -102,8 +96,6 @@ pub struct SessionOptions {
     pub have: Option<HaveFilter>,
     /// A model in the local store to predict with until the registry sends a newer one.
     pub model: Option<Digest>,
-    /// Send the trace at the end.
-    pub send_trace: bool,
 }
 
 impl SessionOptions {
@@ -127,7 +119,6 @@ impl SessionOptions {
             launch_budget_bytes: DEFAULT_LAUNCH_BUDGET_BYTES,
             have: None,
             model: None,
-            send_trace: true,
         }
     }
 }
@@ -188,11 +179,8 @@ pub struct Session {
     models: Arc<Mutex<Models>>,
     prefetcher: Option<(Arc<Prefetcher>, std::thread::JoinHandle<()>)>,
     launch: Option<LaunchStream>,
-    origin: Option<Arc<dyn Origin>>,
-    runtime: tokio::runtime::Handle,
     entry_point: Option<String>,
     architecture: String,
-    send_trace: bool,
     is_local: bool,
 }
 
@@ -283,11 +271,8 @@ impl Session {
             models,
             prefetcher,
             launch,
-            origin: options.origin,
-            runtime: options.runtime,
             entry_point,
             architecture: options.architecture,
-            send_trace: options.send_trace,
             is_local: options.is_complete,
         })
     }
@@ -351,9 +336,9 @@ impl Session {
         stats
     }
 
-    /// Ends the run: stops prefetching, waits until what was fetched is durable, and begins to send the trace. Layers can
-    /// still be read. Errors of the store are in [`RunStats::store_error`]; those of sending do not matter.
-    pub fn finish(&self) -> Finished {
+    /// Ends the run: stops prefetching, and waits until what was fetched is durable. Layers can still be read. Errors of
+    /// the store are in [`RunStats::store_error`].
+    pub fn finish(&self) -> Trace {
         if let Some(launch) = &self.launch {
             launch.stop();
         }
@@ -361,48 +346,8 @@ impl Session {
             prefetcher.close();
         }
         self.fetcher.stop_prefetch();
-        let trace = self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture);
-        let sent = self.send(&trace);
         self.fetcher.flush();
-        // A registry that was never heard of in this run may be gone: a run that needs no network does not wait for it.
-        let limit = if self.fetcher.stats().bytes_fetched > 0 || self.launch.is_some() { TRACE_LIMIT } else { UNHEARD_LIMIT };
-        Finished { trace, sent, until: Instant::now() + limit }
-    }
-
-    /// Starts sending the trace.
-    fn send(&self, trace: &Trace) -> Option<std::sync::mpsc::Receiver<()>> {
-        let origin = self.origin.clone().filter(|_| self.send_trace && !self.fetcher.is_offline() && !trace.events.is_empty())?;
-        let (done, wait) = std::sync::mpsc::sync_channel(1);
-        let (repository, encoded) = (self.image.repository.clone(), trace.encode());
-        self.runtime.spawn(async move {
-            match tokio::time::timeout(TRACE_LIMIT, origin.put_trace(&repository, encoded)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "the trace was not taken"),
-                Err(_) => tracing::debug!("the trace was not taken in time"),
-            }
-            // Nobody waits any more if this fails.
-            let _ = done.send(());
-        });
-        Some(wait)
-    }
-}
-
-/// A run that ended, and its trace, which may still be on its way.
-#[derive(Debug)]
-pub struct Finished {
-    trace: Trace,
-    sent: Option<std::sync::mpsc::Receiver<()>>,
-    until: Instant,
-}
-
-impl Finished {
-    /// Waits until the registry has the trace, for at most [`TRACE_LIMIT`] after the end of the run: a registry that does
-    /// not take it in time gets the next one.
-    pub fn wait(self) -> Trace {
-        if let Some(sent) = self.sent {
-            let _ = sent.recv_timeout(self.until.saturating_duration_since(Instant::now()));
-        }
-        self.trace
+        self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::traces;
 pub enum Trace {
     /// Show what the newest run of an image touched first, in order.
     Show(Show),
+    Send(super::trace_send::Send),
 }
 
 /// Which trace.
@@ -31,7 +32,10 @@ pub struct Show {
 impl Trace {
     /// Prints the events.
     pub fn run(self, app: &App) -> Result<Exit> {
-        let Self::Show(show) = self;
+        let show = match self {
+            Self::Show(show) => show,
+            Self::Send(send) => return send.run(app),
+        };
         let trace = match (&show.file, &show.image) {
             (Some(file), _) => {
                 let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
