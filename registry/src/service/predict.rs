@@ -17,6 +17,8 @@ pub(crate) struct Expected {
     pub(crate) layer: u8,
     pub(crate) path: LayerPath,
     pub(crate) touch: Touch,
+    /// `0.0..=1.0`.
+    pub(crate) probability: f32,
 }
 
 /// Parsed models, by digest.
@@ -44,7 +46,7 @@ impl Models {
             }
         };
         let predicted = predictor::launch_list(&model, entry_point, architecture);
-        Ok(predicted.into_iter().map(|item| Expected { layer: item.layer, path: item.path, touch: item.touch }).collect())
+        Ok(predicted.into_iter().map(|item| Expected { layer: item.layer, path: item.path, touch: item.touch, probability: item.probability }).collect())
     }
 }
 
