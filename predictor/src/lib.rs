@@ -31,7 +31,7 @@ pub mod replay;
 mod samples;
 pub mod score;
 
-pub use carry::carry_over;
+pub use carry::{Carried, carry_over};
 pub use launch::{Predicted, launch_list};
 pub use layer_format::model::Model;
 pub use learn::{learn, merge};
