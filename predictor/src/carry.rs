@@ -162,7 +162,9 @@ mod tests {
             learn(&mut model, &walk("app", &["a", "c"]), &params);
         }
         learn(&mut model, &walk("app", &["a", "b", "c"]), &params);
-        let merge_into = |target: &'static str| carry_over(&model, Digest::of(b"2"), &params, move |_, path, _| if path.name() == b"b" { to(target) } else { Carried::Same });
+        let merge_into = |target: &'static str| {
+            carry_over(&model, Digest::of(b"2"), &params, move |_, path, _| if path.name() == b"b" { to(target) } else { Carried::Same })
+        };
         let merged = merge_into("c");
         check(&merged, &params);
         assert_eq!(launch_list(&merged, Some("app"), "x86_64").len(), 3, "layer 1 is another place than layer 0");

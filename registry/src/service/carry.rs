@@ -48,7 +48,7 @@ impl Learner {
             let models = image_model_get(&mut db, row.id, image).await?;
             (row, models)
         };
-        let Some(models) = models else { return self.carry_to(&row, image).await };
+        let Some(models) = models else { return Box::pin(self.carry_to(&row, image)).await };
         // It was put again, and is the newest now.
         if let Some(served) = models.served.filter(|served| row.model != Some(*served)) {
             let mut transaction = self.objects.db.begin().await?;
@@ -79,13 +79,14 @@ impl Learner {
             }
         };
         let became = match &from {
-            Some(from) => self.became(row, &model, from, &to).await?,
+            Some(from) => Box::pin(self.became(row, &model, from, &to)).await?,
             // Nothing is known but paths.
             None => HashMap::new(),
         };
         let target = *image;
         let carried = tokio::task::spawn_blocking(move || {
-            let mut states = model.states.iter().enumerate().map(|(at, _)| became.get(&(at as u32)).cloned().unwrap_or(Carried::Same)).collect::<Vec<_>>().into_iter();
+            let mut states =
+                model.states.iter().enumerate().map(|(at, _)| became.get(&(at as u32)).cloned().unwrap_or(Carried::Same)).collect::<Vec<_>>().into_iter();
             carry_over(&model, target, &Params::default(), |_, _, _| states.next().unwrap_or(Carried::Same))
         });
         let carried = carried.await.map_err(|_| ReadError::Cancelled)?;
@@ -147,7 +148,7 @@ impl Learner {
             }
             let names: Vec<LayerPath> = paths.keys().map(|path| (*path).clone()).collect();
             let mut found = match target {
-                Some(to) => follow::follow(&old, from, &new, to, &names).await?,
+                Some(to) => Box::pin(follow::follow(&old, from, &new, to, &names)).await?,
                 None => HashMap::new(),
             };
             for (path, states) in paths {

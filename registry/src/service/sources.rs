@@ -8,7 +8,7 @@
 //! * of the traces taken last (as many as a model's half-life, of the last hour) one source may have a quarter, or, if
 //!   there are fewer than four sources, an equal share. Who is alone is not limited.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -29,9 +29,11 @@ const MAX_PARTS: usize = 4;
 /// Repositories, and sources of one, that are remembered: the one seen longest ago is forgotten.
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 const MAX_SOURCES: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// Held traces of which it is remembered whose they are: more than are held.
+const MAX_HELD: usize = 64;
 
 /// Who sent something: equal for one address, or one network of IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Source(u64);
 
 /// Why a trace is not taken.
@@ -51,7 +53,8 @@ struct Seen {
     window: VecDeque<(Instant, Source)>,
     /// Traces that each may still send, and since when.
     allowances: LruCache<Source, (f64, Instant)>,
-    last_held: Option<Source>,
+    /// Of whom held traces are, by number.
+    held: BTreeMap<i64, Source>,
 }
 
 /// The counters.
@@ -80,7 +83,7 @@ impl Sources {
     pub(crate) fn admit(&self, repository: &Repository, source: Source, now: Instant) -> Result<(), Refused> {
         let mut all = self.seen.lock();
         let seen =
-            all.get_or_insert_mut(repository.clone(), || Seen { window: VecDeque::new(), allowances: LruCache::new(MAX_SOURCES), last_held: None });
+            all.get_or_insert_mut(repository.clone(), || Seen { window: VecDeque::new(), allowances: LruCache::new(MAX_SOURCES), held: BTreeMap::new() });
         let burst = f64::from(self.limits.burst.max(1));
         let (left, since) = seen.allowances.get_or_insert_mut(source, || (burst, now));
         let interval = self.limits.interval.as_secs_f64();
@@ -114,14 +117,22 @@ impl Sources {
         let mut all = self.seen.lock();
         let Some(seen) = all.get_mut(repository) else { return true };
         let alone = seen.window.iter().all(|(_, other)| *other == source);
-        alone || seen.last_held != Some(source)
+        alone || seen.held.last_key_value().is_none_or(|(_, last)| *last != source)
     }
 
-    /// A trace of this source was held out.
-    pub(crate) fn held(&self, repository: &Repository, source: Source) {
+    /// A trace of this source was held out under this number, which is higher than those before it.
+    pub(crate) fn held(&self, repository: &Repository, source: Source, number: i64) {
         if let Some(seen) = self.seen.lock().get_mut(repository) {
-            seen.last_held = Some(source);
+            seen.held.insert(number, source);
+            while seen.held.len() > MAX_HELD {
+                seen.held.pop_first();
+            }
         }
+    }
+
+    /// Of whom a held trace is; `None` if this process did not see it come.
+    pub(crate) fn of_held(&self, repository: &Repository, number: i64) -> Option<Source> {
+        self.seen.lock().peek(repository)?.held.get(&number).copied()
     }
 }
 
@@ -194,7 +205,8 @@ mod tests {
         let (sources, repository, now) = sources(100);
         let (one, other) = (sources.source(address(1)), sources.source(address(2)));
         sources.admit(&repository, one, now).unwrap();
-        sources.held(&repository, one);
+        sources.held(&repository, one, 7);
+        assert_eq!((sources.of_held(&repository, 7), sources.of_held(&repository, 8)), (Some(one), None));
         assert!(sources.may_hold(&repository, one), "who is alone is all there is");
         sources.admit(&repository, other, now).unwrap();
         assert!(!sources.may_hold(&repository, one) && sources.may_hold(&repository, other));
