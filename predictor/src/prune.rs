@@ -28,6 +28,9 @@ const STATE_LEN: usize = 4;
 const ITEM_LEN: usize = 6;
 const ORDER1_LEN: usize = 7;
 const ORDER2_LEN: usize = 9;
+/// How much of a part a variant gets of which there was one launch, and one that does not recur at all.
+const NEWCOMER: f64 = 0.5;
+const HEAP: f64 = 0.1;
 /// How often the estimate is corrected before all is given up.
 const MAX_ROUNDS: usize = 24;
 
@@ -135,7 +138,7 @@ impl Ranked {
             for (state, seen) in &variant.items {
                 states[*state as usize].add(kinds.len(), seen);
             }
-            kinds.push(variants::recurrence(variant.launches, &variant.shares()).max(variants::UNPROVEN));
+            kinds.push(if variant.launches < 2 { NEWCOMER } else { variants::recurrence(variant.launches, &variant.shares()).max(HEAP) });
         }
         let mut items = Vec::with_capacity(states.len() + draft.order1.len() + draft.order2.len());
         for (number, touched) in (0..).zip(&states) {

@@ -39,7 +39,7 @@ const RESEMBLES: f64 = 0.75;
 /// Variants that have become so alike are one.
 const SAME: f64 = 0.9;
 /// Recurrence of a variant of one launch.
-pub(crate) const UNPROVEN: f64 = 0.1;
+const UNPROVEN: f64 = 0.1;
 /// Launches that differ in less are of one kind; weighted states.
 const MIN_DIFFERENCE: f64 = 3.0;
 
