@@ -121,9 +121,27 @@ fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
 }
 
+/// How a touch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touched<'a> {
+    /// What was touched.
+    pub place: &'a Place,
+    /// When, since the first packet.
+    pub at_us: u64,
+    /// When all it needs was there.
+    pub ready_us: u64,
+    /// Whether it had to be asked for.
+    pub missed: bool,
+}
+
 /// Replays `trace` over `link`, used as `setup` says. `travel` tells what each place needs; a place that it does not know
 /// costs nothing.
 pub fn replay(trace: &Trace, link: Link, setup: &Setup, travel: &Travel, policy: &Policy<'_>) -> Outcome {
+    replay_and_tell(trace, link, setup, travel, policy, |_| ())
+}
+
+/// As [`replay`], and tells how each touch went, by the time at which it happened.
+pub fn replay_and_tell(trace: &Trace, link: Link, setup: &Setup, travel: &Travel, policy: &Policy<'_>, mut tell: impl FnMut(Touched<'_>)) -> Outcome {
     let schedule = Schedule::of(trace);
     let mut server = Server::new(link, setup, travel);
     match policy {
@@ -144,6 +162,7 @@ pub fn replay(trace: &Trace, link: Link, setup: &Setup, travel: &Travel, policy:
         let place = &schedule.touches[at].place;
         follower.observe(place);
         let (ready, answer) = server.demand(place, now);
+        tell(Touched { place, at_us: now, ready_us: ready, missed: answer == Answer::Asked });
         match answer {
             Answer::There => outcome.hits += 1,
             Answer::Coming => outcome.late += 1,
