@@ -22,7 +22,7 @@ use std::collections::{HashMap, HashSet};
 use layer_format::model::Model;
 use layer_format::trace::Trace;
 
-use crate::draft::{Draft, Keeps, Launches, Seen};
+use crate::draft::{Draft, DraftVariant, Keeps, Launches, Seen};
 use crate::params::Params;
 use crate::prune::prune;
 
@@ -85,7 +85,9 @@ fn of_one(trace: &Trace, params: &Params) -> Model {
         }
     }
     let items = ascending(&touched).map(|(state, time_us)| (state, Seen { count: 1.0, time_us, is_new: true })).collect();
-    draft.entry_points.insert((trace.entry_point.clone(), trace.architecture.clone()), Launches { weight: 1.0, items });
+    draft
+        .entry_points
+        .insert((trace.entry_point.clone(), trace.architecture.clone()), Launches { launches: 1, variants: vec![DraftVariant { weight: 1.0, items }] });
     let keeps = Keeps {
         states: vec![true; draft.states.len()],
         entry_points: draft.entry_points.keys().cloned().collect(),
@@ -149,8 +151,8 @@ mod tests {
         let migrate = trace("migrate", &[(20, 0, "bin/app", None), (30, 0, "bin/app", Some(0)), (700, 0, "etc/migrate", None)]);
         let model = taught(&[serve.clone(), migrate, serve], &params);
         check(&model, &params);
-        assert_eq!(model.entry_points.iter().map(|entry| (entry.name.as_str(), entry.weight)).collect::<Vec<_>>(), [("migrate", 0.5), ("serve", 1.25)]);
-        assert_eq!(Digest::of(&model.encode()).to_hex(), "2985ba99bfb65f49536cad2a6a8fe9661ad42efe54a8dfd591e1147a61fe4408");
+        assert_eq!(model.entry_points.iter().map(|entry| (entry.name.as_str(), entry.weight())).collect::<Vec<_>>(), [("migrate", 0.5), ("serve", 1.25)]);
+        assert_eq!(Digest::of(&model.encode()).to_hex(), "657d037dc3e079d0bc53624fc8f2b728f9576f8fed803e4fe2cf1527c0606496");
     }
 
     proptest! {
