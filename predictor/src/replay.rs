@@ -61,8 +61,12 @@ pub enum Policy<'a> {
     },
     /// This list, in order, from the start; see [`first_touches`] and [`whole_files`].
     StaticList(&'a [Place]),
-    /// The model's launch list from the start, and with each object that is asked for its likely successors; both only
-    /// where the probability is above [`Link::threshold`].
+    /// What Turbo does without a model: with what is asked for, what lies beside it, as far as the link makes that
+    /// worth while. The client's own guesses are better: they also look at what files contain.
+    OnDemand,
+    /// The model's launch list from the start, planned anew whenever the launch turns out to be of another kind, and with
+    /// what is asked for its likely successors; both only where the probability is above [`Link::threshold`]. Where the
+    /// model does not know a place, as [`Policy::OnDemand`].
     Ours {
         /// The model.
         model: &'a Arc<Model>,
@@ -82,7 +86,7 @@ pub struct Outcome {
     pub launch_us: u64,
     /// How much longer that is than the trace: what the application waited, its start included.
     pub stall_us: u64,
-    /// First touches of the trace.
+    /// First touches of the trace; a read of several places is one.
     pub touches: u64,
     /// Touches of what was there.
     pub hits: u64,
@@ -125,7 +129,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touched<'a> {
     /// What was touched.
-    pub place: &'a Place,
+    pub places: &'a [Place],
     /// When, since the first packet.
     pub at_us: u64,
     /// When all it needs was there.
@@ -145,7 +149,7 @@ pub fn replay_and_tell(trace: &Trace, link: Link, setup: &Setup, travel: &Travel
     let schedule = Schedule::of(trace);
     let mut server = Server::new(link, setup, travel);
     match policy {
-        Policy::None | Policy::Readahead { .. } => {}
+        Policy::None | Policy::Readahead { .. } | Policy::OnDemand => {}
         Policy::StaticList(places) => server.plan(places.iter()),
         Policy::Oracle => server.plan_best(&schedule),
         Policy::Ours { model, metered, .. } => {
@@ -159,10 +163,10 @@ pub fn replay_and_tell(trace: &Trace, link: Link, setup: &Setup, travel: &Travel
     let mut clock = schedule.clock(started);
     let mut waited = 0u64;
     while let Some((at, now)) = clock.next() {
-        let place = &schedule.touches[at].place;
-        follower.observe(place);
-        let (ready, answer) = server.demand(place, now);
-        tell(Touched { place, at_us: now, ready_us: ready, missed: answer == Answer::Asked });
+        let touch = &schedule.touches[at];
+        let anew = follower.observe(touch);
+        let (ready, answer) = server.demand(&touch.places, now);
+        tell(Touched { places: &touch.places, at_us: now, ready_us: ready, missed: answer == Answer::Asked });
         match answer {
             Answer::There => outcome.hits += 1,
             Answer::Coming => outcome.late += 1,
@@ -170,8 +174,12 @@ pub fn replay_and_tell(trace: &Trace, link: Link, setup: &Setup, travel: &Travel
                 outcome.misses += 1;
                 outcome.worst_miss_us = outcome.worst_miss_us.max(ready - now);
                 waited = waited.saturating_add(ready - now);
-                server.plan_next(&follower.more(place), now);
+                server.plan_next(&follower.more(touch), now);
             }
+        }
+        follower.read(touch);
+        if let Some(places) = anew {
+            server.plan_anew(&places, now);
         }
         clock.done(at, ready);
     }

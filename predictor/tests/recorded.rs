@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use layer_format::trace::Trace;
 use predictor::replay::{LINKS, Outcome, Place, Policy, Setup, Travel, first_touches, replay, replay_and_tell, whole_files};
-use predictor::{Model, Params, learn};
+use predictor::{Model, Params, carry_over, learn};
 
-const SUCCESSORS: usize = 64;
+const SUCCESSORS: usize = 256;
 
 #[derive(Default)]
 struct Application {
@@ -63,57 +63,85 @@ fn there_are_runs_of_at_least_eight_applications_and_all_that_they_touch_has_a_s
 
 #[test]
 fn what_earlier_runs_touched_is_there_in_time_and_little_is_sent_in_vain() {
-    let (mut trained, mut missed) = (0u64, 0u64);
+    let applications = applications();
+    let models: Vec<_> = applications.values().map(|application| taught(&application.train)).collect();
+    let known: Vec<HashSet<Place>> = applications.values().map(|application| application.train.iter().flat_map(first_touches).collect()).collect();
     let mut report = String::new();
-    for (name, application) in &applications() {
-        let model = taught(&application.train);
-        let setup = setup(&model);
-        let known: HashSet<Place> = application.train.iter().flat_map(first_touches).collect();
-        for named in LINKS {
-            let (mut of, mut missed_here, mut sent, mut wasted) = (0u64, 0u64, 0, 0);
+    for named in LINKS {
+        let (mut all_sent, mut all_wasted) = (0, 0);
+        for (((name, application), model), known) in applications.iter().zip(&models).zip(&known) {
+            let (mut touches, mut missed, mut sent, mut wasted) = (0u64, 0u64, 0, 0);
             for trace in &application.score {
-                let policy = Policy::Ours { model: &model, successors: SUCCESSORS, metered: false };
-                let outcome = replay_and_tell(trace, named.link, &setup, &application.travel, &policy, |touched| {
-                    if known.contains(touched.place) {
-                        of += 1;
-                        missed_here += u64::from(touched.missed);
+                let policy = Policy::Ours { model, successors: SUCCESSORS, metered: false };
+                let outcome = replay_and_tell(trace, named.link, &setup(model), &application.travel, &policy, |touched| {
+                    if touched.places.iter().all(|place| known.contains(place)) {
+                        touches += 1;
+                        missed += u64::from(touched.missed);
                     }
                 });
                 sent += outcome.sent_bytes;
                 wasted += outcome.wasted_bytes;
             }
-            let (hit_rate, waste) = (1.0 - missed_here as f64 / of as f64, wasted as f64 / (sent - wasted) as f64);
+            let (hit_rate, waste) = (1.0 - missed as f64 / touches as f64, wasted as f64 / (sent - wasted) as f64);
             report += &format!("{name} {}: hit rate {hit_rate:.4} on trained paths, waste {waste:.3}\n", named.name);
-            trained += of;
-            missed += missed_here;
+            assert!(hit_rate >= 0.97, "{report}");
+            // Of a few runs that differ, what one alone touched is worth sending on a long link, and often in vain.
+            assert!(waste <= 0.35, "{report}");
+            all_sent += sent;
+            all_wasted += wasted;
         }
+        let waste = all_wasted as f64 / (all_sent - all_wasted) as f64;
+        report += &format!("all {}: waste {waste:.3}\n", named.name);
+        assert!(waste <= 0.2, "{report}");
     }
     println!("{report}");
-    assert!(trained > 0 && missed * 100 <= trained * 3, "{missed} of {trained} trained touches missed\n{report}");
 }
 
 #[test]
-fn a_model_stalls_a_launch_no_longer_than_the_lists_of_other_systems() {
+fn a_model_stalls_launches_less_than_the_lists_of_other_systems() {
+    let applications = applications();
+    let models: Vec<_> = applications.values().map(|application| taught(&application.train)).collect();
     let mut report = String::new();
-    let mut worse = Vec::new();
-    for (name, application) in &applications() {
-        let model = taught(&application.train);
-        let lists = [first_touches(&application.train[0]), whole_files(&application.train[0], &application.travel)];
-        for named in LINKS {
+    for named in LINKS {
+        let mut totals = [0u64; 4];
+        for ((name, application), model) in applications.iter().zip(&models) {
+            let lists = [first_touches(&application.train[0]), whole_files(&application.train[0], &application.travel)];
             let total = |setup: Setup, policy: &Policy<'_>| {
                 let outcomes = application.score.iter().map(|trace| replay(trace, named.link, &setup, &application.travel, policy));
                 outcomes.map(|outcome: Outcome| outcome.stall_us).sum::<u64>()
             };
-            let ours = total(setup(&model), &Policy::Ours { model: &model, successors: SUCCESSORS, metered: false });
-            let listed = lists.each_ref().map(|list| total(Setup::default(), &Policy::StaticList(list)));
-            let none = total(Setup::default(), &Policy::None);
-            let oracle = total(Setup::default(), &Policy::Oracle);
-            report += &format!("{name} {}: oracle {oracle} ours {ours} buckets {} files {} none {none}\n", named.name, listed[0], listed[1]);
-            if ours > listed[0].min(listed[1]) {
-                worse.push(format!("{name} {}", named.name));
+            let ours = total(setup(model), &Policy::Ours { model, successors: SUCCESSORS, metered: false });
+            let [buckets, files] = lists.each_ref().map(|list| total(Setup::default(), &Policy::StaticList(list)));
+            let none = total(Setup::default(), &Policy::OnDemand);
+            report += &format!("{name} {}: ours {ours} buckets {buckets} files {files} on demand {none}\n", named.name);
+            // The model has to arrive before what it predicts, which a list in the image need not: up to 5 % or 10 ms.
+            assert!(ours <= buckets + (buckets / 20).max(10_000), "{report}");
+            assert!(ours < none, "{report}");
+            for (total, of) in totals.iter_mut().zip([ours, buckets, files, none]) {
+                *total += of;
             }
         }
+        let [ours, buckets, files, none] = totals;
+        report += &format!("all {}: ours {ours} buckets {buckets} files {files} on demand {none}\n", named.name);
+        assert!(ours <= buckets.min(files), "{report}");
     }
     println!("{report}");
-    assert!(worse.is_empty(), "{worse:?}\n{report}");
+}
+
+#[test]
+fn a_model_of_the_version_before_is_worth_nearly_as_much() {
+    let applications = applications();
+    for (before, after) in [("scipy", "scipy-2"), ("java", "java-2")] {
+        let (old, new) = (&applications[before], &applications[after]);
+        let carried = Arc::new(carry_over(&taught(&old.train), new.score[0].image, &Params::default(), |_, _| None));
+        let same = taught(&new.train);
+        for named in LINKS {
+            let total = |model: &Arc<Model>| {
+                let policy = Policy::Ours { model, successors: SUCCESSORS, metered: false };
+                new.score.iter().map(|trace| replay(trace, named.link, &setup(model), &new.travel, &policy).launch_us).sum::<u64>()
+            };
+            let (carried, same) = (total(&carried), total(&same));
+            assert!(carried as f64 <= 1.2 * same as f64, "{after} {}: {carried} instead of {same}", named.name);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::travel::{Place, Travel};
 
 /// The places that a run touched, in the order of their first touch.
 pub fn first_touches(trace: &Trace) -> Vec<Place> {
-    Schedule::of(trace).touches.into_iter().map(|touch| touch.place).collect()
+    Schedule::of(trace).touches.into_iter().flat_map(|touch| touch.places).collect()
 }
 
 /// The whole of each file that a run read from, in the order of the files' first touch: what prefetch lists of files, and

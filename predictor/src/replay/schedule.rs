@@ -14,19 +14,27 @@ use std::collections::{HashMap, HashSet};
 
 use std::cmp::Reverse;
 
-use layer_format::trace::Trace;
+use layer_format::trace::{Touch, Trace};
 
 use super::{Next, Place};
 
-/// A first touch.
+/// What a process touches at once: a read of several buckets is one touch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScheduledTouch {
-    /// What is touched.
-    pub place: Place,
+    /// What is touched for the first time.
+    pub places: Vec<Place>,
     /// When, in the trace.
     pub time_us: u64,
     /// Touches that come before, by number.
     pub after: Vec<usize>,
+}
+
+impl ScheduledTouch {
+    /// Whether `place`, touched at `time_us`, is part of the same read.
+    fn continues(&self, place: &Place, time_us: u64) -> bool {
+        let data = |place: &Place| place.touch != Touch::Meta;
+        self.time_us == time_us && data(place) && self.places.last().is_some_and(|last| data(last) && (last.layer, &last.path) == (place.layer, &place.path))
+    }
 }
 
 /// The touches of a trace, each place once.
@@ -51,14 +59,18 @@ impl Schedule {
     /// That of a trace. Events that name no path are left out, and times that fall back count as the latest before.
     pub fn of(trace: &Trace) -> Self {
         let mut seen = HashSet::new();
-        let mut firsts = Vec::new();
+        let mut firsts: Vec<(u16, ScheduledTouch)> = Vec::new();
         let mut latest = 0;
         for event in &trace.events {
             latest = event.time_us.max(latest);
             if let Some(path) = trace.paths.get(event.path as usize) {
                 let place = Place { layer: event.layer, path: path.clone(), touch: event.touch };
-                if seen.insert(place.clone()) {
-                    firsts.push((event.process, ScheduledTouch { place, time_us: latest, after: Vec::new() }));
+                if !seen.insert(place.clone()) {
+                    continue;
+                }
+                match firsts.last_mut().filter(|(process, touch)| *process == event.process && touch.continues(&place, latest)) {
+                    Some((_, touch)) => touch.places.push(place),
+                    None => firsts.push((event.process, ScheduledTouch { places: vec![place], time_us: latest, after: Vec::new() })),
                 }
             }
         }
@@ -173,6 +185,13 @@ mod tests {
     fn a_process_follows_itself_and_begins_after_what_was_touched_before_it() {
         let steps = [(1, 0, "a", None), (2, 1, "b", None), (3, 0, "c", None), (4, 1, "d", None), (5, 0, "a", None)];
         assert_eq!(after(&steps), [vec![], vec![0], vec![0], vec![1]], "the second touch of a is no first one");
+    }
+
+    #[test]
+    fn buckets_of_a_file_at_the_same_moment_are_one_read() {
+        let steps = [(1, 0, "a", None), (1, 0, "a", Some(0)), (1, 0, "a", Some(1)), (1, 0, "b", Some(0)), (1, 1, "b", Some(1)), (2, 1, "b", Some(2))];
+        let schedule = Schedule::of(&trace("app", &steps));
+        assert_eq!(schedule.touches.iter().map(|touch| touch.places.len()).collect::<Vec<_>>(), [1, 2, 1, 1, 1]);
     }
 
     #[test]

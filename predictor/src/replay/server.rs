@@ -69,7 +69,7 @@ impl<'a> Server<'a> {
         self.patient = true;
         let mut tails: HashMap<u32, u64> = HashMap::new();
         for touch in &schedule.touches {
-            for object in self.travel.needed(&touch.place) {
+            for object in touch.places.iter().flat_map(|place| self.travel.needed(place)) {
                 let tail = (schedule.duration_us - touch.time_us).saturating_add(self.setup.decode_us(self.travel.object(object).plain_bytes));
                 let known = tails.entry(object).or_default();
                 *known = tail.max(*known);
@@ -91,20 +91,34 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// Plans what places need in place of all that was planned, with word sent at `now`. What was planned before need not
+    /// wait for it.
+    pub(super) fn plan_anew(&mut self, places: &[Place], now: u64) {
+        let heard = self.heard_at(now);
+        self.run_until(heard);
+        let known: HashMap<u32, u64> = self.planned.drain(..).collect();
+        for place in places {
+            let objects = self.travel.needed(place).filter(|object| self.sent[*object as usize].is_none());
+            self.planned.extend(objects.map(|object| (object, known.get(&object).copied().unwrap_or(heard))));
+        }
+    }
+
     /// Begins to send what can begin before `time`.
     pub(super) fn run_until(&mut self, time: u64) {
         while self.send_frame(time).is_some() {}
     }
 
-    /// The application needs a place's objects at `now`: when they are there, and how they came.
-    pub(super) fn demand(&mut self, place: &Place, now: u64) -> (u64, Answer) {
-        let needed: Vec<u32> = self.travel.needed(place).collect();
+    /// The application needs the objects of places at `now`: when they are there, and how they came.
+    pub(super) fn demand(&mut self, places: &[Place], now: u64) -> (u64, Answer) {
+        let needed: Vec<u32> = places.iter().flat_map(|place| self.travel.needed(place)).collect();
         self.run_until(now);
         let mut asked = false;
         if !self.has_all(&needed) && !self.comes_soon(&needed, now) {
             let heard = self.heard_at(now);
             self.run_until(heard.saturating_add(self.setup.queue_us));
-            let missing: Vec<u32> = needed.iter().copied().filter(|object| self.sent[*object as usize].is_none()).collect();
+            let mut missing: Vec<u32> = needed.iter().copied().filter(|object| self.sent[*object as usize].is_none()).collect();
+            missing.sort_unstable();
+            missing.dedup();
             asked = !missing.is_empty();
             self.send_together(&missing, heard);
         }

@@ -153,9 +153,21 @@ fn a_miss_brings_its_successors_so_episodes_cost_not_misses() {
     let mut traces = vec![repair.clone()];
     traces.extend(vec![walk("app", &["bin/app", "etc/serve"]); 9]);
     let model = taught(&traces);
-    let (without, with) = (run(&repair, 2000, &ours(&model, 0)), run(&repair, 2000, &ours(&model, 32)));
+    let (without, with) = (run(&repair, 2000, &Policy::None), run(&repair, 2000, &ours(&model, 32)));
     assert_eq!((without.misses, with.misses), (20, 1));
     assert!(with.stall_us < without.stall_us / 3);
+}
+
+#[test]
+fn a_launch_that_turns_out_to_be_of_another_kind_is_planned_anew() {
+    let names = |kind: &str| (0..30).map(|n| format!("{kind}/{n}")).collect::<Vec<_>>();
+    let launch =
+        |kind: &str| walk("app", &std::iter::once("bin/app".to_owned()).chain(names(kind)).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>());
+    let mut history = vec![launch("serve"); 6];
+    history.extend(vec![launch("repair"); 3]);
+    // No successors come along with a miss: what helps is the new plan alone.
+    let outcome = run(&launch("repair"), 2000, &ours(&taught(&history), 0));
+    assert!(outcome.misses <= 2, "{outcome:?}");
 }
 
 #[test]
@@ -245,7 +257,7 @@ proptest! {
         let model = taught(&history);
         let oracle = replay(&launch, link, &setup, &travel, &Policy::Oracle);
         prop_assert_eq!((oracle.misses, oracle.wasted_bytes), (0, 0));
-        let policies = [Policy::None, Policy::Readahead { buckets }, Policy::StaticList(&listed), ours(&model, successors), Policy::Ours { model: &model, successors, metered: true }];
+        let policies = [Policy::None, Policy::OnDemand, Policy::Readahead { buckets }, Policy::StaticList(&listed), ours(&model, successors), Policy::Ours { model: &model, successors, metered: true }];
         for policy in policies {
             let outcome = replay(&launch, link, &setup, &travel, &policy);
             prop_assert!(oracle.launch_us <= outcome.launch_us, "{:?}: {:?} against {:?}", policy, outcome, oracle);

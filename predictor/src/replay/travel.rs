@@ -65,6 +65,8 @@ struct Objects {
 pub struct Travel {
     objects: Vec<Object>,
     files: HashMap<(u8, LayerPath), Objects>,
+    /// See [`Travel::index`].
+    leaves: Vec<(u8, LayerPath)>,
 }
 
 impl Travel {
@@ -94,6 +96,24 @@ impl Travel {
     /// Number of buckets of a path's content; 0 if it has none.
     pub fn buckets(&self, layer: u8, path: &LayerPath) -> u32 {
         self.files.get(&(layer, path.clone())).map_or(0, |file| file.starts.len().saturating_sub(1) as u32)
+    }
+
+    /// Paths behind a place in the tree's order, each with another entry's tree object than the one before: asking for their
+    /// entries brings the tree objects that follow. At most so many.
+    pub fn next_entries(&self, place: &Place, count: usize) -> Vec<Place> {
+        let leaf = |layer: u8, path: &LayerPath| self.files.get(&(layer, path.clone())).and_then(|file| file.way.last().copied());
+        let at = self.leaves.binary_search_by(|(layer, path)| (*layer, path).cmp(&(place.layer, &place.path))).map_or_else(|at| at, |at| at + 1);
+        let own = leaf(place.layer, &place.path);
+        let behind = self.leaves[at.min(self.leaves.len())..].iter().filter(|(layer, path)| *layer == place.layer && leaf(*layer, path) != own);
+        behind.take(count).map(|(layer, path)| Place { layer: *layer, path: path.clone(), touch: Touch::Meta }).collect()
+    }
+
+    /// The first path of each leaf of the trees, in order.
+    fn index(&mut self) {
+        let mut all: Vec<_> = self.files.iter().map(|(key, file)| (key, file.way.last())).collect();
+        all.sort_unstable();
+        all.dedup_by_key(|(key, leaf)| (key.0, *leaf));
+        self.leaves = all.into_iter().map(|(key, _)| key.clone()).collect();
     }
 
     /// Its bytes, uncompressed: see the module.
@@ -153,7 +173,9 @@ impl Travel {
             files.insert((layer, path), file);
         }
         reader.finish()?;
-        Ok(Self { objects, files })
+        let mut travel = Self { objects, files, leaves: Vec::new() };
+        travel.index();
+        Ok(travel)
     }
 }
 
@@ -223,12 +245,14 @@ impl TravelBuilder {
     /// With the size of each object, by number; what has none takes no bytes.
     pub fn finish(self, mut sizes: Vec<Object>) -> Travel {
         sizes.resize(self.digests.len(), Object::default());
-        Travel { objects: sizes, files: self.files }
+        let mut travel = Travel { objects: sizes, files: self.files, leaves: Vec::new() };
+        travel.index();
+        travel
     }
 
     /// With a first guess of the sizes, to find out what places need before the sizes are known.
     pub fn preview(&self) -> Travel {
-        Travel { objects: vec![Object::default(); self.digests.len()], files: self.files.clone() }
+        Travel { objects: vec![Object::default(); self.digests.len()], files: self.files.clone(), leaves: Vec::new() }
     }
 
     fn number(&mut self, digests: &[Digest]) -> Vec<u32> {
@@ -271,6 +295,9 @@ mod tests {
         assert_eq!(needed("bin/app", Touch::Data { bucket: 1 }), [0, 1, 3]);
         assert_eq!(needed("lib/a", Touch::Data { bucket: 0 }), [0, 4, 2]);
         assert!(needed("bin/app", Touch::Data { bucket: 2 }).is_empty() && needed("none", Touch::Meta).is_empty());
+        let next = travel.next_entries(&place("bin/app", Touch::Meta), 3);
+        assert_eq!(next, [place("lib/a", Touch::Meta)]);
+        assert!(travel.next_entries(&next[0], 3).is_empty());
         assert_eq!((travel.buckets(0, &LayerPath::new("bin/app").unwrap()), travel.object(4).plain_bytes, travel.object(9).wire_bytes), (2, 1500, 0));
     }
 
