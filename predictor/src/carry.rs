@@ -11,7 +11,7 @@ mod shifts;
 
 use std::collections::BTreeMap;
 
-use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition};
+use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition, Variant};
 use layer_format::trace::Touch;
 use layer_format::{Digest, LayerPath};
 
@@ -82,8 +82,12 @@ impl Places {
     }
 
     fn entry_point(&self, entry: &EntryPoint) -> EntryPoint {
+        EntryPoint { variants: entry.variants.iter().map(|variant| self.variant(variant)).collect(), ..entry.clone() }
+    }
+
+    fn variant(&self, variant: &Variant) -> Variant {
         let mut items: BTreeMap<u32, LaunchItem> = BTreeMap::new();
-        for item in &entry.launch {
+        for item in &variant.launch {
             for (later, state) in (0..).zip(self.of(item.state)) {
                 let new = LaunchItem { state: *state, count: item.count, time_us: item.time_us.saturating_add(later) };
                 let known = items.entry(*state).or_insert(new);
@@ -91,12 +95,12 @@ impl Places {
                 known.time_us = known.time_us.min(new.time_us);
             }
         }
-        EntryPoint { launch: items.into_values().collect(), ..entry.clone() }
+        Variant { launch: items.into_values().collect(), ..variant.clone() }
     }
 
     fn order1(&self, model: &Model) -> Vec<Transition> {
         let mut visits = vec![0f32; model.states.len()];
-        for item in model.entry_points.iter().flat_map(|entry| &entry.launch) {
+        for item in model.entry_points.iter().flat_map(|entry| &entry.variants).flat_map(|variant| &variant.launch) {
             if let Some(visits) = visits.get_mut(item.state as usize) {
                 *visits += item.count;
             }

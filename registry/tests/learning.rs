@@ -139,7 +139,7 @@ async fn every_fourth_trace_judges_and_what_does_worse_is_not_served() {
         assert!(rounds < 20);
     }
     let (_, model) = place.model("").await.unwrap();
-    let weight: f32 = model.entry_points[0].weight;
+    let weight: f32 = model.entry_points[0].weight();
     assert!(weight > 2.0 && rounds >= 1, "{weight} after {rounds}");
     let sent = place.launch("1").await;
     let (needed, hits, wasted) = compare(&sample, &sent, &files(0..50));

@@ -1,32 +1,30 @@
 //! Whether a model that learned more may take the place of the one that is served.
-
-use std::sync::Arc;
+//!
+//! It may if it does better on the held-out traces, or about as well: a model that knows its traces perfectly cannot do
+//! better, and has to go on learning. It may not if one of the launches loses much by it: that is what somebody would upload who wants
+//! to harm that one. What "about" and "much" are says [`CompareParams`].
 
 use layer_format::model::Model;
 use layer_format::trace::Trace;
-use predictor::score::{Score, ScoreParams, score};
+use predictor::score::ScoreParams;
+use predictor::{CompareParams, Preferred, Verdict, compare};
 
-/// How much worse, in [`Score::value`], a model may be on held-out traces and still pass: what one unusual run more or less
-/// makes. Without it a model that knows its traces perfectly would never learn again.
-pub(crate) const MARGIN: f64 = 0.01;
-
-/// What two models are worth on traces that neither has learned.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Verdict {
-    pub(crate) current: f64,
-    pub(crate) candidate: f64,
+/// One held trace is enough to tell that a model does worse on it.
+fn params() -> CompareParams {
+    // Successors do not count in the value.
+    CompareParams { min_traces: 1, score: ScoreParams { successors: 0, ..ScoreParams::default() }, ..CompareParams::default() }
 }
 
-impl Verdict {
-    pub(crate) fn passes(&self) -> bool {
-        self.candidate >= self.current - MARGIN
+/// Compares two models. Takes a while.
+pub(crate) fn judge(current: &Model, candidate: &Model, held: &[Trace]) -> Verdict {
+    compare(current, candidate, held, &params())
+}
+
+/// Whether the candidate may be served.
+pub(crate) fn passes(verdict: &Verdict) -> bool {
+    match verdict.preferred {
+        Preferred::Candidate | Preferred::NotEnough => true,
+        Preferred::Current => false,
+        Preferred::Tie => verdict.worst_loss <= params().max_single_loss,
     }
-}
-
-/// Compares two models; `None` if there is nothing to compare them by: then the candidate passes. Takes a while.
-pub(crate) fn judge(current: &Arc<Model>, candidate: &Arc<Model>, held: &[Trace]) -> Option<Verdict> {
-    // Successors are not asked for: launches are served from the launch list.
-    let params = ScoreParams { successors: 0, ..ScoreParams::default() };
-    let value = |model| Score::mean(&held.iter().map(|trace| score(model, trace, &params)).collect::<Vec<_>>()).map(|score| score.value());
-    Some(Verdict { current: value(current)?, candidate: value(candidate)? })
 }

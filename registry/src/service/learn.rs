@@ -17,9 +17,10 @@ use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::model::Model;
 use layer_format::reference::Repository;
 use layer_format::trace::Trace;
+use predictor::Verdict;
 
 use super::frames::ReadError;
-use super::gate::{Verdict, judge};
+use super::gate::{judge, passes};
 use super::image::Image;
 use super::nodes::Nodes;
 use super::objects::Objects;
@@ -145,7 +146,7 @@ impl Learner {
         let (candidate, for_task) = (models.candidate.take(), Arc::clone(trace));
         let learned = tokio::task::spawn_blocking(move || merge(served.as_deref(), candidate.as_deref(), &for_task, &held));
         let (bytes, verdict) = learned.await.map_err(|_| ReadError::Cancelled)?;
-        let passes = verdict.is_none_or(|verdict| verdict.passes());
+        let passes = verdict.as_ref().is_none_or(passes);
         let mut transaction = self.objects.db.begin().await?;
         if passes {
             let digest = Digest::of(&bytes);
@@ -213,7 +214,7 @@ fn merge(served: Option<&[u8]>, candidate: Option<&[u8]>, trace: &Trace, held: &
     predictor::learn(&mut model, trace, &predictor::Params::default());
     let bytes = model.encode();
     let held: Vec<Trace> = held.iter().filter_map(|bytes| Trace::decode(bytes).ok()).collect();
-    (bytes, current.and_then(|current| judge(&Arc::new(current), &Arc::new(model), &held)))
+    (bytes, current.map(|current| judge(&current, &model, &held)))
 }
 
 /// What a run used: bytes of all objects that answer for what it touched.
