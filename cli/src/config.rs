@@ -37,7 +37,7 @@ pub struct File {
     pub cached_launch: Option<bool>,
     /// Whether traces of runs are sent to the registry.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub send_traces: Option<bool>,
+    pub traces: Option<bool>,
     /// Whether images and `--isolate` may let the application write to the host (`merge`); if not, write-copy holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_merge: Option<bool>,
@@ -69,8 +69,8 @@ pub struct Options {
     #[arg(long, env = "TURBO_LANES", global = true, hide = true, value_name = "COUNT")]
     pub lanes: Option<u8>,
     /// Whether traces of runs are sent to the registry, to learn from [default: true].
-    #[arg(long, env = "TURBO_SEND_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
-    pub send_traces: Option<bool>,
+    #[arg(long, env = "TURBO_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
+    pub traces: Option<bool>,
     /// Whether applications may write to folders of the host (isolation mode merge); where the configuration file forbids it
     /// no option allows it [default: true].
     #[arg(long, env = "TURBO_ALLOW_MERGE", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
@@ -102,7 +102,7 @@ pub struct Settings {
     #[serde(skip)]
     pub lanes: Option<u8>,
     /// Whether traces are sent.
-    pub send_traces: bool,
+    pub traces: bool,
     /// Whether the isolation mode merge is allowed.
     pub allow_merge: bool,
     /// The configuration file, which need not exist.
@@ -133,7 +133,7 @@ impl Settings {
             ca_file: options.ca_file.clone().or(file.ca_file).map(std::path::absolute).transpose().context("the file of certificates has no name")?,
             cached_launch: options.cached_launch.or(file.cached_launch).unwrap_or(false),
             lanes: options.lanes,
-            send_traces: options.send_traces.or(file.send_traces).unwrap_or(true),
+            traces: options.traces.or(file.traces).unwrap_or(true),
             // The stricter holds: what an administrator forbids stays forbidden.
             allow_merge: options.allow_merge.unwrap_or(true) && file.allow_merge.unwrap_or(true),
             config,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use client_store::anonymous;
 use layer_format::LayerPath;
 use layer_format::manifest::{Mode, StateImage};
 use layer_format::reference::ImageReference;
@@ -57,6 +58,8 @@ pub struct Launch {
     pub offline: bool,
     pub predict: bool,
     pub readahead: u32,
+    /// Whether traces are sent to the registry, if the configuration allows it.
+    pub upload_traces: bool,
     /// Whether, and for whom, the state at the end is saved to the registry.
     pub share: Option<Visibility>,
     /// Options of the command line that only the start of a container heeds.
@@ -137,7 +140,7 @@ impl Launch {
         if let Some(taker) = &taker {
             states::at_stop(app, &store, container, taker, self.share);
         }
-        let traces = finish(app, &store, &stack, app.settings.send_traces && !self.offline);
+        let traces = finish(app, &store, &stack, app.settings.traces && self.upload_traces && !self.offline);
         if let (Some(file), Some(trace)) = (trace_file, traces.get(startup.image.unwrap_or_else(|| first_named(&stack)))) {
             file.write(&trace.encode());
         }
@@ -280,7 +283,8 @@ fn finish(app: &App, store: &client_store::Store, stack: &Stack, tell: bool) -> 
             continue;
         }
         traces::save(&app.settings.home, repository, trace);
-        if tell {
+        if tell && !member.manifest().no_profiling {
+            let trace = anonymous(trace, member.manifest());
             let result = outbox::leave(&app.settings.home, &app.settings.hub, repository, &trace.encode());
             left |= result.is_ok();
             warn("the registry does not learn from this run", result);

@@ -7,6 +7,7 @@
 //! * [`session`]: one run of one image, all of the above together; [`stats`] says what it cost.
 //! * [`view`]: what the VM's filesystem needs of a layer.
 
+mod anonymous;
 pub mod cache;
 pub mod cache_conformance;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod store;
 pub mod transfer;
 pub mod view;
 
+pub use anonymous::anonymous;
 pub use cache::ObjectCache;
 pub use error::{FetchError, StoreError};
 pub use origin::{Origin, OriginError};

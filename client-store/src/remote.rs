@@ -7,6 +7,7 @@
 mod access;
 mod http;
 mod lanes;
+mod models;
 mod origin_impl;
 pub mod retry;
 mod states;

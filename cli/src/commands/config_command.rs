@@ -10,7 +10,7 @@ use crate::exit::Exit;
 #[derive(Debug, clap::Args)]
 pub struct Config {
     /// Take the value of this key out of the configuration file; may be given more than once.
-    #[arg(long, value_name = "KEY", value_parser = ["hub", "home", "cache-size", "wait", "ca-file", "cached-launch", "send-traces", "allow-merge"])]
+    #[arg(long, value_name = "KEY", value_parser = ["hub", "home", "cache-size", "wait", "ca-file", "cached-launch", "traces", "allow-merge"])]
     unset: Vec<String>,
     /// Write the settings given as options (--hub, --cache-size, ...) without asking whether the registry answers.
     #[arg(long)]
@@ -49,8 +49,8 @@ impl Config {
         if typed("cached-launch") {
             file.cached_launch = given.cached_launch;
         }
-        if typed("send-traces") {
-            file.send_traces = given.send_traces;
+        if typed("traces") {
+            file.traces = given.traces;
         }
         if typed("allow-merge") {
             file.allow_merge = given.allow_merge;
@@ -63,7 +63,7 @@ impl Config {
                 "wait" => file.wait = None,
                 "ca-file" => file.ca_file = None,
                 "cached-launch" => file.cached_launch = None,
-                "send-traces" => file.send_traces = None,
+                "traces" => file.traces = None,
                 _ => file.allow_merge = None,
             }
         }
@@ -79,7 +79,7 @@ impl Config {
                 writeln!(out, "ca-file      {}", ca_file.display())?;
             }
             writeln!(out, "cached-launch {}", settings.cached_launch)?;
-            writeln!(out, "send-traces  {}", settings.send_traces)?;
+            writeln!(out, "traces        {}", settings.traces)?;
             writeln!(out, "allow-merge  {}", settings.allow_merge)?;
             writeln!(out, "config file  {}{}", settings.config.display(), if settings.config.exists() { "" } else { " (does not exist)" })
         })?;

@@ -17,7 +17,7 @@ use crate::service::image::{Image, Reference, image_get};
 use crate::service::launch::LaunchOrder;
 use crate::service::launches::Lanes;
 use crate::service::level::LevelControl;
-use crate::service::train::model_find;
+use crate::service::models::{Wanted, model_digest, model_find};
 
 /// Longest request: a filter as hex, and some names.
 const MAX_REQUEST_LEN: usize = 2 * HaveFilter::MAX_LEN + (16 << 10);
@@ -96,9 +96,9 @@ pub(crate) async fn launch_cacheable(app: &Shared, call: Call, reference: Refere
     };
     let (image, manifest) = image(app, &call.repository, &reference).await?;
     if let Some(model) = with_model {
-        model_find(&app.db, &call.repository, Some(model)).await?.ok_or_else(ApiError::model_unknown)?;
+        model_find(&app.db, &call.repository, &Wanted::Digest(model)).await?.ok_or_else(ApiError::model_unknown)?;
     }
-    let model = with_model.or(manifest.model).or(image.repository.model);
+    let model = model_digest(&app.db, &image, with_model.or(manifest.model)).await?;
     let is_named = matches!(reference, Reference::Digest(_));
     let lasting = match with_model.or(manifest.model) {
         Some(_) if is_named => IMMUTABLE,

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::server::TlsStream;
 
 use super::stall::StallGuard;
+use super::traces::Peer;
 use crate::app::{App, StartError};
 use crate::config::{Config, Limits};
 
@@ -55,8 +56,9 @@ pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Ou
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let (app, router, stopping, limits) = (app.clone(), router.clone(), stopping.clone(), limits.clone());
+            Ok((stream, peer)) => {
+                let router = router.clone().layer(axum::Extension(Peer(peer.ip())));
+                let (app, stopping, limits) = (app.clone(), stopping.clone(), limits.clone());
                 tokio::spawn(async move {
                     let _permit = permit;
                     connection(stream, app, router, stopping, limits).await;
