@@ -37,6 +37,7 @@ use crate::error::FetchError;
 use crate::link::Link;
 use crate::origin::Origin;
 use crate::stats::{Counters, RunStats};
+use crate::timeline::Timeline;
 use memory::Memory;
 use plan::Plan;
 use queue::{Queue, Slot};
@@ -81,6 +82,8 @@ pub struct FetcherOptions {
     pub waste_budget_bytes: u64,
     /// Never make a request.
     pub offline: bool,
+    /// Told of waits, requests and arrivals.
+    pub timeline: Option<Arc<Timeline>>,
 }
 
 impl FetcherOptions {
@@ -96,6 +99,7 @@ impl FetcherOptions {
             memory_bytes: DEFAULT_MEMORY_BYTES,
             waste_budget_bytes: DEFAULT_WASTE_BUDGET_BYTES,
             offline: false,
+            timeline: None,
         }
     }
 }
@@ -326,6 +330,8 @@ impl Fetcher {
             let started = Instant::now();
             let waits = self.ask(wanted, &missing, &mut found, choose)?;
             let deadline = started + shared.options.wait_limit;
+            let _waiting = shared.options.timeline.as_ref().filter(|_| !waits.is_empty());
+            let _waiting = _waiting.map(|timeline| timeline.waiting(waits.len(), waits.iter().all(|wait| !wait.is_new)));
             let mut failure = None;
             for wait in &waits {
                 // One that failed decides; the others are left without waiting.
@@ -381,7 +387,7 @@ impl Fetcher {
             let joined = queue.join(digest, len, expected, now);
             any_new |= joined.new;
             shared.counters.demand_misses.add(1);
-            waits.push(Wait { fetcher: self, at: *at, digest, slot: joined.slot });
+            waits.push(Wait { fetcher: self, at: *at, digest, slot: joined.slot, is_new: joined.new });
         }
         if any_new {
             let mut room = shared.waste_room(queue.ahead_flying);
@@ -494,6 +500,11 @@ impl Fetcher {
         LaunchStream::start(self.shared.clone(), options)
     }
 
+    /// What is told of waits and arrivals.
+    pub(crate) fn timeline(&self) -> Option<&Arc<Timeline>> {
+        self.shared.options.timeline.as_ref()
+    }
+
     /// Whether no request can ever be made.
     pub fn is_offline(&self) -> bool {
         self.shared.is_offline()
@@ -558,6 +569,8 @@ struct Wait<'a> {
     at: usize,
     digest: Digest,
     slot: Arc<Slot>,
+    /// Nobody had asked for it, nor was it announced.
+    is_new: bool,
 }
 
 impl Drop for Wait<'_> {

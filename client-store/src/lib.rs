@@ -5,6 +5,7 @@
 //! * [`fetch`]: the block fetcher: single flight, retries, verification, the launch stream. [`link`] measures the line.
 //! * [`reader`], [`recorder`], [`prefetch`]: a layer as the filesystem reads it, what it touched, what comes next.
 //! * [`session`]: one run of one image, all of the above together; [`stats`] says what it cost.
+//! * [`timeline`]: how a run goes in time, for whoever looks at it.
 //! * [`view`]: what the VM's filesystem needs of a layer.
 
 pub mod cache;
@@ -20,6 +21,7 @@ pub mod remote;
 pub mod session;
 pub mod stats;
 pub mod store;
+pub mod timeline;
 pub mod transfer;
 pub mod view;
 
@@ -30,4 +32,5 @@ pub use prefetch::Policy;
 pub use session::{Session, SessionError, SessionOptions};
 pub use stats::RunStats;
 pub use store::{Store, StoreOptions};
+pub use timeline::Timeline;
 pub use view::LayerView;

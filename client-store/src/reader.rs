@@ -24,6 +24,7 @@ use crate::error::FetchError;
 use crate::fetch::{Candidate, Room, SURE, Wanted};
 use crate::prefetch::{NODE_LEN, Prefetcher};
 use crate::recorder::Recorder;
+use crate::timeline::Asking;
 use crate::view::{Caller, LayerView};
 
 /// Files of at most this many bytes are likely read as a whole.
@@ -92,6 +93,11 @@ impl LayerReader {
         self.prefetcher.as_ref()?.at_miss(self.layer, path, touch, room)
     }
 
+    /// Says for whom this thread waits, until the result is dropped.
+    fn asking(&self, path: &LayerPath, touch: Touch, caller: Caller) -> Option<Asking> {
+        self.nodes.fetcher().timeline().map(|timeline| timeline.asking(path, touch, caller.pid))
+    }
+
     fn observe(&self, path: &LayerPath, touch: Touch) {
         if let Some(prefetcher) = &self.prefetcher {
             prefetcher.observe(self.layer, path, touch);
@@ -111,8 +117,8 @@ impl LayerReader {
         })
     }
 
-    fn touched_leaf(&self, digest: &Digest, path: &LayerPath, caller: Caller, source: Source) {
-        if self.recorder.meta(self.layer, digest, path, caller.pid, source) {
+    fn touched_leaf(&self, digest: &Digest, node: &Node, path: &LayerPath, caller: Caller, source: Source) {
+        if self.recorder.meta(self.layer, digest, path, caller.pid, source, || node.encode().len()) {
             self.observe(path, Touch::Meta);
         }
     }
@@ -231,6 +237,7 @@ fn recipe_of(entry: &Entry) -> Option<&Recipe> {
 
 impl LayerView for LayerReader {
     fn lookup(&self, path: &LayerPath, caller: Caller) -> Result<Option<Entry>, FetchError> {
+        let _asking = self.asking(path, Touch::Meta, caller);
         let mut search = Lookup::new(self.root, path.clone());
         let mut above: Option<Arc<Node>> = None;
         let mut source = Source::Local;
@@ -243,13 +250,14 @@ impl LayerView for LayerReader {
             source = worse(source, from);
             search.feed(&node).map_err(invalid(digest))?;
             if matches!(*node, Node::Leaf(_)) {
-                self.touched_leaf(&digest, path, caller, source);
+                self.touched_leaf(&digest, &node, path, caller, source);
             }
             above = Some(node);
         }
     }
 
     fn list(&self, directory: &LayerPath, after: Option<&[u8]>, max: usize, caller: Caller) -> Result<Vec<Entry>, FetchError> {
+        let _asking = self.asking(directory, Touch::Meta, caller);
         let mut scan = Scan::directory(self.root, directory.clone(), after);
         let mut above: Option<Arc<Node>> = None;
         let mut entries = Vec::new();
@@ -268,7 +276,7 @@ impl LayerView for LayerReader {
             scan.feed(&node).map_err(invalid(digest))?;
             match &*node {
                 // Named by its own first entry: a lookup of that leads to this leaf again.
-                Node::Leaf(items) => self.touched_leaf(&digest, items.first().map_or(directory, |entry| &entry.path), caller, source),
+                Node::Leaf(items) => self.touched_leaf(&digest, &node, items.first().map_or(directory, |entry| &entry.path), caller, source),
                 Node::Index { .. } => above = Some(node),
             }
         }
@@ -282,6 +290,7 @@ impl LayerView for LayerReader {
             return Ok(Vec::new());
         }
         let bucket = u32::try_from(offset / BUCKET_LEN).unwrap_or(u32::MAX);
+        let _asking = self.asking(&entry.path, Touch::Data { bucket }, caller);
         let reading = Reading { path: &entry.path, bucket, in_order: self.continues(&entry.path, &range) };
         let mut wanted = Vec::new();
         let mut places = Vec::new();
@@ -307,17 +316,18 @@ impl LayerView for LayerReader {
             let overlapping = places.iter().zip(&found).filter(|(at, fetched)| **at < start + BUCKET_LEN && **at + fetched.bytes.len() as u64 > start);
             overlapping.fold(Source::Local, |source, (_, fetched)| worse(source, fetched.source))
         };
-        self.recorder.data(self.layer, &entry.path, range, caller.pid, source_of, |bucket| self.observe(&entry.path, Touch::Data { bucket }));
+        self.recorder.data(self.layer, &entry.path, recipe.len(), range, caller.pid, source_of, |bucket| self.observe(&entry.path, Touch::Data { bucket }));
         Ok(content)
     }
 
-    fn seek(&self, entry: &Entry, offset: u64, hole: bool, _caller: Caller) -> Result<Option<u64>, FetchError> {
+    fn seek(&self, entry: &Entry, offset: u64, hole: bool, caller: Caller) -> Result<Option<u64>, FetchError> {
         let Some(recipe) = recipe_of(entry) else { return Ok(None) };
         let len = recipe.len();
         if offset >= len {
             return Ok(None);
         }
         let reading = Reading { path: &entry.path, bucket: u32::try_from(offset / BUCKET_LEN).unwrap_or(u32::MAX), in_order: false };
+        let _asking = self.asking(&entry.path, Touch::Data { bucket: reading.bucket }, caller);
         let mut found = if hole { Some(len) } else { None };
         self.extents(recipe, offset..len, reading, |at, extent| {
             if matches!(extent, Extent::Hole(_)) != hole {

@@ -22,8 +22,9 @@ use crate::fetch::{self, Fetcher, FetcherOptions, LaunchError, LaunchOptions, La
 use crate::origin::Origin;
 use crate::prefetch::{Policy, Prefetcher};
 use crate::reader::{DEFAULT_NODE_BYTES, LayerReader, Nodes};
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, Recording, TraceDetails};
 use crate::stats::RunStats;
+use crate::timeline::Timeline;
 use crate::view::LayerView;
 
 /// Most uncompressed bytes that a launch stream may carry, unless configured otherwise.
@@ -104,6 +105,10 @@ pub struct SessionOptions {
     pub model: Option<Digest>,
     /// Send the trace at the end.
     pub send_trace: bool,
+    /// What is recorded of first touches.
+    pub recording: Recording,
+    /// Told how the run goes; the images of a run share one.
+    pub timeline: Option<Arc<Timeline>>,
 }
 
 impl SessionOptions {
@@ -128,6 +133,8 @@ impl SessionOptions {
             have: None,
             model: None,
             send_trace: true,
+            recording: Recording::default(),
+            timeline: None,
         }
     }
 }
@@ -219,8 +226,12 @@ impl Session {
             memory_bytes: options.memory_bytes,
             waste_budget_bytes: options.waste_budget_bytes,
             offline: options.policy == Policy::Offline,
+            timeline: options.timeline.clone(),
             ..FetcherOptions::new(options.cache.clone(), options.origin.clone(), options.image.repository.clone(), options.runtime.clone())
         }));
+        if let Some(timeline) = &options.timeline {
+            timeline.attach(&fetcher);
+        }
         let given = options.manifest.clone().filter(|bytes| named == Some(Digest::of(bytes)));
         let local = named.and_then(|digest| Some((digest, given.or_else(|| fetcher.local(&digest))?)));
         let models = Arc::new(Mutex::new(Models { is_alone: true, ..Models::default() }));
@@ -253,7 +264,7 @@ impl Session {
         }
 
         let nodes = Arc::new(Nodes::new(fetcher.clone(), DEFAULT_NODE_BYTES));
-        let recorder = Arc::new(Recorder::new());
+        let recorder = Arc::new(Recorder::with(options.recording, options.timeline.clone()));
         let roots: Vec<Digest> = layer_manifests.iter().map(|layer| layer.root).collect();
         let prefetcher = match options.policy {
             Policy::Predicted if !fetcher.is_offline() && !options.is_complete => {
@@ -349,6 +360,11 @@ impl Session {
         let mut stats = self.fetcher.stats();
         stats.hit_rate = self.recorder.hit_rate();
         stats
+    }
+
+    /// What the timeline needs to know of the trace: when it began, and its processes and sizes. Empty without one.
+    pub fn trace_details(&self) -> TraceDetails {
+        self.recorder.details()
     }
 
     /// Ends the run: stops prefetching, waits until what was fetched is durable, and begins to send the trace. Layers can

@@ -9,6 +9,7 @@ use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;
 use crate::pack;
 use crate::recipe::Recipe;
+use crate::recording::Recording;
 use crate::reference::ImageReference;
 use crate::trace::Trace;
 use crate::tree::Node;
@@ -17,7 +18,7 @@ use crate::tree::Node;
 pub type Target = fn(&[u8]);
 
 /// All entry points, by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("tree", tree),
     ("recipe", recipe),
     ("frame", frame),
@@ -28,6 +29,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("reference", reference),
     ("trace", trace),
     ("model", model),
+    ("recording", recording),
     ("api", api),
 ];
 
@@ -93,6 +95,12 @@ fn model(bytes: &[u8]) {
     }
 }
 
+fn recording(bytes: &[u8]) {
+    if let Ok(recording) = Recording::decode(bytes) {
+        assert_eq!(Recording::decode(&recording.encode()), Ok(recording), "a recording comes back");
+    }
+}
+
 fn api(bytes: &[u8]) {
     let _ = decode_digests(bytes);
     let _ = decode_bitmap(bytes, 64);
@@ -116,7 +124,7 @@ mod tests {
     proptest! {
         /// Valid samples with a few bytes changed get further into a parser than noise does.
         #[test]
-        fn nothing_panics_on_changed_samples(which in 0usize..10, sample: proptest::sample::Index, edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6), cut: Option<proptest::sample::Index>) {
+        fn nothing_panics_on_changed_samples(which in 0usize..TARGETS.len(), sample: proptest::sample::Index, edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6), cut: Option<proptest::sample::Index>) {
             let samples = samples();
             let mut bytes = sample.get(&samples).clone();
             for (at, byte) in edits {

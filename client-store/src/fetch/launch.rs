@@ -16,6 +16,7 @@ use layer_format::Digest;
 use layer_format::api::LaunchRequest;
 use layer_format::manifest::{ImageManifest, LayerManifest, Manifest};
 use layer_format::model::Model;
+use layer_format::recording::Class;
 use layer_format::reference::{ImageReference, Revision};
 use layer_format::tree::Node;
 use parking_lot::{Condvar, Mutex};
@@ -134,6 +135,7 @@ impl LaunchStream {
     pub fn wait_image(&self) -> Result<(Digest, Bytes), LaunchError> {
         let started = Instant::now();
         let deadline = started + self.shared.options.wait_limit;
+        let _waiting = self.shared.options.timeline.as_ref().map(|timeline| timeline.waiting(1, false));
         let mut progress = self.state.progress.lock();
         loop {
             if let Some(image) = &progress.image {
@@ -240,7 +242,7 @@ impl Reader {
             plan.expect(&self.layers);
         }
         let _open = Open(&shared);
-        let mut answer = Answer::new(shared.clone());
+        let mut answer = Answer::new(shared.clone(), Class::Launch, 0);
         let request = origin.launch(&self.options.image, &id, self.options.request.clone());
         let mut stream = timeout(limit, request).await.map_err(|_| silence(limit))??;
         loop {
