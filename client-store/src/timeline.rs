@@ -25,7 +25,7 @@ pub use live::{Snapshot, Waiting};
 use processes::Processes;
 
 use crate::fetch::Fetcher;
-use crate::link::Link;
+use crate::link::{INITIAL_RATE, Link};
 
 /// How often the link's estimates are noted, at most.
 const ESTIMATE_EVERY_US: u64 = 100_000;
@@ -181,7 +181,7 @@ impl Timeline {
         if is_due && lists.estimates.len() < MAX_ESTIMATES {
             drop(lists);
             let link = link();
-            let estimate = Estimate { time_us: now, round_trip_us: micros(link.round_trip()), bytes_per_s: link.rate() as u64 };
+            let estimate = Estimate { time_us: now, round_trip_us: micros(link.round_trip()), bytes_per_s: measured(link.rate()) };
             self.lists.lock().estimates.push(estimate);
         }
     }
@@ -271,6 +271,11 @@ impl Drop for OpenWait<'_> {
     fn drop(&mut self) {
         self.timeline.waited(self.number);
     }
+}
+
+/// 0 as long as nothing was measured.
+fn measured(rate: f64) -> u64 {
+    if rate.to_bits() == INITIAL_RATE.to_bits() { 0 } else { rate as u64 }
 }
 
 fn micros(duration: Duration) -> u64 {

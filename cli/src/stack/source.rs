@@ -5,6 +5,7 @@ use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use client_store::recorder::Recording;
 use client_store::remote::Registry;
 use client_store::session::SessionError;
 use client_store::{Origin, Policy, Session, SessionOptions, Store};
@@ -79,6 +80,8 @@ impl<'a> RunSource<'a> {
             have: if is_complete { None } else { have(&self.home, &self.store, &reference.repository)? },
             model: self.store.model_get(&reference.repository)?,
             send_trace: self.send_traces,
+            recording: if request.record { Recording::Touches } else { Recording::Off },
+            timeline: request.timeline.cloned(),
             ..SessionOptions::new(Arc::new(self.store.clone()), self.origin.clone(), self.runtime.clone(), reference.clone())
         })
     }
