@@ -12,7 +12,7 @@ mod tables;
 
 use std::fmt::Write;
 
-use layer_format::recording::{CLASSES, Class, Recording};
+use layer_format::recording::{CLASSES, Class, MarkKind, Recording};
 
 use super::summary::{Summary, class_name, seconds};
 use crate::output::bytes;
@@ -87,7 +87,9 @@ fn sentence(text: &str) -> String {
 fn numbers(out: &mut String, recording: &Recording, summary: &Summary) {
     let mut cells: Vec<(&str, String)> = Vec::new();
     if let Some(timeline) = &recording.timeline {
-        cells.extend(timeline.marks.iter().filter_map(|mark| Some((chart::mark_name(mark.kind)?, seconds(mark.time_us)))));
+        // The end is in the headline.
+        let marks = timeline.marks.iter().filter(|mark| mark.kind != MarkKind::Exited);
+        cells.extend(marks.filter_map(|mark| Some((chart::mark_name(mark.kind)?, seconds(mark.time_us)))));
         for class in CLASSES {
             let sum: u64 = timeline.arrivals.iter().filter(|arrival| arrival.class == class).map(|arrival| arrival.bytes).sum();
             if sum > 0 {
@@ -95,11 +97,18 @@ fn numbers(out: &mut String, recording: &Recording, summary: &Summary) {
             }
         }
         if let Some(link) = timeline.estimates.iter().rev().find(|estimate| estimate.bytes_per_s > 0) {
-            cells.push(("link, as measured", format!("{} / {}/s", seconds(link.round_trip_us), bytes(link.bytes_per_s))));
+            cells.push(("round trip", seconds(link.round_trip_us)));
+            cells.push(("rate of the link", format!("{}/s", bytes(link.bytes_per_s))));
         }
     }
     let local = recording.trace.events.iter().filter(|event| event.source == layer_format::trace::Source::Local).count();
-    cells.push(("first touches", format!("{}, {local} local", summary.touches)));
+    cells.push((
+        "first touches",
+        match local {
+            0 => summary.touches.to_string(),
+            _ => format!("{}, {local} local", summary.touches),
+        },
+    ));
     put(out, format_args!("<dl class=\"numbers\">\n"));
     for (name, value) in cells {
         put(out, format_args!("<div><dt>{name}</dt><dd>{}</dd></div>\n", escape(&value)));

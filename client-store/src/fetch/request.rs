@@ -80,12 +80,12 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if self.first_byte.is_some() {
-            self.shared.link.lock().closed(self.shared.now());
-        }
         if let Some(timeline) = &self.shared.options.timeline {
             let Self { class, started, first_byte, bytes, objects, .. } = *self;
             timeline.requested(Ended { class, started, first_byte, bytes, objects });
+        }
+        if self.first_byte.is_some() {
+            self.shared.link.lock().closed(self.shared.now());
         }
     }
 }

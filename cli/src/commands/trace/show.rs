@@ -54,8 +54,10 @@ impl Show {
     /// The recording, how it is called, and the file that it is, or would be, in.
     fn open(&self, app: &App) -> Result<(Recording, String, PathBuf)> {
         let of_file = |file: &Path| {
-            let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            Ok((traces::open(file)?, name, file.to_owned()))
+            let recording = traces::open(file)?;
+            let stem = || file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let name = name_of(app, &recording).unwrap_or_else(stem);
+            Ok((recording, name, file.to_owned()))
         };
         let what = match (&self.file, &self.what) {
             (Some(file), _) => return of_file(file),
@@ -69,6 +71,14 @@ impl Show {
         let file = PathBuf::from(crate::place::default_name(std::slice::from_ref(&image)));
         Ok((Recording { trace, timeline: None }, image.to_string(), file))
     }
+}
+
+/// How the image of a recording is called here, if it is known.
+fn name_of(app: &App, recording: &Recording) -> Option<String> {
+    // Nobody gets a store for looking at a file.
+    let store = app.settings.home.exists().then(|| app.store().ok()).flatten()?;
+    let known = store.images().ok()?.into_iter().find(|known| known.digest == recording.trace.image)?;
+    known.names.into_iter().next()
 }
 
 fn draw(app: &App, recording: &Recording, name: &str, out: PathBuf) -> Result<Exit> {

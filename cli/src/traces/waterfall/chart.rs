@@ -10,10 +10,10 @@ use crate::traces::summary::{Summary, merged, seconds};
 
 /// Heights, in pixels.
 const RATE_HEIGHT: f64 = 84.0;
-const WAIT_HEIGHT: f64 = 22.0;
+const WAIT_HEIGHT: f64 = 30.0;
 const GAP: f64 = 10.0;
 /// Most columns of the area of received bytes.
-const MAX_COLUMNS: u64 = 500;
+const MAX_COLUMNS: u64 = 300;
 /// Most spans of the row of waits.
 const MAX_SPANS: usize = 2000;
 /// Marks nearer to each other than this share of the width, in percent, share a label.
@@ -186,7 +186,7 @@ fn received(rows: &mut Rows, timeline: &Timeline) {
         }
     }
     rate_line(rows, timeline, base, height);
-    rows.row("tall", RATE_HEIGHT, "received", &format!("up to {}/s", bytes(peak as u64)));
+    rows.row("tall", RATE_HEIGHT, "received", &format!("max {}/s", bytes(peak as u64)));
 }
 
 fn rate_line(rows: &mut Rows, timeline: &Timeline, base: f64, height: impl Fn(f64) -> f64) {
@@ -207,7 +207,7 @@ fn rate_line(rows: &mut Rows, timeline: &Timeline, base: f64, height: impl Fn(f6
 
 /// When anyone waited.
 fn waiting(rows: &mut Rows, timeline: &Timeline, summary: &Summary) {
-    let y = rows.top + 5.0;
+    let y = rows.top + 7.0;
     let mut spans = merged(&timeline.waits);
     // Spans that cannot be told apart are one.
     let least = timeline.total_us / MAX_SPANS as u64;
@@ -221,10 +221,10 @@ fn waiting(rows: &mut Rows, timeline: &Timeline, summary: &Summary) {
     let mut path = String::new();
     for (start, end) in spans {
         let (x, width) = rows.scale.span(start, end, 0.8);
-        put(&mut path, format_args!("M{x:.1} {y}h{width:.1}v12h-{width:.1}z"));
+        put(&mut path, format_args!("M{x:.1} {y}h{width:.1}v16h-{width:.1}z"));
     }
     put(&mut rows.svg, format_args!("<path class=\"stall\" d=\"{path}\"/>\n"));
-    rows.row("", WAIT_HEIGHT, "anyone waits", &summary.waiting_us.map(seconds).unwrap_or_default());
+    rows.row("", WAIT_HEIGHT, "waiting", &summary.waiting_us.map(seconds).unwrap_or_default());
 }
 
 /// The style of a class of bytes: what someone waited for is drawn like the waiting.

@@ -10,7 +10,7 @@ use super::scale::WIDTH;
 use super::{end_of, escape, put};
 use crate::traces::summary::{Lane, Summary, event_us, lane_of, request_text, seconds, target, waiter};
 
-const LANE_HEIGHT: f64 = 24.0;
+const LANE_HEIGHT: f64 = 30.0;
 const REQUEST_HEIGHT: f64 = 9.0;
 /// Most processes with a row of their own; the others share one.
 const MAX_LANES: usize = 24;
@@ -49,8 +49,8 @@ pub fn processes(rows: &mut Rows, recording: &Recording, summary: &Summary) {
     }
     for lane in own {
         let detail = match (lane.waiting_us, lane.missed) {
-            (0, 0) => format!("{} touches", lane.touches),
-            (0, missed) => format!("{} touches, {missed} missed", lane.touches),
+            (0, _) if lane.touches == 1 => "1 touch".into(),
+            (0, _) => format!("{} touches", lane.touches),
             (waiting, _) => format!("waits {}", seconds(waiting)),
         };
         rows.row("", LANE_HEIGHT, &lane.name, &detail);
@@ -62,7 +62,7 @@ pub fn processes(rows: &mut Rows, recording: &Recording, summary: &Summary) {
 
 fn life(rows: &mut Rows, lane: &Lane, y: f64) {
     let (x, width) = rows.scale.span(lane.start_us, lane.last_us, 1.0);
-    put(&mut rows.svg, format_args!("<path class=\"life\" d=\"M{x:.1} {:.0}h{width:.1}v14h-{width:.1}z\"/>", y + 5.0));
+    put(&mut rows.svg, format_args!("<path class=\"life\" d=\"M{x:.1} {:.0}h{width:.1}v16h-{width:.1}z\"/>", y + 7.0));
 }
 
 /// Short lines for touches: above the middle what was there in time, the whole height what was not.
@@ -79,7 +79,7 @@ fn touches(rows: &mut Rows, recording: &Recording, row_of: &HashMap<u16, usize>,
             continue;
         }
         *before = x;
-        put(&mut paths[usize::from(is_missed)], format_args!("M{x:.1} {:.0}v{}", y(row) + 8.0, 8));
+        put(&mut paths[usize::from(is_missed)], format_args!("M{x:.1} {:.0}v{}", y(row) + 10.0, 10));
     }
     let [in_time, missed] = paths;
     put(&mut rows.svg, format_args!("<path class=\"touch\" d=\"{in_time}\"/>\n<path class=\"missed\" d=\"{missed}\"/>\n"));
@@ -96,17 +96,17 @@ fn waits(rows: &mut Rows, recording: &Recording, timeline: &Timeline, row_of: &H
         let Some(lane) = of_wait(wait) else { continue };
         let row = row_of.get(&lane).copied().unwrap_or(other);
         let (x, width) = rows.scale.span(wait.start_us, wait.start_us.saturating_add(wait.duration_us), 0.8);
-        let top = y(row) + 5.0;
+        let top = y(row) + 7.0;
         if number < MAX_WAITS {
             put(
                 &mut rows.svg,
                 format_args!(
-                    "<path class=\"stall\" d=\"M{x:.1} {top:.0}h{width:.1}v14h-{width:.1}z\"><title>{}</title></path>\n",
+                    "<path class=\"stall\" d=\"M{x:.1} {top:.0}h{width:.1}v16h-{width:.1}z\"><title>{}</title></path>\n",
                     escape(&wait_text(timeline, wait))
                 ),
             );
         } else if drawn.insert((row, x as i64), ()).is_none() {
-            put(&mut rest, format_args!("M{x:.0} {top:.0}h1v14h-1z"));
+            put(&mut rest, format_args!("M{x:.0} {top:.0}h1v16h-1z"));
         }
     }
     if !rest.is_empty() {
