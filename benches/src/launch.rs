@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::app::App;
+use crate::app::{App, Version};
 use crate::link::Side;
 use crate::oracle::Oracle;
 use crate::place::{LinkKind, Place};
 use crate::report;
-use crate::rootfs;
 use crate::turbo::{Home, Launch, Registry, Tools};
 
 /// Measure launches of three applications over three links.
@@ -137,7 +136,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(app: App, args: &Args, work: &Path) -> Result<Self> {
-        let root = rootfs::build(app, args.dataset.as_deref(), &args.cache)?;
+        let root = app.root(Version::First, args.dataset.as_deref(), &args.cache)?;
         let command = app.command(&root)?;
         let oracle = Oracle::prepare(&root, &command, &work.join(format!("{}-oracle", app.name())))?;
         Ok(Self { app, root, image: format!("bench/{}:1.0", app.name()), startup: command.join(" "), oracle, published: false })

@@ -8,6 +8,7 @@
 //! * [`timeline`]: how a run goes in time, for whoever looks at it.
 //! * [`view`]: what the VM's filesystem needs of a layer.
 
+mod anonymous;
 pub mod cache;
 pub mod cache_conformance;
 pub mod error;

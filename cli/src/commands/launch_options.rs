@@ -74,6 +74,9 @@ pub struct LaunchOptions {
     /// Do not use what was learned from earlier runs: fetch what is asked for, and a little beside it.
     #[arg(long)]
     no_model: bool,
+    /// Do not send the trace of this run to the registry: nothing is learned from it. (`turbo config --traces=false` for all.)
+    #[arg(long)]
+    no_trace_upload: bool,
     /// What is recorded of first touches: to measure what recording costs.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, hide = true)]
     record: Recorded,
@@ -178,6 +181,7 @@ impl Checked {
         launch.predict = !options.no_model;
         launch.record = options.record == Recorded::Touches;
         launch.readahead = options.readahead;
+        launch.upload_traces = !options.no_trace_upload;
         launch.share = options.sync.share();
         Ok(launch)
     }
@@ -194,6 +198,7 @@ impl Checked {
             ("--stats", options.stats.is_some()),
             ("--trace", options.trace.is_some()),
             ("--pull", options.pull),
+            ("--no-trace-upload", options.no_trace_upload),
             ("--enable-sync", options.sync.enable_sync),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
@@ -227,6 +232,7 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         record: true,
         timeline: None,
         readahead: launch::DEFAULT_READAHEAD,
+        upload_traces: true,
         share: None,
         given: Vec::new(),
     })
