@@ -97,7 +97,10 @@ impl Nodes {
         if let Some(Parsed::Tree(node)) = self.kept(digest) {
             return Some(node);
         }
-        Node::decode(&self.fetcher.local(digest)?).ok().map(Arc::new)
+        let bytes = self.fetcher.local(digest)?;
+        let node = Node::decode(&bytes).ok().map(Arc::new)?;
+        self.keep(*digest, Parsed::Tree(node.clone()), bytes.len());
+        Some(node)
     }
 
     /// The recipe node, if it is on this machine.
@@ -105,7 +108,10 @@ impl Nodes {
         if let Some(Parsed::Recipe(node)) = self.kept(digest) {
             return Some(node);
         }
-        Recipe::decode_node(&self.fetcher.local(digest)?).ok().map(Arc::new)
+        let bytes = self.fetcher.local(digest)?;
+        let node = Recipe::decode_node(&bytes).ok().map(Arc::new)?;
+        self.keep(*digest, Parsed::Recipe(node.clone()), bytes.len());
+        Some(node)
     }
 
     fn fetch(&self, digest: &Digest, choose: Choose<'_>) -> Result<(bytes::Bytes, Source), FetchError> {
