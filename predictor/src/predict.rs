@@ -41,6 +41,7 @@ pub struct Predictor {
     chains: VecDeque<(Option<u32>, u32)>,
     /// Whether the most recent touch is the first of `chains`; not if the model does not know it.
     is_known: bool,
+    generation: u64,
 }
 
 impl Predictor {
@@ -63,7 +64,7 @@ impl Predictor {
                 *total += item.count;
             }
         }
-        Self { model, list, positions, touches, observed: vec![false; count], position: 0, chains: VecDeque::new(), is_known: false }
+        Self { model, list, positions, touches, observed: vec![false; count], position: 0, chains: VecDeque::new(), is_known: false, generation: 0 }
     }
 
     /// The application touched this, for the first time or again.
@@ -96,6 +97,19 @@ impl Predictor {
         let rest = rest.filter_map(|item| predicted(&self.model, item.state, item.probability, item.time_us.saturating_sub(now_us)));
         found.extend(rest.take(max.saturating_sub(found.len())));
         found
+    }
+
+    /// All of the launch list that was not observed yet, in sending order. Times count from now, that is from the touch observed last;
+    /// what is overdue has time 0. Takes time in proportion to the list: call it when [`Self::generation`] has grown, not at each touch.
+    pub fn remaining(&self) -> Vec<Predicted> {
+        let now_us = self.position.checked_sub(1).and_then(|at| self.list.get(at)).map_or(0, |item| item.time_us);
+        let rest = self.list.iter().filter(|item| !self.observed[item.state as usize]);
+        rest.filter_map(|item| predicted(&self.model, item.state, item.probability, item.time_us.saturating_sub(now_us))).collect()
+    }
+
+    /// Grows whenever the launch turned out to be of another kind than assumed: what was planned of [`Self::remaining`] should be planned anew.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// The likeliest states down the transitions; marks them in `given`.
