@@ -85,7 +85,7 @@ pub(crate) type File = (u8, LayerPath);
 enum Event {
     /// The application used a file for the first time.
     Touched(File),
-    /// The application listed a directory, or looked for something in it.
+    /// The application looked for something here.
     Looked(File),
 }
 
@@ -115,8 +115,10 @@ pub struct Guess {
     nodes: Arc<Nodes>,
     /// Roots of the layers' trees, lowest first.
     roots: Vec<Digest>,
-    /// Files that the launch begins with.
-    seeds: Vec<LayerPath>,
+    /// Files that the launch begins with, each at the first of some paths at which there is one.
+    seeds: Vec<Vec<LayerPath>>,
+    /// Whether anything is watched at all: not if all is local.
+    is_enabled: bool,
     inner: Mutex<Inner>,
     work: Condvar,
 }
@@ -129,8 +131,9 @@ impl std::fmt::Debug for Guess {
 }
 
 impl Guess {
-    /// For the layers with these roots, lowest first. `seeds` are the absolute paths of files that the launch begins with.
-    pub fn new(nodes: Arc<Nodes>, roots: Vec<Digest>, seeds: Vec<LayerPath>) -> Self {
+    /// For the layers with these roots, lowest first. `seeds` are files that the launch begins with, each at the first of
+    /// some absolute paths at which there is one.
+    pub fn new(nodes: Arc<Nodes>, roots: Vec<Digest>, seeds: Vec<Vec<LayerPath>>) -> Self {
         let inner = Inner {
             events: VecDeque::new(),
             touched: HashSet::new(),
@@ -143,7 +146,12 @@ impl Guess {
             is_active: false,
             closing: false,
         };
-        Self { nodes, roots, seeds, inner: Mutex::new(inner), work: Condvar::new() }
+        Self { nodes, roots, seeds, is_enabled: true, inner: Mutex::new(inner), work: Condvar::new() }
+    }
+
+    /// For a run that needs no network: watches nothing, and guesses nothing.
+    pub fn disabled(nodes: Arc<Nodes>) -> Self {
+        Self { is_enabled: false, ..Self::new(nodes, Vec::new(), Vec::new()) }
     }
 
     /// Whether guesses are made in the background, and of what lies beside a miss: while no model tells better.
@@ -170,10 +178,10 @@ impl Guess {
 
     /// The application touched this for the first time.
     pub fn touched(&self, layer: u8, path: &LayerPath, touch: Touch) {
-        let mut inner = self.inner.lock();
-        if touch == Touch::Meta {
+        if touch == Touch::Meta || !self.is_enabled {
             return;
         }
+        let mut inner = self.inner.lock();
         inner.windows.touched(layer, path, BUCKET_LEN);
         let file = (layer, path.clone());
         if inner.touched.len() >= MAX_FILES || !inner.touched.insert(file.clone()) {
@@ -185,11 +193,14 @@ impl Guess {
         self.work.notify_one();
     }
 
-    /// The application looked into a directory.
-    pub fn looked(&self, layer: u8, directory: &LayerPath) {
+    /// The application looked for something at this path.
+    pub fn looked(&self, layer: u8, path: &LayerPath) {
+        if !self.is_enabled {
+            return;
+        }
         let mut inner = self.inner.lock();
         if inner.is_active {
-            inner.event(Event::Looked((layer, directory.clone())));
+            inner.event(Event::Looked((layer, path.clone())));
             drop(inner);
             self.work.notify_one();
         }

@@ -145,7 +145,7 @@ impl<'a> Engine<'a> {
             }
             if !std::mem::replace(&mut seeded, true) {
                 let seeds = self.guess.seeds.clone();
-                seeds.into_iter().for_each(|path| self.add(1.0, What::Library(vec![path])));
+                seeds.into_iter().for_each(|paths| self.add(1.0, What::Library(paths)));
             }
             events.into_iter().for_each(|event| self.heard(event));
             self.turn();
