@@ -7,6 +7,7 @@
 
 pub mod app;
 pub mod demo;
+pub mod herd;
 pub mod launch;
 pub mod link;
 pub mod oracle;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, launch, vm};
+use benchmarks::{demo, herd, launch, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -16,6 +16,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Launch(launch::Args),
+    Herd(herd::Args),
     Vm(vm::Args),
     #[command(hide = true)]
     VmRunner(vm::RunnerArgs),
@@ -27,6 +28,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
+        Verb::Herd(args) => herd::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),
