@@ -8,6 +8,7 @@
 
 pub mod app;
 pub mod demo;
+pub mod herd;
 pub mod launch;
 pub mod link;
 mod next_version;

@@ -3,7 +3,7 @@
 //! Each takes any bytes, must return without panicking, and checks that what was accepted encodes to bytes that are
 //! accepted again and mean the same.
 
-use crate::api::{HaveFilter, RECORD_HEADER_LEN, Record, decode_bitmap, decode_digests};
+use crate::api::{HaveFilter, PieceHeader, RECORD_HEADER_LEN, Record, decode_bitmap, decode_digests};
 use crate::frame::Frame;
 use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;
@@ -102,6 +102,11 @@ fn recording(bytes: &[u8]) {
 }
 
 fn api(bytes: &[u8]) {
+    if let Some(header) = bytes.first_chunk()
+        && let Ok(piece) = PieceHeader::decode(*header)
+    {
+        assert_eq!(piece.encode(), *header, "a piece's header has one encoding");
+    }
     let _ = decode_digests(bytes);
     let _ = decode_bitmap(bytes, 64);
     let _ = HaveFilter::from_hex(&String::from_utf8_lossy(bytes));
