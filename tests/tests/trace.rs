@@ -112,9 +112,9 @@ fn a_launch_is_recorded_told_replayed_and_drawn() {
         let row = rows.as_array().unwrap().iter().find(|row| row["link"] == link && row["policy"] == policy);
         row.unwrap_or_else(|| panic!("no {link} {policy}: {rows}"))["launch_us"].as_u64().unwrap()
     };
-    assert!(launch("100ms/100Mbit", "oracle") <= launch("100ms/100Mbit", "on demand"));
-    assert!(launch("100ms/100Mbit", "model") < launch("100ms/100Mbit", "on demand") / 2, "{rows}");
-    assert!(launch("1ms/1Gbit", "on demand") < launch("100ms/100Mbit", "on demand"));
+    assert!(launch("100ms/100Mbit", "oracle") <= launch("100ms/100Mbit", "one by one"));
+    assert!(launch("100ms/100Mbit", "model") < launch("100ms/100Mbit", "one by one") / 2, "{rows}");
+    assert!(launch("1ms/1Gbit", "one by one") < launch("100ms/100Mbit", "one by one"));
     // As a table, of a bare trace, over the links of the product's own choice.
     let bare = user.file("bare.trace", recording.trace.encode());
     assert!(user.turbo(["trace", "replay", bare.to_str().unwrap()]).ok().stdout.lines().count() > 10);

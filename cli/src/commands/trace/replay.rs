@@ -1,6 +1,6 @@
 //! `turbo trace replay`.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use layer_format::model::Model;
 use layer_format::recording::Recording;
 use layer_format::reference::ImageReference;
 use layer_format::trace::{BUCKET_LEN, Touch};
-use predictor::replay::{Link, Outcome, Place, Policy, replay};
+use layer_format::{Digest, LayerPath};
+use predictor::replay::{Link, Object, Outcome, Policy, Setup, Travel, TravelBuilder, first_touches, replay};
 use serde::Serialize;
 
 use crate::app::App;
@@ -21,7 +22,12 @@ use crate::traces::summary::seconds;
 /// Links that are tried unless others are named: a local network, a city, a thin line, a continent, the other side of the world.
 const LINKS: [&str; 5] = ["0.5ms/1Gbit", "20ms/100Mbit", "60ms/25Mbit", "100ms/100Mbit", "250ms/1Gbit"];
 /// Bytes of a tree object of unknown size: an average one.
-const NODE_BYTES: u64 = 4096;
+const NODE_BYTES: u32 = 4096;
+/// What is left of a byte that travels, in percent: launches of programs compress about that well.
+const WIRE_PERCENT: u32 = 42;
+/// Most buckets of one file, and of all: a touch that is farther out is left out.
+const MAX_BUCKETS: u32 = 1 << 16;
+const MAX_ALL_BUCKETS: usize = 1 << 20;
 /// Buckets that the policy `read-ahead` sends along.
 const READ_AHEAD: u32 = 8;
 /// Successors that the model sends along with a miss.
@@ -71,7 +77,8 @@ impl Replay {
             note("no model: name one with --model FILE or --image IMAGE to see what predicting would do");
         }
         let links = if self.link.is_empty() { LINKS.iter().filter_map(|text| parse_link(text).ok()).collect() } else { self.link };
-        let rows: Vec<Row> = links.iter().flat_map(|link| simulate(&recording, link, model.as_ref())).collect();
+        let travel = travel(&recording);
+        let rows: Vec<Row> = links.iter().flat_map(|link| simulate(&recording, &travel, link, model.as_ref())).collect();
         app.output.result(&serde_json::json!({"file": self.file, "replays": rows}), |out| {
             let cells = rows.iter().map(|row| {
                 vec![
@@ -106,18 +113,17 @@ impl Replay {
 }
 
 /// Every policy over one link.
-fn simulate(recording: &Recording, link: &NamedLink, model: Option<&Arc<Model>>) -> Vec<Row> {
-    let sizes = sizes(recording);
-    let size = |place: &Place| {
-        sizes.get(place).copied().unwrap_or(match place.touch {
-            Touch::Meta => NODE_BYTES,
-            Touch::Data { .. } => BUCKET_LEN,
-        })
-    };
-    let run = |policy: &Policy<'_>| replay(&recording.trace, link.link, size, policy);
+fn simulate(recording: &Recording, travel: &Travel, link: &NamedLink, model: Option<&Arc<Model>>) -> Vec<Row> {
+    let list = first_touches(&recording.trace);
+    let run = |policy: &Policy<'_>| replay(&recording.trace, link.link, &Setup::default(), travel, policy);
     let oracle = run(&Policy::Oracle);
-    let mut outcomes = vec![("on demand", run(&Policy::None)), ("read-ahead", run(&Policy::Readahead { buckets: READ_AHEAD }))];
-    outcomes.extend(model.map(|model| ("model", run(&Policy::Ours { model, successors: SUCCESSORS }))));
+    let mut outcomes = vec![
+        ("one by one", run(&Policy::None)),
+        ("read-ahead", run(&Policy::Readahead { buckets: READ_AHEAD })),
+        ("no model", run(&Policy::OnDemand)),
+        ("list of this run", run(&Policy::StaticList(&list))),
+    ];
+    outcomes.extend(model.map(|model| ("model", run(&Policy::Ours { model, successors: SUCCESSORS, metered: false }))));
     outcomes.push(("oracle", oracle));
     let row = |(policy, outcome): (&'static str, Outcome)| Row {
         link: link.name.clone(),
@@ -130,15 +136,44 @@ fn simulate(recording: &Recording, link: &NamedLink, model: Option<&Arc<Model>>)
     outcomes.into_iter().map(row).collect()
 }
 
-/// Bytes of each place, as far as they were recorded.
-fn sizes(recording: &Recording) -> HashMap<Place, u64> {
+/// What travels for each place, as the recording tells: an object for each tree object and bucket that was touched, and
+/// for the buckets between them, compressed about as well as launches are.
+fn travel(recording: &Recording) -> Travel {
     let trace = &recording.trace;
-    let known = recording.timeline.iter().flat_map(|timeline| &timeline.sizes);
-    let places = trace.events.iter().filter_map(|event| {
-        let path = trace.paths.get(event.path as usize)?.clone();
-        Some(Place { layer: event.layer, path, touch: event.touch })
+    let sizes = recording.timeline.as_ref().map(|timeline| timeline.sizes.as_slice()).unwrap_or_default();
+    let mut files: BTreeMap<(u8, &LayerPath), BTreeMap<u64, u32>> = BTreeMap::new();
+    for (at, event) in trace.events.iter().enumerate() {
+        let Some(path) = trace.paths.get(event.path as usize) else { continue };
+        let file = files.entry((event.layer, path)).or_default();
+        match event.touch {
+            Touch::Data { bucket } if bucket >= MAX_BUCKETS => {}
+            touch => drop(file.insert(touch.to_number(), sizes.get(at).copied().unwrap_or_default())),
+        }
+    }
+    let mut builder = TravelBuilder::new();
+    let mut bytes: BTreeMap<Digest, u32> = BTreeMap::new();
+    let mut buckets_left = MAX_ALL_BUCKETS;
+    for ((layer, path), touched) in files {
+        let mut object = |number: u64| {
+            let usual = if number == 0 { NODE_BYTES } else { BUCKET_LEN as u32 };
+            let size = touched.get(&number).copied().filter(|size| *size > 0).unwrap_or(usual);
+            let name = [&[layer][..], &number.to_le_bytes(), path.as_bytes()].concat();
+            let digest = Digest::of(&name);
+            bytes.insert(digest, size);
+            digest
+        };
+        let way: Vec<Digest> = touched.contains_key(&0).then(|| object(0)).into_iter().collect();
+        let count = touched.last_key_value().map_or(0, |(last, _)| *last as usize).min(buckets_left);
+        buckets_left -= count;
+        let buckets: Vec<Vec<Digest>> = (1..=count as u64).map(|number| vec![object(number)]).collect();
+        builder.add(layer, path.clone(), &way, &buckets);
+    }
+    let objects = builder.digests().iter().map(|digest| {
+        let plain_bytes = bytes.get(digest).copied().unwrap_or_default();
+        Object { wire_bytes: (u64::from(plain_bytes) * u64::from(WIRE_PERCENT)).div_ceil(100) as u32, plain_bytes }
     });
-    places.zip(known).filter(|(_, size)| **size > 0).map(|(place, size)| (place, u64::from(*size))).collect()
+    let objects = objects.collect();
+    builder.finish(objects)
 }
 
 /// Parses `100ms/100Mbit`.
