@@ -21,7 +21,7 @@ use client_store::timeline::Snapshot;
 pub use screen::LogWriter;
 
 use line::Rate;
-use screen::{Place, SCREEN};
+use screen::Place;
 
 /// Waits that are shorter are not shown, nor is a start.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -120,16 +120,17 @@ impl Shower {
     }
 
     fn draw(&mut self, application_runs: bool) {
-        // Held while looking: whoever ends a wait erases after us.
-        let mut screen = SCREEN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the terminal is taken: whoever holds a lock of the fetcher may want to log.
         let now = self.timeline.snapshot();
         let rate = self.rate.add(now.elapsed, now.received_bytes());
+        let mut screen = screen::lock();
         if !application_runs {
             // It may be about to start: then the line is not ours any more.
             if now.elapsed >= PATIENCE && !lock(&self.stage.0).application_runs {
                 screen.draw(Place::OwnLine, &line::status(&now, rate));
             }
-        } else if is_waiting(&now) && screen::is_cooked() {
+        } else if is_waiting(&now) && screen::is_cooked() && self.timeline.is_waiting() {
+            // Looked at with the terminal in hand: whoever ends that wait takes the line away after us.
             screen.draw(Place::AtCursor, &line::status(&now, rate));
         } else {
             screen.erase();

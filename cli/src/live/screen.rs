@@ -24,7 +24,7 @@ pub struct Screen {
 }
 
 /// The terminal is one, whoever prints.
-pub static SCREEN: Mutex<Screen> = Mutex::new(Screen { shown: None });
+static SCREEN: Mutex<Screen> = Mutex::new(Screen { shown: None });
 
 /// Takes the terminal.
 pub fn lock() -> MutexGuard<'static, Screen> {

@@ -68,6 +68,11 @@ impl Snapshot {
 }
 
 impl Timeline {
+    /// Whether anyone waits now. Unlike [`Timeline::snapshot`] it takes none of the fetcher's locks.
+    pub fn is_waiting(&self) -> bool {
+        !self.lists.lock().open.is_empty()
+    }
+
     /// What the run does now. Cheap enough for ten times a second.
     pub fn snapshot(&self) -> Snapshot {
         let fetchers: Vec<_> = self.fetchers.lock().iter().filter_map(Weak::upgrade).collect();

@@ -101,10 +101,8 @@ impl Replay {
         let bytes = match (&self.model, &self.image) {
             (Some(file), _) => std::fs::read(file).with_context(|| format!("reading {}", file.display()))?,
             (None, Some(image)) => {
-                let asked = app
-                    .block_on(app.registry()?.get_model(&image.repository, None))?
-                    .with_context(|| format!("what was learned about {} cannot be asked", image.repository))?;
-                asked.with_context(|| format!("nothing was learned about {}; run it first", image.repository))?.1.to_vec()
+                let asked = app.block_on(app.registry()?.get_model_of(image))?.with_context(|| format!("what was learned about {image} cannot be asked"))?;
+                asked.with_context(|| format!("nothing was learned about {image}; run it first"))?.1.to_vec()
             }
             (None, None) => return Ok(None),
         };
