@@ -4,15 +4,18 @@
 //! launched and `rootfs` builds what it runs in, without privilege. `place` and `turbo` start
 //! registry and client at the ends of a link, `oracle` is the opponent, `launch` measures and `report` prints.
 //! `traces` records what the replay simulator is fed with.
+//! `recording` measures what it costs to record a run.
 //! `vm` measures what the VM costs where nothing has to be fetched.
 
 pub mod app;
 pub mod demo;
+pub mod herd;
 pub mod launch;
 pub mod link;
 mod next_version;
 pub mod oracle;
 pub mod place;
+pub mod recording;
 pub mod report;
 pub mod rootfs;
 mod sys;

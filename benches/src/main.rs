@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, launch, traces, vm};
+use benchmarks::{demo, herd, launch, recording, traces, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -16,7 +16,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Launch(launch::Args),
+    Herd(herd::Args),
     Traces(traces::Args),
+    Recording(recording::Args),
     Vm(vm::Args),
     #[command(hide = true)]
     VmRunner(vm::RunnerArgs),
@@ -28,7 +30,9 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
+        Verb::Herd(args) => herd::run(&args),
         Verb::Traces(args) => traces::run(&args),
+        Verb::Recording(args) => recording::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),

@@ -49,7 +49,7 @@ impl Tools {
 /// A registry at the server's end; ends when dropped.
 #[derive(Debug)]
 pub struct Registry {
-    _process: Spawned,
+    process: Spawned,
     url: String,
 }
 
@@ -71,7 +71,19 @@ impl Registry {
         }
         let mut process = Spawned::spawn(place.command(Side::Server, command)?)?;
         process.wait_listening(port, REGISTRY_START).with_context(|| format!("the registry did not start; see {}", log.display()))?;
-        Ok(Self { _process: process, url: format!("http://{address}") })
+        Ok(Self { process, url: format!("http://{address}") })
+    }
+}
+
+impl Registry {
+    /// Its address, as a URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 }
 

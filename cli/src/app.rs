@@ -18,6 +18,8 @@ pub struct App {
     pub settings: Settings,
     /// Where and how results are printed.
     pub output: Output,
+    /// Whether a launch says what it does.
+    pub is_verbose: bool,
     store: OnceCell<Store>,
     registry: OnceCell<Registry>,
     runtime: OnceCell<tokio::runtime::Runtime>,
@@ -33,7 +35,15 @@ impl std::fmt::Debug for App {
 impl App {
     /// An app in which nothing is open yet.
     pub fn new(settings: Settings, output: Output, background: Option<Background>) -> Self {
-        Self { settings, output, store: OnceCell::new(), registry: OnceCell::new(), runtime: OnceCell::new(), background: Cell::new(background) }
+        Self {
+            settings,
+            output,
+            is_verbose: false,
+            store: OnceCell::new(),
+            registry: OnceCell::new(),
+            runtime: OnceCell::new(),
+            background: Cell::new(background),
+        }
     }
 
     /// What makes this the second process of a detached run, once.

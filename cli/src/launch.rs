@@ -5,12 +5,14 @@ pub mod visit;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use client_store::anonymous;
+use client_store::{Timeline, anonymous};
 use layer_format::LayerPath;
 use layer_format::manifest::{Mode, StateImage};
+use layer_format::recording::MarkKind;
 use layer_format::reference::ImageReference;
 use layer_format::trace::Trace;
 use vm::RunSpec;
@@ -22,6 +24,7 @@ use crate::detach::Background;
 use crate::exit::Exit;
 use crate::isolation::{self, Level};
 use crate::join::Description;
+use crate::live::Live;
 use crate::output::note;
 use crate::stack::{self, Role, Stack};
 use crate::startup::{self, Candidate, Startup, Wish};
@@ -58,6 +61,10 @@ pub struct Launch {
     pub offline: bool,
     pub predict: bool,
     pub readahead: u32,
+    /// Record first touches.
+    pub record: bool,
+    /// How the run goes, if somebody wants to know.
+    pub timeline: Option<Arc<Timeline>>,
     /// Whether traces are sent to the registry, if the configuration allows it.
     pub upload_traces: bool,
     /// Whether, and for whom, the state at the end is saved to the registry.
@@ -75,8 +82,10 @@ pub fn warn<T>(what: &str, result: Result<T>) {
 
 impl Launch {
     /// Runs to the end of the application.
-    pub fn run(self, app: &App, launcher: vm::Launcher, mut container: Locked, background: Option<Background>) -> Result<Exit> {
+    pub fn run(mut self, app: &App, launcher: vm::Launcher, mut container: Locked, background: Option<Background>) -> Result<Exit> {
         let begun = Instant::now();
+        let is_live = app.is_verbose && background.is_none();
+        self.timeline = (is_live || self.trace.is_some()).then(|| Timeline::new(begun));
         container.container.started_s = now_s();
         if background.is_none() {
             container.forget_logs();
@@ -103,9 +112,11 @@ impl Launch {
         background: Option<Background>,
         begun: Instant,
     ) -> Result<Exit> {
+        let live = self.timeline.as_ref().filter(|_| app.is_verbose && background.is_none()).map(Live::start);
         let (stats_file, trace_file) = (Report::open(&self.stats)?, Report::open(&self.trace)?);
         let store = app.store()?;
         let mut stack = Stack::start(app, &store, &self.request(&container.container.stack))?;
+        self.mark(MarkKind::Manifest, micros(begun));
         // On a full disk the run goes on; what it uses may then be evicted, and is fetched again.
         let running = store.running(&stack.digests()).context("the store could not be told what runs");
         let _running = running.map_err(|error| warn::<()>("what runs is not protected from eviction", Err(error)));
@@ -120,6 +131,9 @@ impl Launch {
         let spec = self.spec(app, container, &stack, &startup, rules, begun)?;
         stack.remember(&store)?;
         let taker = states::at_start(app, &store, container, &stack)?;
+        if let Some(live) = &live {
+            live.application_starts();
+        }
         let mut running = launcher.start(spec, stack.layers())?;
         control.running(&mut running, &description)?;
         if let Some(background) = background {
@@ -136,13 +150,22 @@ impl Launch {
         control.ending();
         let exit_us = micros(begun);
         let timings = running.timings();
+        self.mark(MarkKind::Mounted, timings.mounted_us);
+        self.mark(MarkKind::Started, timings.started_us);
+        self.mark(MarkKind::Exited, exit_us);
         drop(running);
         if let Some(taker) = &taker {
             states::at_stop(app, &store, container, taker, self.share);
         }
         let traces = finish(app, &store, &stack, app.settings.traces && self.upload_traces && !self.offline);
-        if let (Some(file), Some(trace)) = (trace_file, traces.get(startup.image.unwrap_or_else(|| first_named(&stack)))) {
-            file.write(&trace.encode());
+        let which = startup.image.unwrap_or_else(|| first_named(&stack));
+        let recording = self.timeline.as_ref().and_then(|timeline| Some(report::recording(timeline, &stack, which, traces.into_iter().nth(which)?)));
+        if let Some(live) = live {
+            live.finish();
+            recording.iter().for_each(|recording| note(report::summed_up(recording)));
+        }
+        if let (Some(file), Some(recording)) = (trace_file, &recording) {
+            file.write(&recording.encode());
         }
         let exit = exit_of(status);
         if let Some(file) = stats_file {
@@ -168,6 +191,14 @@ impl Launch {
             pull: self.pull,
             offline: self.offline,
             predict: self.predict,
+            record: self.record,
+            timeline: self.timeline.as_ref(),
+        }
+    }
+
+    fn mark(&self, kind: MarkKind, time_us: u64) {
+        if let Some(timeline) = &self.timeline {
+            timeline.mark(kind, time_us);
         }
     }
 

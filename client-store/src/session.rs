@@ -13,23 +13,28 @@ use layer_format::manifest::{ImageManifest, LayerManifest, Manifest};
 use layer_format::model::Model;
 use layer_format::reference::{ImageReference, Revision};
 use layer_format::trace::Trace;
-use layer_format::{Digest, FormatError};
+use layer_format::{Digest, FormatError, LayerPath};
 use parking_lot::Mutex;
 
 use crate::cache::ObjectCache;
 use crate::error::FetchError;
 use crate::fetch::{self, Fetcher, FetcherOptions, LaunchError, LaunchOptions, LaunchStream, Wanted, no_candidates};
+use crate::guess::Guess;
 use crate::origin::Origin;
 use crate::prefetch::{Policy, Prefetcher};
 use crate::reader::{DEFAULT_NODE_BYTES, LayerReader, Nodes};
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, Recording, TraceDetails};
 use crate::stats::RunStats;
+use crate::timeline::Timeline;
 use crate::view::LayerView;
 
 /// Most uncompressed bytes that a launch stream may carry, unless configured otherwise.
 pub const DEFAULT_LAUNCH_BUDGET_BYTES: u64 = 1 << 30;
 /// Connections opened at the start of a run: for the launch, demands and prefetches.
 const CONNECTIONS: usize = 3;
+/// Most words of start commands that are looked at.
+const MAX_SEEDS: usize = 32;
+
 /// Why a run could not start.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -96,6 +101,10 @@ pub struct SessionOptions {
     pub have: Option<HaveFilter>,
     /// A model in the local store to predict with until the registry sends a newer one.
     pub model: Option<Digest>,
+    /// What is recorded of first touches.
+    pub recording: Recording,
+    /// Told how the run goes; the images of a run share one.
+    pub timeline: Option<Arc<Timeline>>,
 }
 
 impl SessionOptions {
@@ -119,6 +128,8 @@ impl SessionOptions {
             launch_budget_bytes: DEFAULT_LAUNCH_BUDGET_BYTES,
             have: None,
             model: None,
+            recording: Recording::default(),
+            timeline: None,
         }
     }
 }
@@ -137,6 +148,8 @@ struct Models {
     prefetcher: Option<Arc<Prefetcher>>,
     /// The launch stream will bring nothing more of what it was to bring.
     is_alone: bool,
+    /// Nothing more comes at all, so no model either.
+    has_ended: bool,
 }
 
 impl Models {
@@ -155,13 +168,21 @@ impl Models {
                 prefetcher.fetch_launch_list();
             }
         }
+        if self.has_ended {
+            prefetcher.set_alone();
+        }
         self.prefetcher = Some(prefetcher);
     }
 
-    fn left_alone(&mut self) {
-        self.is_alone = true;
+    /// The launch stream ended, after all that it was to bring or not.
+    fn ended(&mut self, whole: bool) {
+        self.has_ended = true;
+        self.is_alone |= !whole;
         if let Some(prefetcher) = &self.prefetcher {
-            prefetcher.fetch_launch_list();
+            prefetcher.set_alone();
+            if !whole {
+                prefetcher.fetch_launch_list();
+            }
         }
     }
 }
@@ -177,7 +198,9 @@ pub struct Session {
     fetcher: Arc<Fetcher>,
     recorder: Arc<Recorder>,
     models: Arc<Mutex<Models>>,
-    prefetcher: Option<(Arc<Prefetcher>, std::thread::JoinHandle<()>)>,
+    prefetcher: Option<Arc<Prefetcher>>,
+    guess: Arc<Guess>,
+    threads: Vec<std::thread::JoinHandle<()>>,
     launch: Option<LaunchStream>,
     entry_point: Option<String>,
     architecture: String,
@@ -207,11 +230,15 @@ impl Session {
             memory_bytes: options.memory_bytes,
             waste_budget_bytes: options.waste_budget_bytes,
             offline: options.policy == Policy::Offline,
+            timeline: options.timeline.clone(),
             ..FetcherOptions::new(options.cache.clone(), options.origin.clone(), options.image.repository.clone(), options.runtime.clone())
         }));
+        if let Some(timeline) = &options.timeline {
+            timeline.attach(&fetcher);
+        }
         let given = options.manifest.clone().filter(|bytes| named == Some(Digest::of(bytes)));
         let local = named.and_then(|digest| Some((digest, given.or_else(|| fetcher.local(&digest))?)));
-        let models = Arc::new(Mutex::new(Models { is_alone: true, ..Models::default() }));
+        let models = Arc::new(Mutex::new(Models { is_alone: true, has_ended: true, ..Models::default() }));
         if options.policy == Policy::Predicted
             && let Some(digest) = options.model
             && let Some(model) = fetcher.local(&digest).and_then(|bytes| Model::decode(&bytes).ok())
@@ -241,24 +268,29 @@ impl Session {
         }
 
         let nodes = Arc::new(Nodes::new(fetcher.clone(), DEFAULT_NODE_BYTES));
-        let recorder = Arc::new(Recorder::new());
+        let recorder = Arc::new(Recorder::with(options.recording, options.timeline.clone()));
         let roots: Vec<Digest> = layer_manifests.iter().map(|layer| layer.root).collect();
-        let prefetcher = match options.policy {
-            Policy::Predicted if !fetcher.is_offline() && !options.is_complete => {
-                let prefetcher = Arc::new(Prefetcher::new(nodes.clone(), roots.clone(), entry_point.clone(), options.architecture.clone()));
-                models.lock().attach(prefetcher.clone());
-                let for_thread = prefetcher.clone();
-                let thread = std::thread::Builder::new().name("turbo-prefetch".into()).spawn(move || for_thread.run());
-                let thread =
-                    thread.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })?;
-                Some((prefetcher, thread))
-            }
-            _ => None,
-        };
-        let layers = (0..=u8::MAX).zip(roots).map(|(number, root)| {
-            let prefetcher = prefetcher.as_ref().map(|(prefetcher, _)| prefetcher.clone());
-            Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher))
+        let needs_network = !fetcher.is_offline() && !options.is_complete;
+        let guess = Arc::new(match needs_network {
+            true => Guess::new(nodes.clone(), roots.clone(), seeds(&manifest, entry_point.as_deref())),
+            false => Guess::disabled(nodes.clone()),
         });
+        let mut threads = Vec::new();
+        let prefetcher = (needs_network && options.policy == Policy::Predicted)
+            .then(|| Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone())));
+        if needs_network && matches!(options.policy, Policy::Predicted | Policy::Guessed) {
+            guess.set_active(options.policy == Policy::Guessed);
+            let for_thread = guess.clone();
+            threads.push(thread("turbo-guess", move || for_thread.run())?);
+        }
+        if let Some(prefetcher) = &prefetcher {
+            models.lock().attach(prefetcher.clone());
+            let for_thread = prefetcher.clone();
+            threads.push(thread("turbo-prefetch", move || for_thread.run())?);
+        }
+        let layers = (0..=u8::MAX)
+            .zip(roots)
+            .map(|(number, root)| Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher.clone(), guess.clone())));
         Ok(Self {
             layers: layers.collect(),
             image: options.image,
@@ -270,6 +302,8 @@ impl Session {
             recorder,
             models,
             prefetcher,
+            guess,
+            threads,
             launch,
             entry_point,
             architecture: options.architecture,
@@ -336,15 +370,21 @@ impl Session {
         stats
     }
 
+    /// What the timeline needs to know of the trace: when it began, and its processes and sizes. Empty without one.
+    pub fn trace_details(&self) -> TraceDetails {
+        self.recorder.details()
+    }
+
     /// Ends the run: stops prefetching, and waits until what was fetched is durable. Layers can still be read. Errors of
     /// the store are in [`RunStats::store_error`].
     pub fn finish(&self) -> Trace {
         if let Some(launch) = &self.launch {
             launch.stop();
         }
-        if let Some((prefetcher, _)) = &self.prefetcher {
+        if let Some(prefetcher) = &self.prefetcher {
             prefetcher.close();
         }
+        self.guess.close();
         self.fetcher.stop_prefetch();
         self.fetcher.flush();
         self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture)
@@ -359,12 +399,37 @@ impl Drop for Session {
         // It refers to the layers, which refer to the fetcher.
         self.models.lock().prefetcher = None;
         self.fetcher.close();
-        if let Some((prefetcher, thread)) = self.prefetcher.take() {
+        if let Some(prefetcher) = self.prefetcher.take() {
             prefetcher.close();
+        }
+        self.guess.close();
+        for thread in self.threads.drain(..) {
             // A panic of the thread was reported by itself.
             let _ = thread.join();
         }
     }
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, FetchError> {
+    let started = std::thread::Builder::new().name(name.into()).spawn(run);
+    started.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })
+}
+
+/// Files that the launch begins with, as the image says: its programs, and the files that their arguments name.
+fn seeds(manifest: &ImageManifest, entry_point: Option<&str>) -> Vec<Vec<LayerPath>> {
+    let words = manifest.startup(entry_point).chain(manifest.startup(None)).flat_map(|file| &file.command);
+    let absolute = |path: &str| LayerPath::from_absolute(path.as_bytes()).ok();
+    let mut seeds: Vec<Vec<LayerPath>> = Vec::new();
+    for word in words.map(String::as_str).chain(entry_point).take(MAX_SEEDS) {
+        let paths: Vec<LayerPath> = match word.starts_with('/') {
+            true => absolute(word).into_iter().collect(),
+            false => ["/usr/local/bin", "/usr/bin", "/bin"].iter().filter_map(|folder| absolute(&format!("{folder}/{word}"))).collect(),
+        };
+        if !seeds.contains(&paths) {
+            seeds.push(paths);
+        }
+    }
+    seeds
 }
 
 fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, models: &Arc<Mutex<Models>>) -> LaunchStream {
@@ -382,17 +447,16 @@ fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, mo
         model: models.lock().digest,
         ..LaunchRequest::default()
     };
-    models.lock().is_alone = false;
+    {
+        let mut models = models.lock();
+        (models.is_alone, models.has_ended) = (false, false);
+    }
     if let Some(origin) = &options.origin {
         // The launch takes one connection; demands should not wait for the handshake of another.
         options.runtime.spawn(origin.warm_up(CONNECTIONS));
     }
     let (for_model, for_end) = (models.clone(), models.clone());
     let on_model: Option<fetch::OnModel> = is_predicted.then(|| Box::new(move |digest, model| for_model.lock().set(digest, model)) as fetch::OnModel);
-    let on_end: fetch::OnEnd = Box::new(move |whole| {
-        if !whole {
-            for_end.lock().left_alone();
-        }
-    });
+    let on_end: fetch::OnEnd = Box::new(move |whole| for_end.lock().ended(whole));
     fetcher.launch(LaunchOptions { image, digest: named, request, on_model, on_end: Some(on_end) })
 }

@@ -15,6 +15,7 @@ use layer_format::manifest::{
 };
 use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition, Variant};
 use layer_format::recipe::{Extent, NodeRef, Recipe};
+use layer_format::recording::{Arrival, Class, Estimate, Mark, MarkKind, Process, Recording, Request, Timeline, Totals, Wait};
 use layer_format::trace::{Event, Source, Touch, Trace};
 use layer_format::tree::{Child, Node};
 use layer_format::{Digest, LayerPath, pack};
@@ -85,10 +86,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let event = |time_us, touch| Event { time_us, process: 1, layer: 0, path: 0, touch, source: Source::Missed };
     let events = vec![event(5, Touch::Meta), event(9, Touch::Data { bucket: 300 })];
-    save(
-        "trace",
-        &Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events }.encode(),
-    )?;
+    let trace = Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events };
+    save("trace", &trace.encode())?;
+    save("recording", &Recording { trace, timeline: Some(timeline(path("bin/app")?)) }.encode())?;
     let states = vec![State { layer: 0, path: 0, touch: Touch::Meta }, State { layer: 0, path: 0, touch: Touch::Data { bucket: 1 } }];
     let launch = vec![LaunchItem { state: 0, count: 1.0, time_us: 5 }, LaunchItem { state: 1, count: 0.5, time_us: 3 }];
     let other = Variant { weight: 0.5, launches: 1, launch: vec![LaunchItem { state: 0, count: 0.5, time_us: 7 }] };
@@ -115,6 +115,26 @@ fn main() -> Result<(), Box<dyn Error>> {
         save("api", &bytes)?;
     }
     Ok(())
+}
+
+fn timeline(path: LayerPath) -> Timeline {
+    Timeline {
+        total_us: 90,
+        trace_start_us: 20,
+        totals: Totals { received_bytes: 6000, wasted_bytes: 50, local_bytes: 1 },
+        marks: vec![Mark { time_us: 20, kind: MarkKind::Manifest }, Mark { time_us: 80, kind: MarkKind::Exited }],
+        processes: vec![
+            Process { start_us: 25, parent: None, is_thread: false, name: "sh".into() },
+            Process { start_us: 30, parent: Some(0), is_thread: true, name: "app".into() },
+        ],
+        trace_processes: vec![0, 1],
+        sizes: vec![4096, 300],
+        paths: vec![path],
+        waits: vec![Wait { start_us: 25, duration_us: 4, process: Some(1), path: Some(0), touch: Touch::Meta, objects: 1, is_promoted: true }],
+        requests: vec![Request { start_us: 1, first_byte_us: Some(9), duration_us: 40, class: Class::Launch, bytes: 6000, objects: 0 }],
+        arrivals: vec![Arrival { slot: 0, class: Class::Launch, bytes: 6000 }],
+        estimates: vec![Estimate { time_us: 10, round_trip_us: 9, bytes_per_s: 1_000_000 }],
+    }
 }
 
 fn save(target: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {

@@ -11,6 +11,7 @@
 //! * [`manifest`]: layer, image and state manifests, canonical JSON.
 //! * [`frame`] and [`pack`]: how objects are compressed together and kept in files.
 //! * [`trace`] and [`model`]: what a run touched first, and what was learned from many runs.
+//! * [`recording`]: a trace with how the run went in time, for whoever looks at it.
 //! * [`api`]: bodies of the registry's native HTTP API. [`mod@reference`] parses image names.
 
 pub mod api;
@@ -25,6 +26,7 @@ pub mod model;
 pub mod pack;
 pub mod path;
 pub mod recipe;
+pub mod recording;
 pub mod reference;
 pub mod trace;
 pub mod tree;

@@ -75,6 +75,11 @@ impl EntryPoint {
         Self { name, architecture, launches, variants: vec![Variant { weight, launches, launch }] }
     }
 
+    /// The items of all variants; a state that several touch comes several times.
+    pub fn items(&self) -> impl Iterator<Item = &LaunchItem> {
+        self.variants.iter().flat_map(|variant| &variant.launch)
+    }
+
     /// Decayed number of launches.
     pub fn weight(&self) -> f32 {
         self.variants.iter().map(|variant| variant.weight).sum()

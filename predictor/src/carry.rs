@@ -100,7 +100,7 @@ impl Places {
 
     fn order1(&self, model: &Model) -> Vec<Transition> {
         let mut visits = vec![0f32; model.states.len()];
-        for item in model.entry_points.iter().flat_map(|entry| &entry.variants).flat_map(|variant| &variant.launch) {
+        for item in model.entry_points.iter().flat_map(EntryPoint::items) {
             if let Some(visits) = visits.get_mut(item.state as usize) {
                 *visits += item.count;
             }

@@ -19,7 +19,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use layer_format::LayerPath;
-use layer_format::model::{Model, State, Transition};
+use layer_format::model::{EntryPoint, Model, State, Transition};
 use layer_format::trace::Touch;
 
 use crate::launch::{self, Predicted, predicted, share};
@@ -71,7 +71,7 @@ impl Predictor {
         let posterior = Posterior::new(&list, is_other);
         let count = model.states.len();
         let mut touches = vec![0.0; count];
-        for item in model.entry_points.iter().flat_map(|entry| &entry.variants).flat_map(|variant| &variant.launch) {
+        for item in model.entry_points.iter().flat_map(EntryPoint::items) {
             if let Some(total) = touches.get_mut(item.state as usize) {
                 *total += item.count;
             }

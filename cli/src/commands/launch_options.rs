@@ -61,9 +61,10 @@ pub struct LaunchOptions {
     /// Write what the run cost to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
-    /// Write the first touches of the run to this file; of several images those of the one that starts.
+    /// Write a recording of the run to this file: first touches, waits, requests; of several images the touches of the one
+    /// that starts. See `turbo trace`.
     #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
+    pub trace: Option<PathBuf>,
     /// Ask the registry for a newer revision, even if one is here.
     #[arg(long, conflicts_with = "offline")]
     pull: bool,
@@ -76,11 +77,24 @@ pub struct LaunchOptions {
     /// Do not send the trace of this run to the registry: nothing is learned from it. (`turbo config --traces=false` for all.)
     #[arg(long)]
     no_trace_upload: bool,
+    /// What is recorded of first touches: to measure what recording costs.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t, hide = true)]
+    record: Recorded,
     #[command(flatten)]
     sync: SyncOptions,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
     #[arg(long, value_name = "BYTES", default_value_t = launch::DEFAULT_READAHEAD, hide = true)]
     readahead: u32,
+}
+
+/// What a run records of first touches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Recorded {
+    /// Nothing: nothing is predicted or learned either.
+    Nothing,
+    /// All.
+    #[default]
+    Touches,
 }
 
 /// A list of references, at least one.
@@ -165,6 +179,7 @@ impl Checked {
         launch.pull = options.pull;
         launch.offline = options.offline;
         launch.predict = !options.no_model;
+        launch.record = options.record == Recorded::Touches;
         launch.readahead = options.readahead;
         launch.upload_traces = !options.no_trace_upload;
         launch.share = options.sync.share();
@@ -214,6 +229,8 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         pull: false,
         offline: false,
         predict: true,
+        record: true,
+        timeline: None,
         readahead: launch::DEFAULT_READAHEAD,
         upload_traces: true,
         share: None,

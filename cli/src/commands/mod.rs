@@ -36,6 +36,5 @@ pub mod stop;
 pub mod suspend;
 pub mod sync_options;
 pub mod trace;
-pub mod trace_send;
 pub mod verify;
 pub mod version;

@@ -63,6 +63,23 @@ impl Pull {
     }
 }
 
+/// Brings these images, and what they depend on; those that are here as a whole make no request.
+pub fn bring(app: &App, images: &[ImageReference]) -> Result<()> {
+    let store = app.store()?;
+    let mut pulled = Vec::new();
+    for image in images {
+        let known = store.image_get(image)?;
+        if !known.map(|known| store.image_is_complete(&known.digest)).transpose()?.unwrap_or(false) {
+            fetch(app, &store, image, false)?;
+            pulled.push(image.clone());
+        }
+    }
+    for image in dependencies(app, &store, &pulled)? {
+        fetch(app, &store, &image, true)?;
+    }
+    Ok(())
+}
+
 fn fetch(app: &App, store: &Store, image: &ImageReference, dependency: bool) -> Result<Pulled> {
     let report = app.block_on(pull(store, &app.registry()?, image, &options("pulling")))?;
     let report = report.with_context(|| format!("{image} was not pulled from {}", app.settings.hub))?;

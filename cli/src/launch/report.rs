@@ -4,11 +4,15 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use client_store::RunStats;
+use client_store::{RunStats, Timeline};
 use layer_format::Digest;
+use layer_format::recording::{Recording, Totals};
+use layer_format::trace::Trace;
 use serde::Serialize;
 
 use super::warn;
+use crate::stack::Stack;
+use crate::traces::summary::Summary;
 
 /// What `--stats` writes; `docs/json.md` explains the fields.
 #[derive(Debug, Serialize)]
@@ -52,6 +56,25 @@ impl Report {
         let written = self.file.write_all(content).with_context(|| format!("writing {}", self.path.display()));
         warn("a report is lost", written);
     }
+}
+
+/// The trace of the image `which`, with how the run of all images went.
+pub fn recording(timeline: &Timeline, stack: &Stack, which: usize, trace: Trace) -> Recording {
+    let run = total(stack.members.iter().map(|member| member.session.stats()));
+    let totals = Totals { received_bytes: run.bytes_fetched, wasted_bytes: run.bytes_wasted, local_bytes: run.local_bytes };
+    let details = stack.members.get(which).map(|member| member.session.trace_details());
+    let timeline = details.map(|mut details| {
+        // Something may have been touched since the trace was taken.
+        details.sizes.truncate(trace.events.len());
+        timeline.finish(details.started, details.processes, details.sizes, totals)
+    });
+    Recording { trace, timeline }
+}
+
+/// The last line of `--verbose`.
+pub fn summed_up(recording: &Recording) -> String {
+    let summary = Summary::new(recording);
+    format!("turbo: {}; {}", summary.headline(), summary.lead())
 }
 
 /// The sum of several images' statistics; the hit rate weighted by what each needed.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use client_store::recorder::Recording;
 use client_store::remote::Registry;
 use client_store::session::SessionError;
 use client_store::{Origin, Policy, Session, SessionOptions, Store};
@@ -81,6 +82,8 @@ impl<'a> RunSource<'a> {
             wait_limit: self.wait_limit,
             have: if is_complete { None } else { have(&self.home, &self.store, &reference.repository)? },
             model: self.store.model_get(&reference.repository)?,
+            recording: if request.record { Recording::Touches } else { Recording::Off },
+            timeline: request.timeline.cloned(),
             ..SessionOptions::new(Arc::new(self.store.clone()), self.counted_origin(), self.runtime.clone(), reference.clone())
         })
     }

@@ -3,5 +3,6 @@
 mod demand;
 mod launch;
 mod reader;
+mod recording;
 mod stress;
 mod support;

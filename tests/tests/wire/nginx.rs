@@ -1,12 +1,9 @@
 //! Many clients: through a caching proxy, and at once.
 
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use client_store::remote::{Registry, RegistryOptions};
+use integration_tests::Nginx;
 use layer_format::Digest;
 use reqwest::StatusCode;
 use tempfile::tempdir;
@@ -14,71 +11,9 @@ use tempfile::tempdir;
 use crate::common::{TestRegistry, code};
 use crate::support::*;
 
-/// Debian's nginx in front of a registry, with a folder and a port of its own.
-struct Nginx {
-    child: Child,
-    url: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-    }
-}
-
-fn nginx_program() -> Option<PathBuf> {
-    let unpacked = std::env::current_exe().ok()?.ancestors().nth(3)?.join("tools/nginx/usr/sbin/nginx");
-    [PathBuf::from("/usr/sbin/nginx"), unpacked].into_iter().find(|path| path.exists())
-}
-
-impl Nginx {
-    async fn start(program: &Path, upstream: &str) -> Self {
-        let folder = tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let at = folder.path().display();
-        let config = format!(
-            "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log; events {{}}
-            http {{
-                access_log off; client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;
-                proxy_cache_path {at}/cache keys_zone=turbo:1m max_size=1g;
-                server {{
-                    listen 127.0.0.1:{port};
-                    location / {{
-                        proxy_pass {upstream};
-                        proxy_http_version 1.1;
-                        proxy_set_header Connection '';
-                        proxy_cache turbo;
-                        proxy_cache_lock on;
-                        proxy_cache_revalidate on;
-                        add_header x-cache $upstream_cache_status;
-                    }}
-                }}
-            }}"
-        );
-        std::fs::write(folder.path().join("nginx.conf"), config).unwrap();
-        let mut command = Command::new(program);
-        command.arg("-p").arg(folder.path()).arg("-e").arg(folder.path().join("error.log")).arg("-c").arg(folder.path().join("nginx.conf"));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let url = format!("http://127.0.0.1:{port}");
-        for _ in 0..500 {
-            if reqwest::get(format!("{url}/healthz")).await.is_ok_and(|answer| answer.status() == StatusCode::OK) {
-                return Self { child, url, _folder: folder };
-            }
-            if child.try_wait().unwrap().is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let _ = child.kill();
-        panic!("nginx did not start: {}", std::fs::read_to_string(folder.path().join("error.log")).unwrap_or_default());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caching_proxy_serves_the_second_client() {
-    let Some(program) = nginx_program() else {
+    let Some(program) = Nginx::program() else {
         eprintln!("skipped: there is no nginx; `cargo xtask test` unpacks Debian's");
         return;
     };
@@ -86,9 +21,9 @@ async fn a_caching_proxy_serves_the_second_client() {
     let registry = TestRegistry::start(data.path()).await;
     let remote = registry.repository("tools/app");
     let sample = publish(&registry, &remote).await;
-    let nginx = Nginx::start(&program, &registry.url).await;
+    let nginx = Nginx::start(&program, &registry.url);
     let by_digest = format!("tools/app@{}", sample.digest());
-    let client = || Registry::new(&nginx.url, RegistryOptions { cached_launch: true, ..options() }).unwrap();
+    let client = || Registry::new(nginx.url(), RegistryOptions { cached_launch: true, ..options() }).unwrap();
     let first = launch(&client(), &by_digest).await;
     assert!(first.is_whole && first.objects.len() > 80);
     let (sent, objects) = (registry.metric("turbo_registry_sent_bytes_total").await, registry.metric("turbo_registry_objects_sent_total").await);
@@ -100,14 +35,14 @@ async fn a_caching_proxy_serves_the_second_client() {
     assert!(answered < 16_000, "{answered} bytes came from the registry");
     assert_eq!(registry.metric("turbo_registry_objects_sent_total").await, objects);
     // Objects are kept as well.
-    let object = format!("{}/v1/repositories/tools/app/-/objects/{}", nginx.url, sample.digests()[5]);
+    let object = format!("{}/v1/repositories/tools/app/-/objects/{}", nginx.url(), sample.digests()[5]);
     for cached in ["MISS", "HIT"] {
         let answer = reqwest::get(&object).await.unwrap();
         assert_eq!(answer.headers()["x-cache"], cached);
         assert_eq!(Digest::of(&answer.bytes().await.unwrap()), sample.digests()[5]);
     }
     // What is one client's business is not.
-    let plain = Registry::new(&nginx.url, options()).unwrap();
+    let plain = Registry::new(nginx.url(), options()).unwrap();
     for _ in 0..2 {
         assert!(launch(&plain, &by_digest).await.is_whole);
     }
