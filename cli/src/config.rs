@@ -31,7 +31,7 @@ pub struct File {
     pub wait: Option<u64>,
     /// Whether traces of runs are sent to the registry.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub send_traces: Option<bool>,
+    pub traces: Option<bool>,
     /// Whether images and `--isolate` may let the application write to the host (`merge`); if not, write-copy holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_merge: Option<bool>,
@@ -53,8 +53,8 @@ pub struct Options {
     #[arg(long, env = "TURBO_WAIT", global = true, hide_short_help = true, value_name = "SECONDS", help_heading = "Settings")]
     pub wait: Option<u64>,
     /// Whether traces of runs are sent to the registry, to learn from [default: true].
-    #[arg(long, env = "TURBO_SEND_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
-    pub send_traces: Option<bool>,
+    #[arg(long, env = "TURBO_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
+    pub traces: Option<bool>,
     /// Whether applications may write to folders of the host (isolation mode merge); where the configuration file forbids it
     /// no option allows it [default: true].
     #[arg(long, env = "TURBO_ALLOW_MERGE", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
@@ -79,7 +79,7 @@ pub struct Settings {
     /// Seconds that a read waits.
     pub wait: u64,
     /// Whether traces are sent.
-    pub send_traces: bool,
+    pub traces: bool,
     /// Whether the isolation mode merge is allowed.
     pub allow_merge: bool,
     /// The configuration file, which need not exist.
@@ -107,7 +107,7 @@ impl Settings {
             hub_configured,
             cache_size: options.cache_size.or(file.cache_size).unwrap_or(0),
             wait: options.wait.or(file.wait).unwrap_or(DEFAULT_WAIT_S),
-            send_traces: options.send_traces.or(file.send_traces).unwrap_or(true),
+            traces: options.traces.or(file.traces).unwrap_or(true),
             // The stricter holds: what an administrator forbids stays forbidden.
             allow_merge: options.allow_merge.unwrap_or(true) && file.allow_merge.unwrap_or(true),
             config,

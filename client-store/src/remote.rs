@@ -5,6 +5,7 @@
 //! whoever asked for them. No body takes more memory than its bound.
 
 mod http;
+mod models;
 mod origin_impl;
 pub mod retry;
 mod states;

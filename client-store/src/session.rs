@@ -16,6 +16,7 @@ use layer_format::trace::Trace;
 use layer_format::{Digest, FormatError};
 use parking_lot::Mutex;
 
+use crate::anonymous::anonymous;
 use crate::cache::ObjectCache;
 use crate::error::FetchError;
 use crate::fetch::{self, Fetcher, FetcherOptions, LaunchError, LaunchOptions, LaunchStream, Wanted, no_candidates};
@@ -344,6 +345,11 @@ impl Session {
         self.entry_point = Some(entry_point.to_owned());
     }
 
+    /// The trace of this run stays on this machine.
+    pub fn keep_trace(&mut self) {
+        self.send_trace = false;
+    }
+
     /// What the run needed, fetched and waited for so far.
     pub fn stats(&self) -> RunStats {
         let mut stats = self.fetcher.stats();
@@ -371,9 +377,9 @@ impl Session {
 
     /// Starts sending the trace.
     fn send(&self, trace: &Trace) -> Option<std::sync::mpsc::Receiver<()>> {
-        let origin = self.origin.clone().filter(|_| self.send_trace && !self.fetcher.is_offline() && !trace.events.is_empty())?;
+        let origin = self.origin.clone().filter(|_| self.send_trace && !self.manifest.no_profiling && !self.fetcher.is_offline() && !trace.events.is_empty())?;
         let (done, wait) = std::sync::mpsc::sync_channel(1);
-        let (repository, encoded) = (self.image.repository.clone(), trace.encode());
+        let (repository, encoded) = (self.image.repository.clone(), anonymous(trace, &self.manifest).encode());
         self.runtime.spawn(async move {
             match tokio::time::timeout(TRACE_LIMIT, origin.put_trace(&repository, encoded)).await {
                 Ok(Ok(())) => {}

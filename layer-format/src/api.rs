@@ -323,6 +323,23 @@ pub struct ManifestPut {
     pub existed: bool,
 }
 
+/// Answer of `PUT …/model`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPut {
+    /// The model that launches of the image get now: of what of the sent one is in the image.
+    pub digest: Digest,
+    /// The image.
+    pub image: Digest,
+}
+
+/// Body and answer of `PUT …/pins/{release or digest}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPin {
+    /// The model; in a request the one that launches get now if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Digest>,
+}
+
 /// Answer of `GET …/tags`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tags {

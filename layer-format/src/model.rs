@@ -49,6 +49,8 @@ pub struct LaunchItem {
 pub struct Variant {
     /// Decayed number of launches.
     pub weight: f32,
+    /// Number of launches, not decayed.
+    pub launches: u64,
     /// What they touch, ascending by time.
     pub launch: Vec<LaunchItem>,
 }
@@ -60,7 +62,7 @@ pub struct EntryPoint {
     pub name: String,
     /// Processor architecture.
     pub architecture: String,
-    /// Number of launches, not decayed.
+    /// Number of launches, not decayed, also those of variants that were forgotten.
     pub launches: u64,
     /// Its kinds of launches, at most [`MAX_VARIANTS`].
     pub variants: Vec<Variant>,
@@ -69,7 +71,13 @@ pub struct EntryPoint {
 impl EntryPoint {
     /// An entry point all of whose launches are of one kind.
     pub fn of_one_kind(name: String, architecture: String, weight: f32, launch: Vec<LaunchItem>) -> Self {
-        Self { name, architecture, launches: weight.ceil() as u64, variants: vec![Variant { weight, launch }] }
+        let launches = weight.ceil() as u64;
+        Self { name, architecture, launches, variants: vec![Variant { weight, launches, launch }] }
+    }
+
+    /// The items of all variants; a state that several touch comes several times.
+    pub fn items(&self) -> impl Iterator<Item = &LaunchItem> {
+        self.variants.iter().flat_map(|variant| &variant.launch)
     }
 
     /// Decayed number of launches.

@@ -16,6 +16,8 @@ use crate::variants::{self, Shares};
 const DUST: f32 = 1e-30;
 /// Most that a count can be: beyond, adding 1 to a 32-bit number changes nothing.
 const MAX_COUNT: f32 = 16_777_216.0;
+/// Most launches that are counted, as the format reads it.
+const MAX_LAUNCHES: u64 = u64::MAX >> 8;
 /// Longest name of a processor architecture, as the format reads it.
 const MAX_ARCHITECTURE_LEN: usize = 64;
 /// A newly seen time moves the typical one by at most as much as it is, and this: enough to learn from the start.
@@ -52,6 +54,8 @@ impl Seen {
 pub(crate) struct DraftVariant {
     /// Decayed number of launches.
     pub(crate) weight: f32,
+    /// How many, not decayed.
+    pub(crate) launches: u64,
     /// What they touch, by number of the state.
     pub(crate) items: HashMap<u32, Seen>,
 }
@@ -60,6 +64,7 @@ impl DraftVariant {
     /// Adds launches of the same kind.
     pub(crate) fn absorb(&mut self, other: &Self) {
         self.weight = (self.weight + other.weight).min(MAX_COUNT);
+        self.launches = self.launches.saturating_add(other.launches).min(MAX_LAUNCHES);
         for (state, seen) in &other.items {
             self.items.entry(*state).and_modify(|own| own.add(seen.count, seen.time_us)).or_insert(*seen);
         }
@@ -108,6 +113,8 @@ pub(crate) struct Draft {
     pub(crate) order2: HashMap<[u32; 3], Seen>,
     /// States with a lower number were there before what was added last.
     pub(crate) established: u32,
+    /// The model had to forget states, so one that it does not have may be an old one.
+    pub(crate) is_full: bool,
 }
 
 impl Draft {
@@ -157,23 +164,27 @@ impl Draft {
     /// Adds what a model says. `is_new`: what was not there is marked so.
     pub(crate) fn add(&mut self, model: &Model, is_new: bool) {
         self.image = model.image.or(self.image);
-        self.traces = self.traces.saturating_add(model.traces).min(u64::MAX >> 8);
+        self.traces = self.traces.saturating_add(model.traces).min(MAX_LAUNCHES);
         let numbers: Vec<Option<u32>> =
             model.states.iter().map(|state| model.paths.get(state.path as usize).map(|path| self.state(state.layer, path, state.touch))).collect();
         let number = |index: u32| numbers.get(index as usize).copied().flatten();
         for entry in &model.entry_points {
             let key = (shortened(&entry.name, MAX_ENTRY_POINT_LEN), shortened(&entry.architecture, MAX_ARCHITECTURE_LEN));
             let launches = self.entry_points.entry(key).or_default();
-            launches.launches = launches.launches.saturating_add(entry.launches).min(u64::MAX >> 8);
+            launches.launches = launches.launches.saturating_add(entry.launches).min(MAX_LAUNCHES);
             for variant in &entry.variants {
-                let mut newer = DraftVariant { weight: cleaned(variant.weight), items: HashMap::new() };
+                let mut newer = DraftVariant { weight: cleaned(variant.weight), launches: variant.launches, items: HashMap::new() };
                 for item in &variant.launch {
                     if let Some(state) = number(item.state) {
                         add(&mut newer.items, state, item.count, item.time_us, is_new);
                     }
                 }
                 if is_new {
-                    variants::join(launches, newer);
+                    let mut shares = newer.shares();
+                    if self.is_full {
+                        shares.retain(|(state, _)| *state < self.established);
+                    }
+                    variants::join(launches, newer, &shares);
                 } else {
                     launches.variants.push(newer);
                 }
@@ -240,7 +251,7 @@ fn finished(variant: &DraftVariant, number: impl Fn(u32) -> Option<u32>) -> Vari
     let item = |(state, seen): (&u32, &Seen)| Some(LaunchItem { state: number(*state)?, count: seen.count.min(variant.weight), time_us: seen.time_us });
     let mut launch: Vec<LaunchItem> = variant.items.iter().filter_map(item).collect();
     launch.sort_unstable_by_key(|item| (item.time_us, item.state));
-    Variant { weight: variant.weight, launch }
+    Variant { weight: variant.weight, launches: variant.launches, launch }
 }
 
 /// What of a draft stays.

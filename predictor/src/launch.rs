@@ -2,7 +2,7 @@
 
 use layer_format::LayerPath;
 use layer_format::model::{EntryPoint, Model};
-use layer_format::trace::Touch;
+use layer_format::trace::{Touch, foreign_entry_point};
 
 use crate::mixture::Mixture;
 
@@ -32,7 +32,9 @@ pub fn launch_list(model: &Model, entry_point: Option<&str>, architecture: &str)
 /// The entry point whose list [`launch_list`] gives.
 pub(crate) fn find<'a>(model: &'a Model, entry_point: Option<&str>, architecture: &str) -> Option<&'a EntryPoint> {
     let same_architecture = || model.entry_points.iter().filter(|entry| entry.architecture == architecture);
-    let exact = same_architecture().find(|entry| Some(entry.name.as_str()) == entry_point);
+    let named = |name: &str| same_architecture().find(|entry| entry.name == name);
+    // A program that the image does not have is learned under another name.
+    let exact = entry_point.and_then(|name| named(name).or_else(|| named(&foreign_entry_point(name))));
     exact.or_else(|| heaviest(same_architecture())).or_else(|| heaviest(model.entry_points.iter()))
 }
 

@@ -37,7 +37,7 @@ mod samples;
 pub mod score;
 mod variants;
 
-pub use carry::carry_over;
+pub use carry::{Carried, carry_over};
 pub use compare::{CompareParams, Preferred, Verdict, compare};
 pub use launch::{Predicted, launch_list};
 pub use layer_format::model::Model;

@@ -19,7 +19,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use layer_format::LayerPath;
-use layer_format::model::{Model, State, Transition};
+use layer_format::model::{EntryPoint, Model, State, Transition};
 use layer_format::trace::Touch;
 
 use crate::launch::{self, Predicted, predicted, share};
@@ -71,7 +71,7 @@ impl Predictor {
         let posterior = Posterior::new(&list, is_other);
         let count = model.states.len();
         let mut touches = vec![0.0; count];
-        for item in model.entry_points.iter().flat_map(|entry| &entry.variants).flat_map(|variant| &variant.launch) {
+        for item in model.entry_points.iter().flat_map(EntryPoint::items) {
             if let Some(total) = touches.get_mut(item.state as usize) {
                 *total += item.count;
             }
@@ -246,112 +246,4 @@ fn row(steps: &[Transition], order: impl Fn(&Transition) -> std::cmp::Ordering) 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::samples::{trace, walk};
-    use crate::{Params, learn};
-    use layer_format::trace::Trace;
-
-    fn taught(traces: &[Trace]) -> Arc<Model> {
-        let mut model = Model::default();
-        traces.iter().for_each(|trace| learn(&mut model, trace, &Params::default()));
-        Arc::new(model)
-    }
-
-    fn observe(predictor: &mut Predictor, paths: &[&str]) {
-        paths.iter().for_each(|path| predictor.observe(0, &LayerPath::new(*path).unwrap(), Touch::Meta));
-    }
-
-    fn names(predictions: &[Predicted]) -> Vec<String> {
-        predictions.iter().map(|item| item.path.to_string()).collect()
-    }
-
-    const SERVE: [&str; 6] = ["bin/app", "lib/common", "etc/serve", "lib/config", "lib/serve", "lib/http"];
-    const MIGRATE: [&str; 6] = ["bin/app", "lib/common", "etc/migrate", "lib/config", "lib/migrate", "lib/sql"];
-
-    #[test]
-    fn two_ways_to_start_a_program_have_different_successors_at_order_2() {
-        let model = taught(&[walk("app", &SERVE), walk("app", &MIGRATE), walk("app", &SERVE), walk("app", &MIGRATE)]);
-        for (path, other, last) in [(SERVE, MIGRATE, "/lib/serve"), (MIGRATE, SERVE, "/lib/migrate")] {
-            let mut predictor = Predictor::new(Arc::clone(&model));
-            observe(&mut predictor, &path[..2]);
-            let both = names(&predictor.successors(8));
-            assert!(both.contains(&"/etc/serve".into()) && both.contains(&"/etc/migrate".into()), "the branch is open: {both:?}");
-            // Both ways touch lib/config; what follows it depends on what came before it.
-            observe(&mut predictor, &path[2..4]);
-            let next = predictor.successors(4);
-            assert_eq!(names(&next)[0], last);
-            assert_eq!(names(&next)[1].trim_start_matches('/'), path[5]);
-            assert!(next[0].probability > 0.8, "{next:?}");
-            let wrong = next.iter().find(|item| item.path.to_string().trim_start_matches('/') == other[4]);
-            assert!(wrong.is_none_or(|wrong| wrong.probability < 0.6), "{next:?}");
-        }
-    }
-
-    #[test]
-    fn without_a_known_touch_before_order_1_answers() {
-        let model = taught(&[walk("app", &SERVE), walk("app", &MIGRATE)]);
-        let mut predictor = Predictor::new(model);
-        observe(&mut predictor, &["lib/config"]);
-        let next = predictor.successors(4);
-        assert!(names(&next).contains(&"/lib/serve".into()) && names(&next).contains(&"/lib/migrate".into()), "{next:?}");
-        assert!(next.iter().all(|item| (0.4..0.6).contains(&item.probability)));
-    }
-
-    #[test]
-    fn successors_go_on_down_the_chain_with_their_gaps_and_skip_what_was_touched() {
-        let model = taught(&[walk("app", &SERVE)]);
-        let mut predictor = Predictor::new(model);
-        observe(&mut predictor, &["lib/config", "bin/app"]);
-        let next = predictor.successors(9);
-        assert_eq!(names(&next), ["/lib/common", "/etc/serve", "/lib/serve", "/lib/http"]);
-        assert_eq!(next.iter().map(|item| item.time_us).collect::<Vec<_>>(), [1000, 2000, 4000, 5000]);
-        assert_eq!(names(&predictor.successors(1)), ["/lib/common"]);
-        assert_eq!(names(&predictor.successors(0)), [""; 0]);
-    }
-
-    #[test]
-    fn after_a_touch_that_no_launch_made_the_rest_of_the_list_follows() {
-        let model = taught(&[walk("app", &SERVE)]);
-        let mut predictor = Predictor::new(model);
-        observe(&mut predictor, &["bin/app", "lib/common", "home/new"]);
-        assert_eq!(names(&predictor.successors(2)), ["/etc/serve", "/lib/config"]);
-        assert_eq!(predictor.successors(2)[0].time_us, 1000);
-    }
-
-    #[test]
-    fn interleaved_processes_are_followed_apart() {
-        let two = |steps: [(u16, &'static str); 8]| trace("app", &steps.map(|(process, path)| (0, process, path, None)));
-        let model = taught(&[two([(0, "a1"), (0, "a2"), (0, "a3"), (0, "a4"), (1, "b1"), (1, "b2"), (1, "b3"), (1, "b4")])]);
-        let mut predictor = Predictor::new(model);
-        observe(&mut predictor, &["a1", "b1", "a2", "b2"]);
-        assert_eq!(names(&predictor.successors(1)), ["/b3"]);
-        observe(&mut predictor, &["a3"]);
-        assert_eq!(names(&predictor.successors(1)), ["/a4"]);
-    }
-
-    #[test]
-    fn an_empty_model_predicts_nothing() {
-        let mut predictor = Predictor::new(Arc::default());
-        observe(&mut predictor, &["a"]);
-        assert!(predictor.successors(5).is_empty());
-        assert!(crate::launch_list(&Model::default(), None, "x86_64").is_empty());
-    }
-
-    #[test]
-    fn a_model_that_breaks_its_rules_does_no_harm() {
-        let mut model = Model::clone(&taught(&[walk("app", &SERVE), walk("app", &MIGRATE)]));
-        model.order1.reverse();
-        model.order2.iter_mut().for_each(|step| step.to = 99);
-        model.entry_points[0].variants[0].launch.extend_from_within(..);
-        model.entry_points[0].variants[0].launch[0].state = 99;
-        model.states[1].path = 99;
-        let mut predictor = Predictor::new(Arc::new(model.clone()));
-        observe(&mut predictor, &SERVE);
-        predictor.successors(99);
-        crate::launch_list(&model, None, "");
-        let mut other = Model::default();
-        crate::merge(&mut other, &model, &Params::default());
-        crate::samples::check(&other, &Params::default());
-    }
-}
+mod tests;

@@ -6,8 +6,9 @@
 //! order 2 that only repeat order 1 cost nothing under pressure.
 //!
 //! A state belongs to the variant that touches it most often, a transition to the variant of the state that it leads to. Half of the room
-//! is divided into equal parts, one for each variant, and a variant that has less to fill it with leaves the rest to others; only what
-//! remains goes by value alone. So no kind of launch, however often it comes and however much it touches, takes the room of all others.
+//! is divided among the variants in proportion to how far they recur (a heap of odd launches hardly does), and one that has less to fill
+//! its part with leaves the rest to others; only what remains goes by value alone. So no kind of launch, however often it comes and however
+//! much it touches, takes the room of all others.
 //!
 //! What the newest trace alone has seen may take [`Params::max_trace_share`] of a full model, and of one that is not
 //! full whatever is free.
@@ -18,6 +19,7 @@ use layer_format::model::Model;
 
 use crate::draft::{Draft, Keeps, Seen};
 use crate::params::Params;
+use crate::variants;
 
 /// Most bytes of all paths written out; a reader refuses models whose paths unfold to much more.
 const MAX_PATH_BYTES: usize = 16 << 20;
@@ -26,6 +28,9 @@ const STATE_LEN: usize = 4;
 const ITEM_LEN: usize = 6;
 const ORDER1_LEN: usize = 7;
 const ORDER2_LEN: usize = 9;
+/// How much of a part a variant gets of which there was one launch, and one that does not recur at all.
+const NEWCOMER: f64 = 0.5;
+const HEAP: f64 = 0.1;
 /// How often the estimate is corrected before all is given up.
 const MAX_ROUNDS: usize = 24;
 
@@ -90,8 +95,8 @@ struct Ranked {
     items: Vec<Item>,
     /// Estimated bytes of each path.
     path_lens: Vec<usize>,
-    /// How many variants there are, at least 1.
-    kinds: usize,
+    /// How far each variant recurs.
+    kinds: Vec<f64>,
 }
 
 /// How launches of all kinds touch a state.
@@ -128,12 +133,12 @@ impl Touched {
 impl Ranked {
     fn new(draft: &Draft) -> Self {
         let mut states = vec![Touched::default(); draft.states.len()];
-        let mut kinds = 0;
+        let mut kinds = Vec::new();
         for variant in draft.entry_points.values().flat_map(|launches| &launches.variants) {
             for (state, seen) in &variant.items {
-                states[*state as usize].add(kinds, seen);
+                states[*state as usize].add(kinds.len(), seen);
             }
-            kinds += 1;
+            kinds.push(if variant.launches < 2 { NEWCOMER } else { variants::recurrence(variant.launches, &variant.shares()).max(HEAP) });
         }
         let mut items = Vec::with_capacity(states.len() + draft.order1.len() + draft.order2.len());
         for (number, touched) in (0..).zip(&states) {
@@ -165,7 +170,7 @@ impl Ranked {
             items.push(step(from, to, What::Order2(*key), seen.count * 0.25 * (1.0 - known).max(0.0), ORDER2_LEN, seen.is_new));
         }
         items.sort_unstable_by(|a, b| b.value.total_cmp(&a.value).then_with(|| (a.time_us, a.what).cmp(&(b.time_us, b.what))));
-        Self { items, path_lens: path_lens(draft), kinds: kinds.max(1) }
+        Self { items, path_lens: path_lens(draft), kinds }
     }
 
     /// The most valuable items that fit `budget` bytes and the other bounds.
@@ -184,17 +189,21 @@ impl Ranked {
             has_path: vec![false; draft.paths.len()],
             keeps: Keeps { states: vec![false; draft.states.len()], entry_points: draft.entry_points.keys().cloned().collect(), ..Keeps::default() },
         };
-        let mut parts = vec![budget / 2 / self.kinds; self.kinds];
-        let mut state_parts = vec![params.max_states / 2 / self.kinds; self.kinds];
+        let all: f64 = self.kinds.iter().sum();
+        let parts = |whole: usize| -> Vec<usize> { self.kinds.iter().map(|kind| (whole as f64 / 2.0 * kind / all) as usize).collect() };
+        let (mut parts, mut state_parts) = (parts(budget), parts(params.max_states));
         let mut rest = Vec::new();
         for item in &self.items {
             let is_state = matches!(item.what, What::State(_));
             let len = self.len(draft, item);
-            if parts[item.kind] < len || is_state && state_parts[item.kind] == 0 {
-                rest.push(item);
-            } else if kept.take(self, draft, params, item) {
-                parts[item.kind] -= len;
-                state_parts[item.kind] -= usize::from(is_state);
+            match (parts.get_mut(item.kind), state_parts.get_mut(item.kind)) {
+                (Some(part), Some(states)) if *part >= len && (*states > 0 || !is_state) => {
+                    if kept.take(self, draft, params, item) {
+                        *part -= len;
+                        *states -= usize::from(is_state);
+                    }
+                }
+                _ => rest.push(item),
             }
         }
         for item in rest {

@@ -69,7 +69,7 @@ pub(crate) fn counts(model: &Model) -> Counts {
     let mut counts = Counts::new();
     for entry in &model.entry_points {
         counts.insert(format!("{}/{}", entry.name, entry.architecture), entry.weight());
-        for item in entry.variants.iter().flat_map(|variant| &variant.launch) {
+        for item in entry.items() {
             *counts.entry(format!("{}/{}: {}", entry.name, entry.architecture, name(model, item.state))).or_default() += item.count;
         }
     }

@@ -12,13 +12,16 @@
 //! telling less apart would save hardly any bytes. But a difference of less than [`MIN_DIFFERENCE`] states is none: in a launch that
 //! touches little, one odd name is no kind.
 //!
+//! Where a model is full and had to forget states, those that it does not have are left out of the comparison: else a launch that touches
+//! more than a model holds would be of a new kind each time.
+//!
 //! Variants too many do little harm: with their shares as weights they predict together what one would.
 //!
 //! # What a stream of odd launches can do
-//! The loss of making one of two is Ward's: weights `ab / (a + b)` times the squared difference of probabilities, here as a share of what
-//! either touches. Heaps of odd launches that have nothing in common lose one half whenever two of them become one, however heavy; two
-//! honest variants lose more than that as soon as each weighs a few launches and they differ in earnest. So odd launches fill the room
-//! that is left, and fall into each other.
+//! The loss of making one of two grows with the squared difference of their shares (as a share of what either touches), with the lighter
+//! one's launches, and with how far either *recurs*: the chance that what one of its launches touches another one touches too. A heap of
+//! odd launches recurs not at all, however many they are, and a single launch has not shown that it does. So odd launches fill the room
+//! that is left, and then fall into each other; kinds that came back, however similar, stay apart.
 //!
 //! The work is bounded: a launch is compared with at most [`MAX_VARIANTS`], and then at most all pairs of them once.
 
@@ -32,21 +35,22 @@ use crate::draft::{DraftVariant, Launches};
 /// Weight of a state that all launches of both touch.
 const COMMON: f64 = 0.1;
 /// At least so alike are launches of one kind.
-pub(crate) const RESEMBLES: f64 = 0.75;
+const RESEMBLES: f64 = 0.75;
 /// Variants that have become so alike are one.
 const SAME: f64 = 0.9;
+/// Recurrence of a variant of one launch.
+const UNPROVEN: f64 = 0.1;
 /// Launches that differ in less are of one kind; weighted states.
 const MIN_DIFFERENCE: f64 = 3.0;
 
-/// Adds what is one kind of launches elsewhere: to the variant that it resembles most, or as one more. `launches` may then have one
-/// variant too many.
-pub(crate) fn join(launches: &mut Launches, newer: DraftVariant) {
+/// Adds what is one kind of launches elsewhere: to the variant that it resembles most, or as one more. It is known by `shares`: those of all
+/// that it touches, unless the model forgot some of that. `launches` may then have one variant too many.
+pub(crate) fn join(launches: &mut Launches, newer: DraftVariant, shares: &Shares) {
     if launches.variants.is_empty() {
         launches.variants.push(newer);
         return;
     }
-    let shares = newer.shares();
-    let alike = launches.variants.iter().map(|variant| Compared::of(&variant.shares(), &shares));
+    let alike = launches.variants.iter().map(|variant| Compared::of(&variant.shares(), shares));
     // Of equals the first.
     let best = (0..).zip(alike).reduce(|best, next| if next.1.likeness() > best.1.likeness() { next } else { best });
     match best {
@@ -66,10 +70,13 @@ pub(crate) fn join(launches: &mut Launches, newer: DraftVariant) {
 pub(crate) fn reduce(launches: &mut Launches) {
     while launches.variants.len() > MAX_VARIANTS {
         let shares: Vec<Shares> = launches.variants.iter().map(DraftVariant::shares).collect();
+        let recurs: Vec<f64> = launches.variants.iter().zip(&shares).map(|(variant, shares)| recurrence(variant.launches, shares)).collect();
+        // Launches before decay as well as after it: what came often does not give way to a row of others at once, but it does in the end.
+        let mass: Vec<f64> = launches.variants.iter().map(|variant| (f64::from(variant.weight) * variant.launches.max(1) as f64).sqrt()).collect();
         let mut cheapest = (f64::INFINITY, 0, 1);
         for (a, b) in (0..shares.len()).flat_map(|a| (a + 1..shares.len()).map(move |b| (a, b))) {
-            let (one, other) = (f64::from(launches.variants[a].weight), f64::from(launches.variants[b].weight));
-            let loss = one * other / (one + other).max(f64::MIN_POSITIVE) * Compared::of(&shares[a], &shares[b]).scatter();
+            let light = mass[a] * mass[b] / (mass[a] + mass[b]).max(f64::MIN_POSITIVE);
+            let loss = light * recurs[a].max(recurs[b]) * Compared::of(&shares[a], &shares[b]).scatter();
             if loss < cheapest.0 {
                 cheapest = (loss, a, b);
             }
@@ -82,6 +89,17 @@ pub(crate) fn reduce(launches: &mut Launches) {
 fn unite(launches: &mut Launches, a: usize, b: usize) {
     let other = launches.variants.remove(b);
     launches.variants[a].absorb(&other);
+}
+
+/// How likely another launch of a variant of so many touches what one touches. Estimated from their shares: the mean share of what is
+/// touched, without the launch itself.
+pub(crate) fn recurrence(launches: u64, shares: &Shares) -> f64 {
+    let (sum, squares) = shares.iter().fold((0.0, 0.0), |(sum, squares), (_, share)| (sum + share, squares + share * share));
+    if launches < 2 || sum <= 0.0 {
+        return UNPROVEN;
+    }
+    let launches = launches as f64;
+    ((launches * squares / sum - 1.0) / (launches - 1.0)).clamp(0.0, 1.0)
 }
 
 /// States and the share of a variant's launches that touch them, ascending by state.
@@ -140,7 +158,7 @@ mod tests {
     /// A variant that touches each of these with its share.
     fn variant(weight: f32, items: &[(std::ops::Range<u32>, f32)]) -> DraftVariant {
         let items = items.iter().flat_map(|(states, share)| states.clone().map(move |state| (state, share * weight)));
-        DraftVariant { weight, items: items.map(|(state, count)| (state, Seen { count, time_us: state, is_new: false })).collect() }
+        DraftVariant { weight, launches: weight as u64, items: items.map(|(state, count)| (state, Seen { count, time_us: state, is_new: false })).collect() }
     }
 
     fn launches(variants: Vec<DraftVariant>) -> Launches {
@@ -149,7 +167,8 @@ mod tests {
 
     fn weights_after(variants: Vec<DraftVariant>, newer: DraftVariant) -> Vec<f32> {
         let mut launches = launches(variants);
-        join(&mut launches, newer);
+        let shares = newer.shares();
+        join(&mut launches, newer, &shares);
         launches.variants.iter().map(|variant| variant.weight).collect()
     }
 
@@ -187,7 +206,9 @@ mod tests {
         let migrate = variant(4.0, &[(0..1000, 1.0), (2000..2060, 1.0)]);
         let mut launches = launches(vec![serve.clone(), migrate.clone()]);
         for odd in 0..200u32 {
-            join(&mut launches, variant(1.0, &[(10_000 + odd * 100..10_100 + odd * 100, 1.0)]));
+            let newer = variant(1.0, &[(10_000 + odd * 100..10_100 + odd * 100, 1.0)]);
+            let shares = newer.shares();
+            join(&mut launches, newer, &shares);
             reduce(&mut launches);
             assert!(launches.variants.len() <= MAX_VARIANTS);
             assert_eq!((&launches.variants[0].items, &launches.variants[1].items), (&serve.items, &migrate.items), "after {odd}");

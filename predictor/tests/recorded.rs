@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use layer_format::trace::Trace;
 use predictor::replay::{LINKS, Outcome, Place, Policy, Setup, Travel, first_touches, replay, replay_and_tell, whole_files};
-use predictor::{Model, Params, carry_over, learn};
+use predictor::{Carried, Model, Params, carry_over, learn};
 
 const SUCCESSORS: usize = 256;
 
@@ -134,7 +134,7 @@ fn a_model_of_the_version_before_is_worth_much_of_a_new_one() {
     // The update moved what is in Java's one large file of classes, and half of what was learned is of buckets of that file.
     for (before, after, most) in [("scipy", "scipy-2", 1.1), ("java", "java-2", 2.0)] {
         let (old, new) = (&applications[before], &applications[after]);
-        let carried = Arc::new(carry_over(&taught(&old.train), new.score[0].image, &Params::default(), |_, _| None));
+        let carried = Arc::new(carry_over(&taught(&old.train), new.score[0].image, &Params::default(), |_, _, _| Carried::Same));
         let same = taught(&new.train);
         for named in LINKS {
             let total =

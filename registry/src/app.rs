@@ -13,9 +13,11 @@ use crate::metrics::Metrics;
 use crate::service::frames::Frames;
 use crate::service::launch::Launcher;
 use crate::service::launches::Launches;
+use crate::service::learn::Learner;
 use crate::service::nodes::Nodes;
 use crate::service::objects::Objects;
 use crate::service::predict::Models;
+use crate::service::sources::Sources;
 use crate::service::train::Trainer;
 
 /// Why the server did not start.
@@ -61,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) launcher: Launcher,
     pub(crate) launches: Arc<Launches>,
+    pub(crate) learner: Learner,
     pub(crate) metrics: Arc<Metrics>,
     /// `None` while stopping.
     pub(crate) trainer: Mutex<Option<Arc<Trainer>>>,
@@ -85,7 +88,9 @@ impl App {
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
         let limits = &config.limits;
-        let (trainer, task) = Trainer::start(objects.clone(), Arc::clone(&nodes), Arc::clone(&metrics), limits.max_waiting_traces);
+        let sources = Arc::new(Sources::new(limits.traces));
+        let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
+        let (trainer, task) = Trainer::start(learner.clone(), limits);
         Ok(Self(Arc::new(Inner {
             requests: Arc::new(Semaphore::new(limits.max_requests)),
             streams: Arc::new(Semaphore::new(limits.max_streams)),
@@ -97,6 +102,7 @@ impl App {
             nodes,
             launcher,
             launches: Arc::default(),
+            learner,
             metrics,
             trainer: Mutex::new(Some(Arc::new(trainer))),
             trainer_task: Mutex::new(Some(task)),

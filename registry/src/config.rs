@@ -251,6 +251,23 @@ pub struct Limits {
     pub shutdown_grace: Duration,
     /// Traces of one repository that wait to be merged; more are answered with 429.
     pub max_waiting_traces: usize,
+    /// Traces of one client.
+    pub traces: TraceLimits,
+}
+
+/// How many traces of one repository a client may send; more are answered with 429.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceLimits {
+    /// At once.
+    pub burst: u32,
+    /// After which time one more.
+    pub interval: Duration,
+}
+
+impl Default for TraceLimits {
+    fn default() -> Self {
+        Self { burst: 32, interval: Duration::from_secs(10) }
+    }
 }
 
 impl Default for Limits {
@@ -267,6 +284,7 @@ impl Default for Limits {
             write_stall_timeout: Duration::from_secs(120),
             shutdown_grace: Duration::from_secs(25),
             max_waiting_traces: 4,
+            traces: TraceLimits::default(),
         }
     }
 }

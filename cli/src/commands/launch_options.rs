@@ -73,6 +73,9 @@ pub struct LaunchOptions {
     /// Do not use what was learned from earlier runs: fetch what is asked for, and a little beside it.
     #[arg(long)]
     no_model: bool,
+    /// Do not send the trace of this run to the registry: nothing is learned from it. (`turbo config --traces=false` for all.)
+    #[arg(long)]
+    no_trace_upload: bool,
     #[command(flatten)]
     sync: SyncOptions,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
@@ -163,6 +166,7 @@ impl Checked {
         launch.offline = options.offline;
         launch.predict = !options.no_model;
         launch.readahead = options.readahead;
+        launch.upload_traces = !options.no_trace_upload;
         launch.share = options.sync.share();
         Ok(launch)
     }
@@ -179,6 +183,7 @@ impl Checked {
             ("--stats", options.stats.is_some()),
             ("--trace", options.trace.is_some()),
             ("--pull", options.pull),
+            ("--no-trace-upload", options.no_trace_upload),
             ("--enable-sync", options.sync.enable_sync),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
@@ -210,6 +215,7 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         offline: false,
         predict: true,
         readahead: launch::DEFAULT_READAHEAD,
+        upload_traces: true,
         share: None,
         given: Vec::new(),
     })

@@ -1,6 +1,9 @@
 //! `turbo profile`.
 
-use std::path::PathBuf;
+mod export;
+mod import;
+mod pin;
+mod reset;
 
 use anyhow::{Context, Result};
 use layer_format::model::Model;
@@ -16,9 +19,13 @@ pub enum Profile {
     /// Say in words and numbers what the registry learned.
     Show(Named),
     /// Write the registry's model to a file.
-    Export(Export),
+    Export(export::Export),
+    /// Give the registry a model from a file.
+    Import(import::Import),
+    /// Keep a model, whatever is learned; or --unpin.
+    Pin(pin::Pin),
     /// Make the registry forget what it learned.
-    Reset(Named),
+    Reset(reset::Reset),
 }
 
 /// Of which image.
@@ -26,15 +33,6 @@ pub enum Profile {
 pub struct Named {
     /// The image.
     image: ImageReference,
-}
-
-/// Where to.
-#[derive(Debug, clap::Args)]
-pub struct Export {
-    /// The image.
-    image: ImageReference,
-    /// The file.
-    file: PathBuf,
 }
 
 impl Profile {
@@ -70,18 +68,10 @@ impl Profile {
                     Ok(())
                 })?;
             }
-            Self::Export(export) => {
-                let (encoded, _) = get(&export.image)?;
-                std::fs::write(&export.file, &encoded).with_context(|| format!("writing {}", export.file.display()))?;
-                app.output.result(&serde_json::json!({"file": export.file, "bytes": encoded.len()}), |out| {
-                    writeln!(out, "{}: {}", export.file.display(), bytes(encoded.len() as u64))
-                })?;
-            }
-            Self::Reset(named) => {
-                app.block_on(registry.delete_model(&named.image.repository))?
-                    .with_context(|| format!("the model of {} was not reset", named.image.repository))?;
-                app.output.result(&serde_json::json!({"repository": named.image.repository}), |out| writeln!(out, "{}: forgotten", named.image.repository))?;
-            }
+            Self::Export(export) => return export.run(app),
+            Self::Import(import) => return import.run(app),
+            Self::Pin(pin) => return pin.run(app),
+            Self::Reset(reset) => return reset.run(app),
         }
         Ok(Exit::Success)
     }

@@ -28,7 +28,7 @@ pub(super) struct RunSource<'a> {
     request: &'a Request<'a>,
     home: PathBuf,
     wait_limit: Duration,
-    send_traces: bool,
+    traces: bool,
     /// What the images of the command line start, once that is known: dependencies are predicted for it.
     entry_point: OnceLock<String>,
     warm: Once,
@@ -45,7 +45,7 @@ impl<'a> RunSource<'a> {
             request,
             home: app.settings.home.clone(),
             wait_limit: Duration::from_secs(app.settings.wait),
-            send_traces: app.settings.send_traces,
+            traces: app.settings.traces,
             entry_point: OnceLock::new(),
             warm: Once::new(),
         })
@@ -78,7 +78,7 @@ impl<'a> RunSource<'a> {
             wait_limit: self.wait_limit,
             have: if is_complete { None } else { have(&self.home, &self.store, &reference.repository)? },
             model: self.store.model_get(&reference.repository)?,
-            send_trace: self.send_traces,
+            send_trace: self.traces,
             ..SessionOptions::new(Arc::new(self.store.clone()), self.origin.clone(), self.runtime.clone(), reference.clone())
         })
     }

@@ -93,6 +93,7 @@ impl Model {
 
 fn put_variant(out: &mut Vec<u8>, variant: &Variant) {
     out.extend_from_slice(&variant.weight.to_bits().to_le_bytes());
+    out.put_varint(variant.launches);
     out.put_varint(variant.launch.len() as u64);
     let (mut state, mut time_us) = (0i64, 0i64);
     for item in &variant.launch {
@@ -148,7 +149,7 @@ impl Body<'_> {
                 EntryPoint::of_one_kind(name, architecture, variant.weight, variant.launch)
             } else {
                 let launches = self.reader.varint(MAX_TRACES)?;
-                let count = self.reader.count(MAX_VARIANTS as u64, 5)?;
+                let count = self.reader.count(MAX_VARIANTS as u64, 6)?;
                 let variants = (0..count).map(|_| self.variant()).collect::<Result<_, _>>()?;
                 EntryPoint { name, architecture, launches, variants }
             });
@@ -158,6 +159,7 @@ impl Body<'_> {
 
     fn variant(&mut self) -> Result<Variant, FormatError> {
         let weight = self.reader.f32_count()?;
+        let launches = if self.version == 1 { weight.ceil() as u64 } else { self.reader.varint(MAX_TRACES)? };
         let count = self.reader.count(MAX_STATES as u64, if self.version == 1 { 6 } else { 2 })?;
         let mut launch = Vec::with_capacity(count);
         let (mut state, mut time_us) = (0i64, 0i64);
@@ -174,7 +176,7 @@ impl Body<'_> {
             let time_us = u32::try_from(time_us).map_err(|_| FormatError::invalid(WHAT, "a time is a 32-bit number"))?;
             launch.push(LaunchItem { state: number, count, time_us });
         }
-        Ok(Variant { weight, launch })
+        Ok(Variant { weight, launches, launch })
     }
 
     fn transitions(&mut self, has_before: bool) -> Result<Vec<Transition>, FormatError> {
@@ -236,8 +238,8 @@ mod tests {
         ];
         let item = |state, count, time_us| LaunchItem { state, count, time_us };
         let variants = vec![
-            Variant { weight: 1.0, launch: vec![item(2, 1.0, 70), item(0, 0.5, 30)] },
-            Variant { weight: 0.5, launch: vec![item(0, 0.5, 20), item(1, 0.5, 90)] },
+            Variant { weight: 1.0, launches: 200, launch: vec![item(2, 1.0, 70), item(0, 0.5, 30)] },
+            Variant { weight: 0.5, launches: 7, launch: vec![item(0, 0.5, 20), item(1, 0.5, 90)] },
         ];
         let entry_points = vec![EntryPoint { name: "sh".into(), architecture: "x86_64".into(), launches: 300, variants }];
         let order1 = vec![
@@ -254,7 +256,7 @@ mod tests {
         let model = sample();
         let bytes = model.encode();
         assert_eq!(Model::decode(&bytes), Ok(model));
-        assert_eq!(Digest::of(&bytes).to_hex(), "02bb2d4ba76465b0c3d76dc893d4d24cf90b05e9baf035685acbca640ec5462f");
+        assert_eq!(Digest::of(&bytes).to_hex(), "727d5c4e696c1b536824234ec50c934140e59526a1151c8cbc0614b17d62477e");
     }
 
     #[test]

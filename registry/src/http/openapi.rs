@@ -33,6 +33,9 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         traces::post,
         models::get,
         models::delete,
+        models::put,
+        models::pin,
+        models::unpin,
     )
 )]
 struct Document;

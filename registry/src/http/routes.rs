@@ -1,6 +1,8 @@
 //! What can be done in a repository: one table from method and path to an action. Nothing else is reachable. Access
 //! control belongs into [`dispatch`], between the table and the handlers.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method};
@@ -34,7 +36,10 @@ pub(crate) enum Action {
     Launch(Reference),
     Traces,
     ModelGet,
+    ModelPut,
     ModelDelete,
+    PinPut(Reference),
+    PinDelete(Reference),
 }
 
 /// A request that was routed.
@@ -44,6 +49,8 @@ pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: String,
+    /// The other end of the connection.
+    pub(crate) peer: IpAddr,
     pub(crate) body: Body,
 }
 
@@ -99,8 +106,12 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
         ("traces", None) if *method == Method::POST => (Action::Traces, "traces"),
         ("traces", None) => return Err(ApiError::method_not_allowed("POST")),
         ("model", None) if get => (Action::ModelGet, "model_get"),
+        ("model", None) if *method == Method::PUT => (Action::ModelPut, "model_put"),
         ("model", None) if *method == Method::DELETE => (Action::ModelDelete, "model_delete"),
-        ("model", None) => return Err(ApiError::method_not_allowed("GET, HEAD, DELETE")),
+        ("model", None) => return Err(ApiError::method_not_allowed("GET, HEAD, PUT, DELETE")),
+        ("pins", Some(image)) if *method == Method::PUT => (Action::PinPut(reference(image)?), "pin_put"),
+        ("pins", Some(image)) if *method == Method::DELETE => (Action::PinDelete(reference(image)?), "pin_delete"),
+        ("pins", Some(_)) => return Err(ApiError::method_not_allowed("PUT, DELETE")),
         _ => return Err(ApiError::route_unknown()),
     };
     Ok((repository, action, label))
@@ -111,7 +122,8 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     let (parts, body) = request.into_parts();
     let (repository, action, label) = route(&parts.method, parts.uri.path())?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let call = Call { repository, method: parts.method, headers: parts.headers, query, body };
+    let peer = parts.extensions.get::<traces::Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
+    let call = Call { repository, method: parts.method, headers: parts.headers, query, peer, body };
     let answer = match action {
         Action::Missing => objects::missing(app, call).await,
         Action::PackPut(digest) => packs::put(app, call, digest).await,
@@ -129,7 +141,10 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
         Action::Launch(reference) => launch::launch(app, call, reference).await,
         Action::Traces => traces::post(app, call).await,
         Action::ModelGet => models::get(app, call).await,
+        Action::ModelPut => models::put(app, call).await,
         Action::ModelDelete => models::delete(app, call).await,
+        Action::PinPut(reference) => models::pin(app, call, reference).await,
+        Action::PinDelete(reference) => models::unpin(app, call, reference).await,
     };
     let mut response = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
     response.extensions_mut().insert(RouteLabel(label));
@@ -148,7 +163,7 @@ fn whole_state(text: &str) -> Result<Digest, ApiError> {
     state_prefix(text)?.whole().ok_or_else(|| ApiError::digest_invalid("a state is put under its whole id: 64 hex digits"))
 }
 
-fn reference(text: &str) -> Result<Reference, ApiError> {
+pub(crate) fn reference(text: &str) -> Result<Reference, ApiError> {
     if text.contains(':') {
         return digest(text).map(Reference::Digest);
     }
@@ -173,6 +188,9 @@ mod tests {
             ("HEAD", "a/b/-/manifests/1.0", "manifest_get"),
             ("GET", "scipy/-/tags", "tags"),
             ("DELETE", "a/b/-/model", "model_delete"),
+            ("PUT", "a/b/-/model", "model_put"),
+            ("PUT", "a/b/-/pins/1.0", "pin_put"),
+            ("DELETE", &format!("a/b/-/pins/{hex}"), "pin_delete"),
             ("PUT", &format!("a/b/-/states/{hex}"), "state_put"),
             ("GET", "a/b/-/states/01234567", "state_get"),
             ("HEAD", &format!("a/b/-/states/{}", hex.replace(':', "%3A")), "state_get"),
@@ -198,6 +216,8 @@ mod tests {
             ("GET", "a/b/-/states/0123456"),
             ("GET", "a/b/-/states/"),
             ("POST", "a/b/-/states"),
+            ("GET", "a/b/-/pins/1.0"),
+            ("PUT", "a/b/-/pins"),
         ] {
             assert!(parse(method, path).is_err(), "{method} {path}");
         }

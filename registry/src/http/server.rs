@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use super::stall::StallGuard;
+use super::traces::Peer;
 use crate::app::{App, StartError};
 use crate::config::{Config, Limits};
 
@@ -49,8 +50,9 @@ pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Ou
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let (router, stopping, limits) = (router.clone(), stopping.clone(), limits.clone());
+            Ok((stream, peer)) => {
+                let router = router.clone().layer(axum::Extension(Peer(peer.ip())));
+                let (stopping, limits) = (stopping.clone(), limits.clone());
                 tokio::spawn(async move {
                     let _permit = permit;
                     connection(stream, router, stopping, limits).await;
