@@ -2,7 +2,8 @@
 //! from recorded runs; and with `--validate`, how far the simulation is from real launches over the emulated link.
 //!
 //! Models learn from some runs of an application and are scored on others. Lists are those of one run, the first of those
-//! that models learn from: what other systems record when an image is made.
+//! that models learn from: what other systems record when an image is made. Models are carried to the next version by path
+//! alone; the registry also follows files that were renamed and bytes that moved within a file.
 
 mod recorded;
 mod table;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use predictor::carry::Carried;
 use predictor::replay::{LINKS, NamedLink, Outcome, Place, Policy, Setup, first_touches, replay_and_tell, whole_files};
 use predictor::{Model, Params, carry_over};
 use serde::Serialize;
@@ -154,7 +156,7 @@ impl<'a> Subject<'a> {
     fn new(recorded: &'a Recorded, model: Arc<Model>, before: Option<&Model>) -> Self {
         let first = recorded.train.first();
         let image = recorded.score.first().map(|trace| trace.image);
-        let previous = before.zip(image).map(|(model, image)| Arc::new(carry_over(model, image, &Params::default(), |_, _| None)));
+        let previous = before.zip(image).map(|(model, image)| Arc::new(carry_over(model, image, &Params::default(), |_, _, _| Carried::Same)));
         let buckets = first.map(first_touches).unwrap_or_default();
         let files = first.map(|trace| whole_files(trace, &recorded.travel)).unwrap_or_default();
         Self { recorded, model, previous, buckets, files, trained: recorded.train.iter().flat_map(first_touches).collect() }
