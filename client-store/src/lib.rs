@@ -5,11 +5,13 @@
 //! * [`fetch`]: the block fetcher: single flight, retries, verification, the launch stream. [`link`] measures the line.
 //! * [`reader`], [`recorder`], [`prefetch`]: a layer as the filesystem reads it, what it touched, what comes next; [`guess`]
 //!   says so where no model does.
+//! * [`complete`]: the rest of an image, while the application runs.
 //! * [`session`]: one run of one image, all of the above together; [`stats`] says what it cost.
 //! * [`view`]: what the VM's filesystem needs of a layer.
 
 pub mod cache;
 pub mod cache_conformance;
+pub mod complete;
 pub mod error;
 pub mod fetch;
 pub mod guess;
