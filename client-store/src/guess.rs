@@ -40,6 +40,8 @@ use window::Windows;
 pub(crate) const SMALL_FILE: u64 = 256 << 10;
 /// How likely the rest of a small file is needed, and the rest of a window.
 const WHOLE_FILE: f32 = SURE;
+/// The same where only what is nearly sure may be fetched: nine tenths of the bytes of small files that are read at all are.
+const WHOLE_FILE_STRICT: f32 = 0.95;
 const WINDOW: f32 = 0.5;
 /// Files up to this size come whole if they are a small part of what arrives in a round trip: more than half of them is
 /// read by most that read them at all.
@@ -109,7 +111,8 @@ struct Inner {
     touched: HashSet<File>,
     guessed: HashMap<File, Guessed>,
     unjudged: VecDeque<File>,
-    by_directory: Ratios<(u8, LayerPath, Ground)>,
+    /// Of files of a kind in a directory, used ones to all that were used or guessed.
+    by_directory: Ratios<(u8, LayerPath, Vec<u8>)>,
     by_kind: Ratios<(Vec<u8>, Ground)>,
     misses: HashMap<File, u32>,
     windows: Windows,
@@ -225,6 +228,7 @@ impl Guess {
     pub fn at_miss(&self, layer: u8, path: &LayerPath, recipe: &Recipe, missed: Range<u64>, room: Room) -> Vec<Candidate> {
         let len = recipe.len();
         let (range, probability) = match len {
+            ..=SMALL_FILE if self.nodes.fetcher().is_strict() => (0..len, WHOLE_FILE_STRICT),
             ..=SMALL_FILE => (0..len, WHOLE_FILE),
             _ if len <= MIDDLE_FILE.min(room.read_ahead / 2) => (0..len, WINDOW),
             _ => (self.inner.lock().windows.at_miss(layer, path, &missed, len, room.read_ahead), WINDOW),
@@ -244,13 +248,11 @@ impl Guess {
         let (Some(directory), Some(root)) = (path.parent(), self.roots.get(usize::from(layer))) else { return };
         let Look::Found(entries) = self.nodes.local_children(root, &directory, MAX_CHILDREN) else { return };
         let kind = words::kind(path.name());
+        let admits = self.nodes.fetcher().admission();
         let mut inner = self.inner.lock();
         let misses = inner.misses.entry((layer, directory.clone())).or_default();
         *misses += 1;
         let many = *misses > KNOWN_MISSES;
-        if !many {
-            room /= 2;
-        }
         let most = if many { SMALL_FILE } else { SMALL_FILE.min(len.max(32 << 10) * 2) };
         let mut likely: Vec<(&Entry, &Recipe)> = Vec::new();
         for entry in &entries {
@@ -262,15 +264,15 @@ impl Guess {
         likely.sort_by_key(|(_, recipe)| recipe.len());
         for (entry, recipe) in likely {
             let file = (layer, entry.path.clone());
-            if inner.touched.contains(&file) || inner.guessed.contains_key(&file) {
+            if inner.touched.contains(&file) {
                 continue;
             }
             let probability = inner.likely(&file, Ground::Neighbour);
-            if probability < LEAST {
-                return;
-            }
-            let Recipe::Extents(_) = recipe else { continue };
             let chunks = self.nodes.local_chunks(recipe, 0..recipe.len()).chunks;
+            let Some((_, first)) = chunks.first().filter(|(_, chunk)| admits(chunk.len, probability)) else { continue };
+            if self.nodes.fetcher().is_here(&first.digest) {
+                continue;
+            }
             let Some(left) = room.checked_sub(recipe.len()) else { return };
             room = left;
             inner.guess(file, Ground::Neighbour);
@@ -290,8 +292,9 @@ impl Inner {
     fn likely(&self, (layer, path): &File, ground: Ground) -> f32 {
         let kind = words::kind(path.name());
         let prior = ground.prior(&kind);
+        let directory = (*layer, path.parent().unwrap_or_default(), kind.clone());
         let by_kind = self.by_kind.get(&(kind, ground), prior);
-        self.by_directory.get(&(*layer, path.parent().unwrap_or_default(), ground), by_kind)
+        self.by_directory.get(&directory, by_kind)
     }
 
     /// The file will be fetched for this reason.
@@ -302,13 +305,17 @@ impl Inner {
         }
     }
 
-    fn kinds((layer, path): &File, ground: Ground) -> ((u8, LayerPath, Ground), (Vec<u8>, Ground)) {
-        ((*layer, path.parent().unwrap_or_default(), ground), (words::kind(path.name()), ground))
+    fn kinds((layer, path): &File, ground: Ground) -> ((u8, LayerPath, Vec<u8>), (Vec<u8>, Ground)) {
+        let kind = words::kind(path.name());
+        ((*layer, path.parent().unwrap_or_default(), kind.clone()), (kind, ground))
     }
 
     /// A file that may have been guessed is used.
     fn turned_out(&mut self, file: &File) {
-        let Some(guessed) = self.guessed.get_mut(file) else { return };
+        let Some(guessed) = self.guessed.get_mut(file) else {
+            let (directory, _) = Self::kinds(file, Ground::Neighbour);
+            return self.by_directory.add(directory, true);
+        };
         let (directory, kind) = Self::kinds(file, guessed.ground);
         if std::mem::replace(&mut guessed.judged, true) {
             self.by_directory.was_right(&directory);

@@ -49,6 +49,8 @@ const SMALL_PROGRAM: u64 = 8 << 20;
 /// Tables and relocated data are read by the loader itself.
 const EAGER: f32 = 0.85;
 const MAX_EAGER: u64 = 2 << 20;
+/// Length of a chunk, about.
+const TYPICAL_LEN: u32 = 16 << 10;
 /// A guess is this much less likely than what it follows from.
 const STEP: f32 = 0.95;
 
@@ -286,6 +288,11 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Whether anything that is so likely is fetched at the moment; if not, it may be looked at again later.
+    fn admits(&self, probability: f32) -> bool {
+        self.guess.nodes.fetcher().admission()(TYPICAL_LEN, probability)
+    }
+
     fn folder(&mut self, directory: &File) -> Result<Arc<Folder>, Lacks> {
         if let Some(folder) = self.folders.get(directory) {
             return Ok(Arc::clone(folder));
@@ -307,7 +314,7 @@ impl<'a> Engine<'a> {
             Some(ground) => chain * self.guess.inner.lock().likely(file, ground),
         };
         let known = self.expected.get(file).copied().unwrap_or_default();
-        if probability <= known || probability < LEAST {
+        if probability <= known || probability < LEAST || !self.admits(probability) {
             return Ok(());
         }
         let Some(Entry { kind: Kind::File(recipe), meta, .. }) = self.entry(file)? else { return Ok(()) };
@@ -429,7 +436,7 @@ impl<'a> Engine<'a> {
         let (Some(directory), Some(root)) = (file.1.parent(), self.guess.roots.get(usize::from(file.0))) else { return Ok(()) };
         let kind = words::kind(file.1.name());
         let near = self.guess.inner.lock().likely(file, Ground::Neighbour) * STEP;
-        if near < LEAST {
+        if near < LEAST || !self.admits(near) {
             return Ok(());
         }
         let entries = match self.guess.nodes.local_children(root, &directory, super::MAX_CHILDREN) {
@@ -441,7 +448,7 @@ impl<'a> Engine<'a> {
             let same = entry.path != file.1 && entry.len() <= SMALL_FILE && words::kind(entry.path.name()) == kind;
             let other = (file.0, entry.path);
             if same && matches!(entry.kind, Kind::File(_)) && !self.expected.contains_key(&other) {
-                self.add(near.min(STEP), What::File(other, Some(Ground::Neighbour)));
+                self.add(STEP, What::File(other, Some(Ground::Neighbour)));
             }
         }
         Ok(())
