@@ -260,9 +260,9 @@ async fn a_client_that_sends_too_much_is_told_so() {
 /// The attacker sends whatever should hurt most, as often as it is taken, before, between and after honest runs.
 async fn attack(first: bool, poison: impl Fn(u32) -> Vec<(String, Touch)>) {
     let place = Place::start().await;
-    let sample = sample(3000);
+    let sample = sample(1600);
     place.remote.push("1", &sample).await;
-    let honest = |n: u32| files((0..600).filter(move |file| file % 20 != n % 20));
+    let honest = |n: u32| files((0..400).filter(move |file| file % 20 != n % 20));
     let mut evil = 0;
     if first {
         for _ in 0..30 {
@@ -287,17 +287,17 @@ async fn attack(first: bool, poison: impl Fn(u32) -> Vec<(String, Touch)>) {
 
 #[tokio::test]
 async fn who_claims_to_touch_all_of_the_image_costs_others_little() {
-    attack(false, |_| files(0..3000)).await;
+    attack(false, |_| files(0..1600)).await;
 }
 
 #[tokio::test]
 async fn not_even_when_it_comes_first() {
-    attack(true, |_| files((0..3000).rev())).await;
+    attack(true, |_| files((0..1600).rev())).await;
 }
 
 #[tokio::test]
 async fn nor_does_one_who_touches_ever_new_things_at_once() {
-    attack(false, |round| files((0..800).map(|n| 600 + (n + 37 * round) % 2400))).await;
+    attack(false, |round| files((0..600).map(|n| 400 + (n + 37 * round) % 1200))).await;
 }
 
 #[tokio::test]
