@@ -52,17 +52,17 @@ pub(crate) async fn held_trace_insert(db: &mut Connection, repository: Repositor
     Ok(done.last_insert_rowid())
 }
 
-/// The held traces of one image, newest first, at most `limit`.
-pub(crate) async fn held_trace_list(db: &mut Connection, repository: RepositoryId, image: &Digest, limit: u32) -> Result<Vec<Vec<u8>>, DbError> {
+/// The held traces of one image and their numbers, newest first, at most `limit`.
+pub(crate) async fn held_trace_list(db: &mut Connection, repository: RepositoryId, image: &Digest, limit: u32) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
     let doing = "read held traces";
-    let rows = sqlx::query("SELECT bytes FROM held_trace WHERE repository_id = ? AND image_digest = ? ORDER BY id DESC LIMIT ?")
+    let rows = sqlx::query("SELECT id, bytes FROM held_trace WHERE repository_id = ? AND image_digest = ? ORDER BY id DESC LIMIT ?")
         .bind(repository.0)
         .bind(&image.as_bytes()[..])
         .bind(limit)
         .fetch_all(db)
         .await
         .map_err(failed(doing))?;
-    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed(doing))
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>().map_err(failed(doing))
 }
 
 /// The oldest held traces beyond what the repository may hold: `count` of them, and `bytes` together.

@@ -17,10 +17,9 @@ use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::model::Model;
 use layer_format::reference::Repository;
 use layer_format::trace::Trace;
-use predictor::Verdict;
 
 use super::frames::ReadError;
-use super::gate::{judge, passes};
+use super::gate::{Verdict, judge};
 use super::image::Image;
 use super::nodes::Nodes;
 use super::objects::Objects;
@@ -124,7 +123,7 @@ impl Learner {
                 repository_find(&mut db, repository).await?
             };
             let Some(row) = row else { return Ok(()) };
-            if let Step::Done = self.learn_once(&row, image, &trace, is_new).await? {
+            if let Step::Done = self.learn_once(repository, &row, image, &trace, is_new).await? {
                 self.metrics.traces_merged.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
@@ -133,7 +132,7 @@ impl Learner {
         Ok(())
     }
 
-    async fn learn_once(&self, row: &RepositoryRow, image: &Digest, trace: &Arc<Trace>, is_new: bool) -> Result<Step, ReadError> {
+    async fn learn_once(&self, repository: &Repository, row: &RepositoryRow, image: &Digest, trace: &Arc<Trace>, is_new: bool) -> Result<Step, ReadError> {
         let Some(mut models) = self.models_of(row, image).await? else { return Ok(Step::Done) };
         let (served, held) = {
             let mut db = self.objects.db.read().await?;
@@ -143,10 +142,15 @@ impl Learner {
             };
             (served, held_trace_list(&mut db, row.id, image, JUDGES).await?)
         };
+        let mut by_source: BTreeMap<Option<Source>, Vec<Vec<u8>>> = BTreeMap::new();
+        for (number, bytes) in held {
+            by_source.entry(self.sources.of_held(repository, number)).or_default().push(bytes);
+        }
+        let held: Vec<Vec<Vec<u8>>> = by_source.into_values().collect();
         let (candidate, for_task) = (models.candidate.take(), Arc::clone(trace));
         let learned = tokio::task::spawn_blocking(move || merge(served.as_deref(), candidate.as_deref(), &for_task, &held));
         let (bytes, verdict) = learned.await.map_err(|_| ReadError::Cancelled)?;
-        let passes = verdict.as_ref().is_none_or(passes);
+        let passes = verdict.is_none_or(|verdict| verdict.passes());
         let mut transaction = self.objects.db.begin().await?;
         if passes {
             let digest = Digest::of(&bytes);
@@ -201,7 +205,7 @@ pub(super) async fn follow_newest(db: &mut Connection, row: &RepositoryRow, imag
 }
 
 /// The encoded model that learned the trace, and how it did. Takes a while.
-fn merge(served: Option<&[u8]>, candidate: Option<&[u8]>, trace: &Trace, held: &[Vec<u8>]) -> (Vec<u8>, Option<Verdict>) {
+fn merge(served: Option<&[u8]>, candidate: Option<&[u8]>, trace: &Trace, held: &[Vec<Vec<u8>>]) -> (Vec<u8>, Option<Verdict>) {
     let decode = |bytes: &[u8]| match Model::decode(bytes) {
         Ok(model) => Some(model),
         Err(error) => {
@@ -213,8 +217,8 @@ fn merge(served: Option<&[u8]>, candidate: Option<&[u8]>, trace: &Trace, held: &
     let mut model = candidate.and_then(decode).or_else(|| current.clone()).unwrap_or_default();
     predictor::learn(&mut model, trace, &predictor::Params::default());
     let bytes = model.encode();
-    let held: Vec<Trace> = held.iter().filter_map(|bytes| Trace::decode(bytes).ok()).collect();
-    (bytes, current.map(|current| judge(&current, &model, &held)))
+    let held: Vec<Vec<Trace>> = held.iter().map(|held| held.iter().filter_map(|bytes| Trace::decode(bytes).ok()).collect()).collect();
+    (bytes, current.and_then(|current| judge(&current, &model, &held)))
 }
 
 /// What a run used: bytes of all objects that answer for what it touched.

@@ -6,7 +6,7 @@
 //! Two rules hold for each repository:
 //! * a source may send [`TraceLimits::burst`] traces at once, and one more each [`TraceLimits::interval`];
 //! * of the traces taken last (as many as a model's half-life, of the last hour) one source may have a quarter, or, if
-//!   there are fewer than four sources, an equal share. Who is alone is not limited.
+//!   there are fewer than four sources, an equal share; a few ([`FREE`]) in any case. Who is alone is not limited.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -26,6 +26,8 @@ const WINDOW: usize = 20;
 const WINDOW_AGE: Duration = Duration::from_secs(3600);
 /// From this many sources on each may have at most this part.
 const MAX_PARTS: usize = 4;
+/// So many of the window's traces any source may have, however few there are.
+const FREE: usize = 4;
 /// Repositories, and sources of one, that are remembered: the one seen longest ago is forgotten.
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 const MAX_SOURCES: NonZeroUsize = NonZeroUsize::new(256).unwrap();
@@ -100,7 +102,8 @@ impl Sources {
         let mut others: Vec<u64> = seen.window.iter().map(|(_, other)| other.0).filter(|other| *other != source.0).collect();
         others.sort_unstable();
         others.dedup();
-        if !others.is_empty() && own > WINDOW / MAX_PARTS.min(others.len() + 1) {
+        let all_then = (seen.window.len() + 1).min(WINDOW);
+        if !others.is_empty() && own > all_then.div_ceil(MAX_PARTS.min(others.len() + 1)).max(FREE) {
             return Err(Refused::Share);
         }
         *left -= 1.0;
