@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use client_store::Timeline;
+use client_store::{Policy, Timeline};
 use client_store::session::Finished;
 use layer_format::LayerPath;
 use layer_format::manifest::{Mode, StateImage};
@@ -60,7 +60,7 @@ pub struct Launch {
     pub trace: Option<PathBuf>,
     pub pull: bool,
     pub offline: bool,
-    pub predict: bool,
+    pub policy: Policy,
     pub readahead: u32,
     /// Record first touches.
     pub record: bool,
@@ -194,7 +194,7 @@ impl Launch {
             startup_file: self.startup_file.as_deref(),
             pull: self.pull,
             offline: self.offline,
-            predict: self.predict,
+            policy: self.policy,
             record: self.record,
             timeline: self.timeline.as_ref(),
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use client_store::store::ImageOrigin;
-use client_store::{LayerView, Session, Store, Timeline};
+use client_store::{LayerView, Policy, Session, Store, Timeline};
 use layer_format::Digest;
 use layer_format::manifest::{ImageManifest, LayerManifest, StateImage};
 use layer_format::reference::ImageReference;
@@ -51,8 +51,8 @@ pub struct Request<'a> {
     pub pull: bool,
     /// Never ask it.
     pub offline: bool,
-    /// Use what earlier runs taught.
-    pub predict: bool,
+    /// What is fetched ahead, unless offline.
+    pub policy: Policy,
     /// Record first touches.
     pub record: bool,
     /// Told how the run goes.

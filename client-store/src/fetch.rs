@@ -21,6 +21,7 @@ mod saver;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -55,6 +56,8 @@ pub const DEFAULT_WASTE_BUDGET_BYTES: u64 = 32 << 20;
 /// file, or of one that is read in order. Only what the reader knows of a file's own shape may claim it; a prediction of
 /// a model never does, so the budget binds whatever a model says.
 pub(crate) const SURE: f32 = 0.6;
+/// On a metered link nothing less likely is fetched ahead.
+const STRICT: f64 = 0.9;
 /// Beyond the budget, one byte in this many used ones may be wasted.
 const WASTE_SHARE: u64 = 5;
 
@@ -80,6 +83,8 @@ pub struct FetcherOptions {
     pub memory_bytes: usize,
     /// Bytes fetched ahead and not used at which prefetching stops (or a fifth of the used ones, if that is more).
     pub waste_budget_bytes: u64,
+    /// Fetch ahead only what is nearly sure to be used.
+    pub strict: bool,
     /// Never make a request.
     pub offline: bool,
     /// Told of waits, requests and arrivals.
@@ -98,6 +103,7 @@ impl FetcherOptions {
             stall_limit: DEFAULT_STALL_LIMIT,
             memory_bytes: DEFAULT_MEMORY_BYTES,
             waste_budget_bytes: DEFAULT_WASTE_BUDGET_BYTES,
+            strict: false,
             offline: false,
             timeline: None,
         }
@@ -183,6 +189,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// How long threads waited for what they needed.
     pub(crate) latency: Latency,
+    /// Bytes that may be wasted beyond the budget: nodes, which are bounded by themselves.
+    pub(crate) allowance: AtomicU64,
     /// Wakes the pump.
     pub(crate) wake: Notify,
     /// Name of the launch whose stream is open, for requests that take objects out of it.
@@ -226,13 +234,18 @@ impl Shared {
         let len = bytes.len();
         let mut queue = self.queue.lock();
         let job = queue.landed(&digest);
-        let ahead = job.as_ref().is_none_or(|job| job.waiters == 0);
+        let background = job.as_ref().is_some_and(|job| job.background && job.waiters == 0);
+        let ahead = !background && job.as_ref().is_none_or(|job| job.waiters == 0);
         {
             let mut memory = self.memory.lock();
             let first = memory.arrived(&digest, len, ahead);
-            memory.keep(digest, bytes.clone());
+            // What no one asked for goes to the store, and leaves in memory what is used.
+            if !background {
+                memory.keep(digest, bytes.clone());
+            }
             self.counters.bytes_fetched.add(len as u64);
             match (first, &job) {
+                _ if background => self.counters.bytes_background.add(len as u64),
                 (false, None) => self.counters.bytes_wasted.add(len as u64),
                 _ if ahead => self.counters.bytes_prefetched.add(len as u64),
                 _ => {}
@@ -266,7 +279,19 @@ impl Shared {
             // It lives in memory only: what does not fit would be fetched again.
             budget = budget.min(self.options.memory_bytes as u64 / 2);
         }
+        budget += self.allowance.load(Ordering::Relaxed);
         budget.saturating_sub(usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get())
+    }
+
+    /// The probability above which something is fetched ahead: P\*, and more the less is left of the waste budget, so that
+    /// what is unlikely does not take it from what is likely.
+    pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
+        let usage = self.memory.lock().usage();
+        let budget = self.options.waste_budget_bytes.max(usage.needed / WASTE_SHARE) + self.allowance.load(Ordering::Relaxed);
+        let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()) as f64 / budget.max(1) as f64;
+        let least = if self.options.strict { STRICT } else { f64::from(SURE) * spent.min(1.0) };
+        let link = self.link.lock().clone();
+        move |len, probability| f64::from(probability) > link.threshold(len.into()).max(least)
     }
 
     fn is_offline(&self) -> bool {
@@ -297,6 +322,7 @@ impl Fetcher {
             saver,
             counters: Counters::default(),
             latency: Latency::default(),
+            allowance: AtomicU64::new(0),
             wake: Notify::new(),
             launch_id: Mutex::default(),
             started: Instant::now(),
@@ -400,7 +426,7 @@ impl Fetcher {
             let mut room = shared.waste_room(queue.ahead_flying);
             for rider in &riders {
                 let len = u64::from(if rider.len == 0 { queue::UNKNOWN_LEN } else { rider.len });
-                let affordable = room >= len || rider.probability >= SURE;
+                let affordable = room >= len || (rider.probability >= SURE && !shared.options.strict);
                 if !affordable || plan.is_expected(&rider.digest) || shared.in_memory(&rider.digest) {
                     continue;
                 }
@@ -435,10 +461,8 @@ impl Fetcher {
             Room { read_ahead: link.read_ahead(), predicted: link.window() }
         };
         let mut candidates = choose(room);
-        {
-            let link = self.shared.link.lock();
-            candidates.retain(|candidate| f64::from(candidate.probability) > link.threshold(candidate.len.into()));
-        }
+        let admits = self.shared.admission();
+        candidates.retain(|candidate| admits(candidate.len, candidate.probability));
         let mut bytes = 0;
         let mut absent = self.absent(candidates);
         absent.retain(|candidate| {
@@ -473,6 +497,16 @@ impl Fetcher {
     /// Whether an object is on this machine, so far as that can be told without reading it.
     pub(crate) fn is_here(&self, digest: &Digest) -> bool {
         self.shared.in_memory(digest) || self.shared.options.cache.contains(std::slice::from_ref(digest)).is_ok_and(|here| here == [true])
+    }
+
+    /// These bytes of nodes that are asked for ahead of use are bounded by whoever asks, not by the waste budget.
+    pub(crate) fn allow(&self, bytes: u64) {
+        self.shared.allowance.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether an object of this length and probability would be fetched ahead now.
+    pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
+        self.shared.admission()
     }
 
     /// The delivery rate as last measured, in uncompressed bytes a second.
@@ -515,6 +549,37 @@ impl Fetcher {
         self.shared.wake.notify_one();
     }
 
+    /// Brings objects here in this order when nothing else is wanted of the link. What does not come is forgotten.
+    pub(crate) fn bring(&self, objects: &[(Digest, u32)]) {
+        if !self.shared.is_offline() {
+            self.shared.queue.lock().bring(objects);
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Objects of [`Fetcher::bring`] that have not come, and are not forgotten.
+    pub(crate) fn background_left(&self) -> usize {
+        self.shared.queue.lock().background_left()
+    }
+
+    /// For how long no thread has had to wait for anything.
+    pub(crate) fn quiet_for(&self) -> Duration {
+        let last = self.shared.queue.lock().last_demand;
+        last.unwrap_or(self.shared.started).elapsed()
+    }
+
+    /// Whether nothing is being fetched ahead of use, nor announced.
+    pub(crate) fn is_idle(&self) -> bool {
+        let is_open = self.shared.plan.lock().open;
+        let queue = self.shared.queue.lock();
+        !is_open && !queue.has_prefetch() && queue.demand_requests + queue.prefetch_requests == 0
+    }
+
+    /// Whether the store failed last time.
+    pub(crate) fn is_store_failing(&self) -> bool {
+        self.shared.saver.is_failing()
+    }
+
     /// Prefixes of the objects that the launch stream has announced and not brought yet.
     pub(crate) fn planned(&self) -> Vec<u64> {
         self.shared.plan.lock().outstanding()
@@ -539,6 +604,11 @@ impl Fetcher {
     /// What is told of waits and arrivals.
     pub(crate) fn timeline(&self) -> Option<&Arc<Timeline>> {
         self.shared.options.timeline.as_ref()
+    }
+
+    /// Whether only what is nearly sure to be used is fetched ahead.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.shared.options.strict
     }
 
     /// Whether no request can ever be made.

@@ -5,6 +5,7 @@
 //! * [`fetch`]: the block fetcher: single flight, retries, verification, the launch stream. [`link`] measures the line.
 //! * [`reader`], [`recorder`], [`prefetch`]: a layer as the filesystem reads it, what it touched, what comes next; [`guess`]
 //!   says so where no model does.
+//! * [`complete`]: the rest of an image, while the application runs.
 //! * [`session`]: one run of one image, all of the above together; [`stats`] says what it cost.
 //! * [`timeline`]: how a run goes in time, for whoever looks at it.
 //! * [`view`]: what the VM's filesystem needs of a layer.
@@ -12,6 +13,7 @@
 mod anonymous;
 pub mod cache;
 pub mod cache_conformance;
+pub mod complete;
 pub mod error;
 pub mod fetch;
 pub mod guess;

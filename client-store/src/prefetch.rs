@@ -208,7 +208,9 @@ impl Prefetcher {
             self.work.notify_one();
         }
         // A model never claims what only the shape of a file may: the waste budget binds it.
-        candidates.iter_mut().for_each(|candidate| candidate.probability = candidate.probability.min(SURE - 0.01));
+        if !self.nodes.fetcher().is_strict() {
+            candidates.iter_mut().for_each(|candidate| candidate.probability = candidate.probability.min(SURE - 0.01));
+        }
         Some(candidates)
     }
 

@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 
 use crate::anonymous::anonymous;
 use crate::cache::ObjectCache;
+use crate::complete::{Completion, CompletionOptions};
 use crate::error::FetchError;
 use crate::fetch::{self, Fetcher, FetcherOptions, LaunchError, LaunchOptions, LaunchStream, Wanted, no_candidates};
 use crate::guess::Guess;
@@ -33,6 +34,8 @@ use crate::view::LayerView;
 pub const DEFAULT_LAUNCH_BUDGET_BYTES: u64 = 1 << 30;
 /// Connections opened at the start of a run: for the launch, demands and prefetches.
 const CONNECTIONS: usize = 3;
+/// Most bytes fetched in vain on a metered link.
+const METERED_WASTE_BYTES: u64 = 2 << 20;
 /// Most words of start commands that are looked at.
 const MAX_SEEDS: usize = 32;
 /// How long the end of a run waits for its trace to be sent.
@@ -109,6 +112,10 @@ pub struct SessionOptions {
     pub model: Option<Digest>,
     /// Send the trace at the end.
     pub send_trace: bool,
+    /// Every byte costs: only what is nearly sure is fetched ahead, and next to nothing may be wasted.
+    pub metered: bool,
+    /// Bring the rest of the image here while the application runs and needs nothing. Not if metered or offline.
+    pub completion: Option<CompletionOptions>,
     /// What is recorded of first touches.
     pub recording: Recording,
     /// Told how the run goes; the images of a run share one.
@@ -137,6 +144,8 @@ impl SessionOptions {
             have: None,
             model: None,
             send_trace: true,
+            metered: false,
+            completion: None,
             recording: Recording::default(),
             timeline: None,
         }
@@ -209,6 +218,7 @@ pub struct Session {
     models: Arc<Mutex<Models>>,
     prefetcher: Option<Arc<Prefetcher>>,
     guess: Arc<Guess>,
+    completion: Option<Arc<Completion>>,
     threads: Vec<std::thread::JoinHandle<()>>,
     launch: Option<LaunchStream>,
     origin: Option<Arc<dyn Origin>>,
@@ -231,7 +241,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`] if the manifests cannot be had within the wait limit.
-    pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
+    pub fn start(mut options: SessionOptions) -> Result<Self, SessionError> {
         let named = match &options.image.revision {
             Revision::Digest(digest) => Some(*digest),
             _ => options.digest,
@@ -240,7 +250,8 @@ impl Session {
             wait_limit: options.wait_limit,
             stall_limit: options.stall_limit,
             memory_bytes: options.memory_bytes,
-            waste_budget_bytes: options.waste_budget_bytes,
+            waste_budget_bytes: if options.metered { options.waste_budget_bytes.min(METERED_WASTE_BYTES) } else { options.waste_budget_bytes },
+            strict: options.metered,
             offline: options.policy == Policy::Offline,
             timeline: options.timeline.clone(),
             ..FetcherOptions::new(options.cache.clone(), options.origin.clone(), options.image.repository.clone(), options.runtime.clone())
@@ -288,9 +299,16 @@ impl Session {
             false => Guess::disabled(nodes.clone()),
         });
         let mut threads = Vec::new();
-        let prefetcher = (needs_network && options.policy == Policy::Predicted)
-            .then(|| Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone())));
-        if needs_network && matches!(options.policy, Policy::Predicted | Policy::Guessed) {
+        let prefetcher = (needs_network && options.policy == Policy::Predicted).then(|| {
+            Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone()))
+        });
+        let completion = options.completion.take().filter(|_| needs_network && !options.metered);
+        let completion = completion.map(|how| Arc::new(Completion::new(fetcher.clone(), options.cache.clone(), manifest.layers.clone(), how)));
+        if let Some(completion) = &completion {
+            let for_thread = completion.clone();
+            threads.push(thread("turbo-complete", move || for_thread.run())?);
+        }
+        if needs_network && !options.metered && matches!(options.policy, Policy::Predicted | Policy::Guessed) {
             guess.set_active(options.policy == Policy::Guessed);
             let for_thread = guess.clone();
             threads.push(thread("turbo-guess", move || for_thread.run())?);
@@ -315,6 +333,7 @@ impl Session {
             models,
             prefetcher,
             guess,
+            completion,
             threads,
             launch,
             origin: options.origin,
@@ -378,6 +397,12 @@ impl Session {
         self.entry_point = Some(entry_point.to_owned());
     }
 
+    /// How the rest of the image is brought here, for whoever wants to look: it may be asked as long as it is held. `None` if
+    /// it is not.
+    pub fn completion(&self) -> Option<Arc<Completion>> {
+        self.completion.clone()
+    }
+
     /// The trace of this run stays on this machine.
     pub fn keep_trace(&mut self) {
         self.send_trace = false;
@@ -405,6 +430,9 @@ impl Session {
             prefetcher.close();
         }
         self.guess.close();
+        if let Some(completion) = &self.completion {
+            completion.close();
+        }
         self.fetcher.stop_prefetch();
         let trace = self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture);
         let sent = self.send(&trace);
@@ -464,6 +492,9 @@ impl Drop for Session {
             prefetcher.close();
         }
         self.guess.close();
+        if let Some(completion) = &self.completion {
+            completion.close();
+        }
         for thread in self.threads.drain(..) {
             // A panic of the thread was reported by itself.
             let _ = thread.join();
@@ -503,7 +534,8 @@ fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, mo
         entry_point: options.entry_point.clone(),
         architecture: options.architecture.clone(),
         predict: is_predicted,
-        budget_bytes: if is_predicted { options.launch_budget_bytes } else { 0 },
+        // Only this side knows what is worth its price.
+        budget_bytes: if is_predicted && !options.metered { options.launch_budget_bytes } else { 0 },
         have: options.have.as_ref().map(HaveFilter::to_hex),
         model: models.lock().digest,
         ..LaunchRequest::default()
@@ -518,6 +550,7 @@ fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, mo
     }
     let (for_model, for_end) = (models.clone(), models.clone());
     let on_model: Option<fetch::OnModel> = is_predicted.then(|| Box::new(move |digest, model| for_model.lock().set(digest, model)) as fetch::OnModel);
-    let on_end: fetch::OnEnd = Box::new(move |whole| for_end.lock().ended(whole));
+    let metered = options.metered;
+    let on_end: fetch::OnEnd = Box::new(move |whole| for_end.lock().ended(whole && !metered));
     fetcher.launch(LaunchOptions { image, digest: named, request, on_model, on_end: Some(on_end) })
 }

@@ -37,6 +37,9 @@ pub struct RunStats {
     pub bytes_prefetched: u64,
     /// Those of them that were then used.
     pub bytes_prefetched_used: u64,
+    /// Bytes that arrived to complete the image, when nothing else was wanted of the link. Not part of `bytes_prefetched` or
+    /// `bytes_wasted`.
+    pub bytes_background: u64,
     /// Bytes that arrived and were of no use: prefetched and not used so far, received twice, or damaged.
     pub bytes_wasted: u64,
     /// Bytes of the objects that were used and were local before the run.
@@ -72,7 +75,7 @@ macro_rules! counters {
         }
     };
 }
-counters!(demand_misses, demand_requests, requests, stall_us, bytes_fetched, bytes_prefetched, damaged_objects, retries, promotions, bytes_wasted);
+counters!(demand_misses, demand_requests, requests, stall_us, bytes_fetched, bytes_prefetched, damaged_objects, retries, promotions, bytes_wasted, bytes_background);
 
 /// A number that only grows.
 #[derive(Debug, Default)]

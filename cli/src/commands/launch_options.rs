@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use client_store::Policy;
 use layer_format::reference::ImageReference;
 
 use crate::commands::sync_options::SyncOptions;
@@ -71,7 +72,7 @@ pub struct LaunchOptions {
     /// Never use the network.
     #[arg(long)]
     offline: bool,
-    /// Do not use what was learned from earlier runs: fetch what is asked for, and a little beside it.
+    /// Do not use what was learned from earlier runs: what is fetched ahead is guessed from the image alone.
     #[arg(long)]
     no_model: bool,
     /// Do not send the trace of this run to the registry: nothing is learned from it. (`turbo config --traces=false` for all.)
@@ -80,6 +81,9 @@ pub struct LaunchOptions {
     /// What is recorded of first touches: to measure what recording costs.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t, hide = true)]
     record: Recorded,
+    /// Fetch ahead nothing but more of a file that is read: the measure for all else.
+    #[arg(long, hide = true)]
+    on_demand: bool,
     #[command(flatten)]
     sync: SyncOptions,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
@@ -178,8 +182,12 @@ impl Checked {
         launch.trace = options.trace.as_deref().map(std::path::absolute).transpose()?;
         launch.pull = options.pull;
         launch.offline = options.offline;
-        launch.predict = !options.no_model;
         launch.record = options.record == Recorded::Touches;
+        launch.policy = match (options.on_demand, options.no_model) {
+            (true, _) => Policy::OnDemand,
+            (false, true) => Policy::Guessed,
+            (false, false) => Policy::Predicted,
+        };
         launch.readahead = options.readahead;
         launch.upload_traces = !options.no_trace_upload;
         launch.share = options.sync.share();
@@ -228,9 +236,9 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         trace: None,
         pull: false,
         offline: false,
-        predict: true,
         record: true,
         timeline: None,
+        policy: Policy::Predicted,
         readahead: launch::DEFAULT_READAHEAD,
         upload_traces: true,
         share: None,
