@@ -31,7 +31,9 @@ impl Pin {
             return Ok(Exit::Success);
         }
         let pinned = app.block_on(registry.pin_model(&image, model))?.with_context(|| format!("no model was pinned to {image}"))?;
-        app.output.result(&serde_json::json!({"image": image.to_string(), "model": pinned}), |out| writeln!(out, "{image}: launches get {pinned}, whatever is learned"))?;
+        app.output.result(&serde_json::json!({"image": image.to_string(), "model": pinned}), |out| {
+            writeln!(out, "{image}: launches get {pinned}, whatever is learned")
+        })?;
         Ok(Exit::Success)
     }
 }
