@@ -21,6 +21,7 @@ mod saver;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -179,6 +180,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// How long threads waited for what they needed.
     pub(crate) latency: Latency,
+    /// Bytes that may be wasted beyond the budget: nodes, which are bounded by themselves.
+    pub(crate) allowance: AtomicU64,
     /// Wakes the pump.
     pub(crate) wake: Notify,
     /// Name of the launch whose stream is open, for requests that take objects out of it.
@@ -262,7 +265,19 @@ impl Shared {
             // It lives in memory only: what does not fit would be fetched again.
             budget = budget.min(self.options.memory_bytes as u64 / 2);
         }
+        budget += self.allowance.load(Ordering::Relaxed);
         budget.saturating_sub(usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get())
+    }
+
+    /// The probability above which something is fetched ahead: P\*, and more the less is left of the waste budget, so that
+    /// what is unlikely does not take it from what is likely.
+    pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
+        let usage = self.memory.lock().usage();
+        let budget = self.options.waste_budget_bytes.max(usage.needed / WASTE_SHARE) + self.allowance.load(Ordering::Relaxed);
+        let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()) as f64 / budget.max(1) as f64;
+        let least = f64::from(SURE) * spent.min(1.0);
+        let link = self.link.lock().clone();
+        move |len, probability| f64::from(probability) > link.threshold(len.into()).max(least)
     }
 
     fn is_offline(&self) -> bool {
@@ -293,6 +308,7 @@ impl Fetcher {
             saver,
             counters: Counters::default(),
             latency: Latency::default(),
+            allowance: AtomicU64::new(0),
             wake: Notify::new(),
             launch_id: Mutex::default(),
             started: Instant::now(),
@@ -429,10 +445,8 @@ impl Fetcher {
             Room { read_ahead: link.read_ahead(), predicted: link.window() }
         };
         let mut candidates = choose(room);
-        {
-            let link = self.shared.link.lock();
-            candidates.retain(|candidate| f64::from(candidate.probability) > link.threshold(candidate.len.into()));
-        }
+        let admits = self.shared.admission();
+        candidates.retain(|candidate| admits(candidate.len, candidate.probability));
         let mut bytes = 0;
         let mut absent = self.absent(candidates);
         absent.retain(|candidate| {
@@ -467,6 +481,11 @@ impl Fetcher {
     /// Whether an object is on this machine, so far as that can be told without reading it.
     pub(crate) fn is_here(&self, digest: &Digest) -> bool {
         self.shared.in_memory(digest) || self.shared.options.cache.contains(std::slice::from_ref(digest)).is_ok_and(|here| here == [true])
+    }
+
+    /// These bytes of nodes that are asked for ahead of use are bounded by whoever asks, not by the waste budget.
+    pub(crate) fn allow(&self, bytes: u64) {
+        self.shared.allowance.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The delivery rate as last measured, in uncompressed bytes a second.

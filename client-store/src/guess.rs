@@ -41,6 +41,9 @@ pub(crate) const SMALL_FILE: u64 = 256 << 10;
 /// How likely the rest of a small file is needed, and the rest of a window.
 const WHOLE_FILE: f32 = SURE;
 const WINDOW: f32 = 0.5;
+/// Files up to this size come whole if they are a small part of what arrives in a round trip: more than half of them is
+/// read by most that read them at all.
+const MIDDLE_FILE: u64 = 1 << 20;
 /// What is less likely is not fetched.
 const LEAST: f32 = 0.08;
 /// A guess that was not used for this long counts as wrong, until it is used.
@@ -67,10 +70,12 @@ pub(crate) enum Ground {
 }
 
 impl Ground {
-    /// How likely, before anything is known of this run.
-    fn prior(self) -> f32 {
+    /// How likely, for a file of this kind, before anything is known of this run.
+    fn prior(self, kind: &[u8]) -> f32 {
         match self {
-            Self::Neighbour => 0.2,
+            // Of libraries in a folder few are used; of modules of a package most.
+            Self::Neighbour if kind == b"so" => 0.1,
+            Self::Neighbour => 0.3,
             Self::Named => 0.5,
             Self::NamedFar => 0.35,
             Self::Library => 0.9,
@@ -87,6 +92,8 @@ enum Event {
     Touched(File),
     /// The application looked for something here.
     Looked(File),
+    /// It listed this directory.
+    Listed(File),
 }
 
 #[derive(Debug)]
@@ -139,8 +146,8 @@ impl Guess {
             touched: HashSet::new(),
             guessed: HashMap::new(),
             unjudged: VecDeque::new(),
-            by_directory: Ratios::new(6.0),
-            by_kind: Ratios::new(20.0),
+            by_directory: Ratios::new(4.0),
+            by_kind: Ratios::new(8.0),
             misses: HashMap::new(),
             windows: Windows::default(),
             is_active: false,
@@ -193,6 +200,14 @@ impl Guess {
         self.work.notify_one();
     }
 
+    /// The application lists this directory.
+    pub fn listed(&self, layer: u8, directory: &LayerPath) {
+        if self.is_enabled {
+            self.inner.lock().event(Event::Listed((layer, directory.clone())));
+            self.work.notify_one();
+        }
+    }
+
     /// The application looked for something at this path.
     pub fn looked(&self, layer: u8, path: &LayerPath) {
         if !self.is_enabled {
@@ -209,9 +224,10 @@ impl Guess {
     /// What should come along with the bytes `missed` of the file `path`.
     pub fn at_miss(&self, layer: u8, path: &LayerPath, recipe: &Recipe, missed: Range<u64>, room: Room) -> Vec<Candidate> {
         let len = recipe.len();
-        let (range, probability) = match len <= SMALL_FILE {
-            true => (0..len, WHOLE_FILE),
-            false => (self.inner.lock().windows.at_miss(layer, path, &missed, len, room.read_ahead), WINDOW),
+        let (range, probability) = match len {
+            ..=SMALL_FILE => (0..len, WHOLE_FILE),
+            _ if len <= MIDDLE_FILE.min(room.read_ahead / 2) => (0..len, WINDOW),
+            _ => (self.inner.lock().windows.at_miss(layer, path, &missed, len, room.read_ahead), WINDOW),
         };
         let mut candidates = Vec::new();
         let found = self.nodes.local_chunks(recipe, range);
@@ -223,8 +239,7 @@ impl Guess {
         candidates
     }
 
-    /// The small files in the directory of `path`, as far as its nodes are here: those of its kind first, then the small
-    /// ones. A program that reads one of many files (modules, locales, icons) tends to read others beside it.
+    /// The small files of its kind in the directory of `path`, as far as its nodes are here, the smallest first. A program that reads one of many files (modules, locales, icons) tends to read others beside it.
     fn beside(&self, layer: u8, path: &LayerPath, len: u64, mut room: u64, candidates: &mut Vec<Candidate>) {
         let (Some(directory), Some(root)) = (path.parent(), self.roots.get(usize::from(layer))) else { return };
         let Look::Found(entries) = self.nodes.local_children(root, &directory, MAX_CHILDREN) else { return };
@@ -237,16 +252,15 @@ impl Guess {
             room /= 2;
         }
         let most = if many { SMALL_FILE } else { SMALL_FILE.min(len.max(32 << 10) * 2) };
-        let mut likely: Vec<(bool, u64, &Entry, &Recipe)> = Vec::new();
+        let mut likely: Vec<(&Entry, &Recipe)> = Vec::new();
         for entry in &entries {
             let Kind::File(recipe) = &entry.kind else { continue };
-            let (same, len) = (words::kind(entry.path.name()) == kind, recipe.len());
-            if entry.path != *path && len <= most && (same || many) {
-                likely.push((!same, len, entry, recipe));
+            if entry.path != *path && recipe.len() <= most && words::kind(entry.path.name()) == kind {
+                likely.push((entry, recipe));
             }
         }
-        likely.sort_by_key(|(other, len, entry, _)| (*other, *len, entry.path.clone()));
-        for (.., entry, recipe) in likely {
+        likely.sort_by_key(|(_, recipe)| recipe.len());
+        for (entry, recipe) in likely {
             let file = (layer, entry.path.clone());
             if inner.touched.contains(&file) || inner.guessed.contains_key(&file) {
                 continue;
@@ -274,7 +288,9 @@ impl Inner {
 
     /// How likely the file is used, if there is this ground to expect it.
     fn likely(&self, (layer, path): &File, ground: Ground) -> f32 {
-        let by_kind = self.by_kind.get(&(words::kind(path.name()), ground), ground.prior());
+        let kind = words::kind(path.name());
+        let prior = ground.prior(&kind);
+        let by_kind = self.by_kind.get(&(kind, ground), prior);
         self.by_directory.get(&(*layer, path.parent().unwrap_or_default(), ground), by_kind)
     }
 
@@ -300,6 +316,15 @@ impl Inner {
         } else {
             self.by_directory.add(directory, true);
             self.by_kind.add(kind, true);
+        }
+    }
+
+    /// For whoever looks for the reason of a bad guess.
+    fn tell(&self) {
+        for ground in [Ground::Neighbour, Ground::Named, Ground::NamedFar, Ground::Library] {
+            let files = || self.guessed.iter().filter(|(_, guessed)| guessed.ground == ground).map(|(file, _)| file);
+            let right = files().filter(|file| self.touched.contains(*file)).count();
+            tracing::debug!(?ground, guessed = files().count(), right, "guesses of files");
         }
     }
 

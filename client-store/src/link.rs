@@ -18,6 +18,8 @@ pub const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(50);
 pub const INITIAL_RATE: f64 = 4e6;
 /// Bounds of [`Link::window`], in bytes.
 pub const WINDOW_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=32 << 20;
+/// The window while nothing is known of the rate.
+const FIRST_WINDOW_BYTES: u64 = 1 << 20;
 /// Bounds of [`Link::read_ahead`], in bytes.
 pub const READ_AHEAD_BYTES: std::ops::RangeInclusive<u64> = 32 << 10..=4 << 20;
 
@@ -126,7 +128,8 @@ impl Link {
     /// How many bytes of prefetch may be on the way: twice the bandwidth-delay product, within [`WINDOW_BYTES`]. Twice,
     /// so that a rate that was underestimated can be seen to be higher.
     pub fn window(&self) -> u64 {
-        ((2.0 * self.product()) as u64).clamp(*WINDOW_BYTES.start(), *WINDOW_BYTES.end())
+        let least = if self.rates.get(f64::max).is_some() { *WINDOW_BYTES.start() } else { FIRST_WINDOW_BYTES };
+        ((2.0 * self.product()) as u64).clamp(least, *WINDOW_BYTES.end())
     }
 
     /// How many bytes may ride along with a miss without a prediction: what arrives in one round trip. So a miss at

@@ -161,6 +161,9 @@ impl LayerView for LayerReader {
         let mut scan = Scan::directory(self.root, directory.clone(), after);
         let mut above: Option<Arc<Node>> = None;
         let mut entries = Vec::new();
+        if after.is_none() {
+            self.guess.listed(self.layer, directory);
+        }
         while entries.len() < max {
             let digest = match scan.step() {
                 Step::Done(None) => break,

@@ -80,6 +80,7 @@ impl Shared {
         let link = self.link.lock().clone();
         let busy = queue.demand_requests > 0;
         let window = if busy { link.window() / 2 } else { link.window() };
+        let admits = self.admission();
         let backlog = self.saver.backlog() > MAX_BACKLOG_BYTES;
         while !queue.has_demand() && queue.prefetch_requests < link.requests() && !backlog {
             let room = window.saturating_sub(queue.ahead_flying).min(self.waste_room(queue.ahead_flying));
@@ -87,7 +88,7 @@ impl Shared {
             if room < *WINDOW_BYTES.start() / 4 {
                 break;
             }
-            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), |len, probability| f64::from(probability) > link.threshold(len.into())) else {
+            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), &admits) else {
                 break;
             };
             batches.push(batch);

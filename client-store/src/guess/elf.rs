@@ -8,8 +8,6 @@ use std::ops::Range;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
-/// How much of the start of a file tells the rest, in bytes: header and program headers are within the first page.
-pub(crate) const HEAD_LEN: u64 = 4096;
 /// Most program headers looked at.
 const MAX_SEGMENTS: usize = 64;
 /// Most libraries named by one file.

@@ -40,9 +40,12 @@ const MAX_BASES: usize = 8;
 const MAX_TEXT: u64 = 128 << 10;
 /// How much of the start of a large file comes along, and of its end if its table of contents is there.
 const HEAD: u64 = 64 << 10;
+const TAIL: u64 = 128 << 10;
 /// Code of programs and libraries up to this size is likely half used.
-const SMALL_CODE: u64 = 1 << 20;
-const CODE: f32 = 0.45;
+const SMALL_CODE: u64 = 4 << 20;
+const CODE: f32 = 0.5;
+/// The program that is started is read more than others.
+const SMALL_PROGRAM: u64 = 8 << 20;
 /// Tables and relocated data are read by the loader itself.
 const EAGER: f32 = 0.85;
 const MAX_EAGER: u64 = 2 << 20;
@@ -55,10 +58,14 @@ enum What {
     File(File, Option<Ground>),
     /// What stands for a directory that was named.
     Folder(File),
+    /// A directory in which programs may look for what they are told by name.
+    Base(File),
     /// What lies beside a file that is used.
     Beside(File),
-    /// A library, at the first of these paths at which there is one.
+    /// A library, at the first of these paths at which there is one, or in a configured folder.
     Library(Vec<LayerPath>),
+    /// The same in a configured folder.
+    Configured(Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
@@ -138,6 +145,11 @@ impl<'a> Engine<'a> {
     }
 
     pub(crate) fn run(mut self) {
+        self.work();
+        self.guess.inner.lock().tell();
+    }
+
+    fn work(&mut self) {
         let mut seeded = false;
         while let Some(events) = self.wait() {
             if !self.guess.is_active() {
@@ -174,7 +186,8 @@ impl<'a> Engine<'a> {
                 self.add(1.0, What::Beside(file.clone()));
                 self.add(1.0, What::File(file, None));
             }
-            Event::Looked(directory) => self.metadata.focus(&directory),
+            Event::Looked(path) => self.metadata.focus(&path),
+            Event::Listed(directory) => self.add(1.0, What::Base(directory)),
         }
     }
 
@@ -197,9 +210,6 @@ impl<'a> Engine<'a> {
             }
         }
         let queued = fetcher.gauges().prefetches;
-        if queued < ENOUGH_QUEUED {
-            self.metadata.step(&self.guess.nodes, &fetcher, &mut self.candidates);
-        }
         for _ in 0..TURN {
             // What is certain is looked at in any case: it is little.
             let Some(task) = self.tasks.peek().filter(|task| task.probability >= 1.0 || queued < ENOUGH_QUEUED) else { break };
@@ -211,6 +221,9 @@ impl<'a> Engine<'a> {
                 }
                 self.waiting.push(Waiting { task, lacks, until: now + PATIENCE });
             }
+        }
+        if queued < ENOUGH_QUEUED {
+            self.metadata.step(&self.guess.nodes, &fetcher, &mut self.candidates);
         }
         if !self.candidates.is_empty() {
             fetcher.prefetch(std::mem::take(&mut self.candidates), false);
@@ -226,21 +239,42 @@ impl<'a> Engine<'a> {
                 folder.itself().for_each(|item| self.add(task.probability * STEP, What::File((layer, item.path.clone()), Some(Ground::Named))));
                 Ok(())
             }
-            What::Beside(file) => self.beside(file),
-            What::Library(paths) => {
-                for path in paths {
-                    match self.guess.nodes.local_file(&self.guess.roots, path) {
-                        Look::Found((layer, entry)) => {
-                            self.add(task.probability, What::File((layer, entry.path), Some(Ground::Library)));
-                            return Ok(());
-                        }
-                        Look::Absent => {}
-                        Look::Needs(digest) => return Err(digest),
-                    }
+            What::Base(directory) => {
+                if !self.folder(directory)?.is_part() {
+                    self.base(directory.clone());
                 }
                 Ok(())
             }
+            What::Beside(file) => self.beside(file),
+            What::Library(paths) => {
+                if !self.first_of(paths, task.probability)?
+                    && let Some(path) = paths.last().filter(|_| paths.len() > 1)
+                {
+                    self.add(task.probability, What::Configured(path.name().to_vec()));
+                }
+                Ok(())
+            }
+            What::Configured(name) => match self.libraries.configured(&self.guess.nodes, &self.guess.roots, name) {
+                Look::Found(paths) => self.first_of(&paths, task.probability).map(drop),
+                Look::Absent => Ok(()),
+                Look::Needs(digest) => Err(digest),
+            },
         }
+    }
+
+    /// Expects the file at the first of these paths at which there is one. Says whether there is.
+    fn first_of(&mut self, paths: &[LayerPath], probability: f32) -> Result<bool, Lacks> {
+        for path in paths {
+            match self.guess.nodes.local_file(&self.guess.roots, path) {
+                Look::Found((layer, entry)) => {
+                    self.add(probability, What::File((layer, entry.path), Some(Ground::Library)));
+                    return Ok(true);
+                }
+                Look::Absent => {}
+                Look::Needs(digest) => return Err(digest),
+            }
+        }
+        Ok(false)
     }
 
     fn entry(&self, (layer, path): &File) -> Result<Option<Entry>, Lacks> {
@@ -276,16 +310,22 @@ impl<'a> Engine<'a> {
         if probability <= known || probability < LEAST {
             return Ok(());
         }
-        let Some(Entry { kind: Kind::File(recipe), .. }) = self.entry(file)? else { return Ok(()) };
+        let Some(Entry { kind: Kind::File(recipe), meta, .. }) = self.entry(file)? else { return Ok(()) };
         let len = recipe.len();
         let head = if len <= SMALL_FILE { len } else { HEAD };
         if let Some(ground) = ground {
             self.guess.inner.lock().guess(file.clone(), ground);
         }
         self.bring(&recipe, 0..head, probability)?;
+        if len > SMALL_FILE && (meta.mode & 0o111 != 0 || words::kind(file.1.name()) == b"so") {
+            // What the loader reads of a program or library next stands at its end: no need to wait for its start to tell so.
+            self.bring(&recipe, len.saturating_sub(TAIL)..len, probability * EAGER)?;
+        }
         let start = self.guess.nodes.local_content(&recipe, 0..head.min(MAX_TEXT))?;
         if let Some(elf) = elf::head(&start) {
-            self.program(&file.1, &recipe, &elf, probability)?;
+            // What was touched may be large and hardly read; a program that the launch begins with is read.
+            let sure = if ground.is_none() { probability.min(STEP) } else { probability };
+            self.program(&file.1, &recipe, &elf, sure)?;
         } else if start.starts_with(b"#!") {
             let paths = words::interpreter(&start).into_iter().filter_map(|part| LayerPath::from_absolute(part).ok());
             paths.take(1).for_each(|path| self.add(probability * STEP, What::Library(vec![path])));
@@ -313,7 +353,7 @@ impl<'a> Engine<'a> {
             let end = segment.end.min(recipe.len());
             match segment.eager {
                 true => self.bring(recipe, segment.start..end.min(segment.start.saturating_add(MAX_EAGER)), probability * EAGER)?,
-                false if recipe.len() <= SMALL_CODE => self.bring(recipe, segment.start..end, probability * CODE)?,
+                false if recipe.len() <= SMALL_CODE || (probability >= 1.0 && recipe.len() <= SMALL_PROGRAM) => self.bring(recipe, segment.start..end, probability * CODE)?,
                 false => {}
             }
         }
@@ -328,11 +368,7 @@ impl<'a> Engine<'a> {
         let interpreter = names.interpreter.as_deref().and_then(|path| LayerPath::from_absolute(path).ok());
         interpreter.into_iter().for_each(|path| self.add(probability * STEP, What::Library(vec![path])));
         for library in &names.needed {
-            match self.libraries.paths(&self.guess.nodes, &self.guess.roots, path, &names, library) {
-                Look::Found(paths) => self.add(probability * STEP, What::Library(paths)),
-                Look::Absent => {}
-                Look::Needs(digest) => return Err(digest),
-            }
+            self.add(probability * STEP, What::Library(Libraries::paths(path, &names, library)));
         }
         Ok(())
     }
@@ -353,9 +389,8 @@ impl<'a> Engine<'a> {
             at = parent;
         }
         let base = (layer, at);
-        if probability >= 1.0 && !self.bases.contains(&base) {
-            self.bases.insert(0, base);
-            self.bases.truncate(MAX_BASES);
+        if probability >= 1.0 {
+            self.base(base);
         }
         for base in self.bases.clone() {
             if !places.iter().any(|(place, _)| *place == base) {
@@ -371,13 +406,20 @@ impl<'a> Engine<'a> {
                 for item in folder.named(word) {
                     let at = (*layer, item.path.clone());
                     match item.is_directory {
-                        true => self.add(probability * ground.prior(), What::Folder(at)),
+                        true => self.add(probability * ground.prior(b""), What::Folder(at)),
                         false => self.add(probability * STEP, What::File(at, Some(*ground))),
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    fn base(&mut self, directory: File) {
+        if !self.bases.contains(&directory) {
+            self.bases.insert(0, directory);
+            self.bases.truncate(MAX_BASES);
+        }
     }
 
     /// The small files beside one that is used, while the link has nothing better to do.

@@ -20,11 +20,20 @@ pub(crate) struct Libraries {
 }
 
 impl Libraries {
-    /// The paths at which a library may be, as the loader tries them.
-    pub(crate) fn paths(&mut self, nodes: &Nodes, roots: &[Digest], from: &LayerPath, names: &Names, library: &[u8]) -> Look<Vec<LayerPath>> {
+    /// The paths at which a library may be without looking into any configuration: where the file itself says, and where the
+    /// loader looks without being told. The loader takes another order; a name rarely stands in two of these folders.
+    pub(crate) fn paths(from: &LayerPath, names: &Names, library: &[u8]) -> Vec<LayerPath> {
         if library.contains(&b'/') {
-            return Look::Found(LayerPath::from_absolute(library).into_iter().collect());
+            return LayerPath::from_absolute(library).into_iter().collect();
         }
+        let origin = from.parent().unwrap_or_default();
+        let own = names.search.iter().map(|folder| expand(folder, &origin));
+        let folders = own.chain(DEFAULT.iter().map(|folder| folder.to_vec()));
+        folders.filter_map(|folder| normal(&[&folder[..], b"/", library].concat())).collect()
+    }
+
+    /// Where else a library of this name may be: in the folders that `/etc/ld.so.conf.d` names.
+    pub(crate) fn configured(&mut self, nodes: &Nodes, roots: &[Digest], library: &[u8]) -> Look<Vec<LayerPath>> {
         if self.configured.is_none() {
             match configured(nodes, roots) {
                 Look::Found(folders) => self.configured = Some(folders),
@@ -32,12 +41,7 @@ impl Libraries {
                 Look::Needs(digest) => return Look::Needs(digest),
             }
         }
-        let origin = from.parent().unwrap_or_default();
-        let own = names.search.iter().map(|folder| expand(folder, &origin));
-        let configured = self.configured.iter().flatten().cloned();
-        let folders = own.chain(configured).chain(DEFAULT.iter().map(|folder| folder.to_vec()));
-        let paths = folders.filter_map(|folder| normal(&[&folder[..], b"/", library].concat()));
-        Look::Found(paths.collect())
+        Look::Found(self.configured.iter().flatten().filter_map(|folder| normal(&[&folder[..], b"/", library].concat())).collect())
     }
 }
 

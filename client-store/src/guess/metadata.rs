@@ -1,5 +1,5 @@
 //! The nodes of the layers' trees ahead of use, breadth first, those near what the application touched first; then the
-//! recipe nodes of large files.
+//! recipe nodes of large files near that.
 //!
 //! Nodes are small: those of an image of half a gigabyte arrive within a second, and after that no lookup waits.
 
@@ -26,7 +26,7 @@ const NEAR: usize = 8;
 /// How many touches are remembered.
 const FOCUS: usize = 8;
 /// How likely a node is needed: they are cheap, and a miss costs a round trip.
-const PROBABILITY: f32 = 0.3;
+const PROBABILITY: f32 = 0.2;
 /// How long a node that was asked for is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -52,12 +52,14 @@ pub(crate) struct Metadata {
     asked: Vec<Asked>,
     focus: VecDeque<File>,
     bytes: u64,
+    /// Nothing is left that is near, nor any tree node.
+    is_idle: bool,
 }
 
 impl Metadata {
     pub(crate) fn new(roots: &[Digest]) -> Self {
         let asked = (0..=u8::MAX).zip(roots).map(|(layer, root)| Asked { layer, digest: *root, until: Instant::now() + PATIENCE }).collect();
-        Self { known: BTreeMap::new(), asked, focus: VecDeque::new(), bytes: 0 }
+        Self { known: BTreeMap::new(), asked, focus: VecDeque::new(), bytes: 0, is_idle: false }
     }
 
     /// The application is here.
@@ -65,12 +67,13 @@ impl Metadata {
         if self.focus.front() != Some(file) {
             self.focus.push_front(file.clone());
             self.focus.truncate(FOCUS);
+            self.is_idle = false;
         }
     }
 
     /// Whether nothing is left to do, or to spend.
     pub(crate) fn is_done(&self) -> bool {
-        self.bytes >= MAX_BYTES || (self.known.is_empty() && self.asked.is_empty())
+        self.bytes >= MAX_BYTES || (self.asked.is_empty() && self.is_idle)
     }
 
     /// Takes in the nodes that have arrived, and names the next ones.
@@ -90,8 +93,11 @@ impl Metadata {
         if self.asked.len() >= BATCH {
             return;
         }
-        for (at, (digest, below)) in self.nearest() {
+        let next = self.nearest();
+        self.is_idle = next.is_empty();
+        for (at, (digest, below)) in next {
             self.bytes += u64::from(NODE_LEN);
+            fetcher.allow(NODE_LEN.into());
             candidates.push(Candidate { digest, len: NODE_LEN, probability: PROBABILITY, within_us: 0 });
             if matches!(below, Below::Tree) {
                 self.asked.push(Asked { layer: at.0, digest, until: now + PATIENCE });
@@ -117,7 +123,7 @@ impl Metadata {
         }
     }
 
-    /// The next nodes: near what was touched lately, then in order, tree nodes before others.
+    /// The next nodes: near what was touched lately, then tree nodes in order.
     fn nearest(&mut self) -> Vec<(File, (Digest, Below))> {
         let mut places: Vec<File> = Vec::new();
         for focus in &self.focus {
@@ -126,7 +132,6 @@ impl Metadata {
         }
         let is_tree = |list: &[(Digest, Below)]| list.iter().any(|(_, below)| matches!(below, Below::Tree));
         places.extend(self.known.iter().filter(|(_, list)| is_tree(list)).take(BATCH).map(|(at, _)| at.clone()));
-        places.extend(self.known.keys().take(BATCH).cloned());
         let mut found = Vec::new();
         for at in places {
             if found.len() >= BATCH {

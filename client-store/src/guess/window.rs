@@ -8,9 +8,9 @@ use lru::LruCache;
 /// Smallest window, in bytes.
 pub(crate) const MIN_WINDOW: u64 = 64 << 10;
 /// The first window is this part of what arrives in a round trip.
-const FIRST_PART: u64 = 8;
+const FIRST_PART: u64 = 4;
 /// A window is too large if less than this share of what it brought was used, and too small from the other on.
-const USED_SHARE: Range<f64> = 0.15..0.35;
+const USED_SHARE: Range<f64> = 0.08..0.16;
 /// How many files are watched.
 const WATCHED_FILES: usize = 512;
 
@@ -88,7 +88,7 @@ mod tests {
             windows.touched(0, &path(), range.end - range.start);
             at = range.end;
         }
-        assert_eq!(lens[..5], [256 << 10, 512 << 10, 1 << 20, 2 << 20, 2 << 20]);
+        assert_eq!(lens[..4], [512 << 10, 1 << 20, 2 << 20, 2 << 20]);
         for step in 1..12u64 {
             let missed = step * (7 << 20)..step * (7 << 20) + 4096;
             let range = windows.at_miss(0, &path(), &missed, FILE, 2 << 20);
