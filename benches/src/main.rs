@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, herd, launch, recording, traces, vm};
+use benchmarks::{demo, herd, launch, recording, replay, traces, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -17,6 +17,7 @@ struct Cli {
 enum Verb {
     Launch(launch::Args),
     Herd(herd::Args),
+    Replay(replay::Args),
     Traces(traces::Args),
     Recording(recording::Args),
     Vm(vm::Args),
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
         Verb::Herd(args) => herd::run(&args),
+        Verb::Replay(args) => replay::run(&args),
         Verb::Traces(args) => traces::run(&args),
         Verb::Recording(args) => recording::run(&args),
         Verb::Vm(args) => vm::run(&args),

@@ -299,9 +299,8 @@ impl Session {
             false => Guess::disabled(nodes.clone()),
         });
         let mut threads = Vec::new();
-        let prefetcher = (needs_network && options.policy == Policy::Predicted).then(|| {
-            Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone()))
-        });
+        let prefetcher = (needs_network && options.policy == Policy::Predicted)
+            .then(|| Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone())));
         let completion = options.completion.take().filter(|_| needs_network && !options.metered);
         let completion = completion.map(|how| Arc::new(Completion::new(fetcher.clone(), options.cache.clone(), manifest.layers.clone(), how)));
         if let Some(completion) = &completion {

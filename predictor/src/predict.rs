@@ -28,9 +28,11 @@ use crate::posterior::Posterior;
 
 /// How many chains of touches are followed: processes that are active at the same time.
 const MAX_CHAINS: usize = 16;
-/// What order 1 says weighs as much as this many launches seen at order 2.
+/// What order 1 says weighs as much as this many launches seen at order 2. Anything from 0.25 to 1 gives the same stalls within 0.02 % on
+/// the recorded runs of `traces/`; order 1 alone, up to 0.1 % more.
 const BACK_OFF: f32 = 0.5;
-/// Chains of successors less likely than this are not followed further: a launch list knows better then.
+/// Chains of successors less likely than this are not followed further: a launch list knows better then. On recorded runs 1/4 and 1/50 are
+/// within 0.2 % of this.
 const MIN_CHAIN: f32 = 1.0 / 16.0;
 
 /// So many touches that the model does not know are told apart; what comes then says nothing more.
