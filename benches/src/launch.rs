@@ -45,7 +45,7 @@ pub struct Args {
     /// Launches of each kind, of which the median counts; half as many without a model and with a wrong one.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
-    /// Launches of the ways that move whole files: pull and oracle.
+    /// Launches of the slow ways: pull, oracle, and without any prefetching.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub slow_rounds: u32,
     /// Runs that the model is learned from.
@@ -76,8 +76,10 @@ pub enum Way {
     Pull,
     /// Run it again where it was pulled: all is local.
     Warm,
-    /// Run what was never pulled, without a model.
+    /// Run what was never pulled, without a model: what is fetched ahead is guessed.
     OnDemand,
+    /// The same without any prefetching but more of a file that is read.
+    Plain,
     /// The same with the model learned from runs before, each in another home.
     Model,
     /// The next version of the application, with the model learned from runs of this one.
@@ -90,12 +92,12 @@ pub enum Way {
 
 impl Way {
     /// All, in the order in which a round takes them.
-    pub const ALL: [Self; 7] = [Self::Pull, Self::Warm, Self::OnDemand, Self::Model, Self::Previous, Self::Wrong, Self::Oracle];
+    pub const ALL: [Self; 8] = [Self::Pull, Self::Warm, Self::OnDemand, Self::Plain, Self::Model, Self::Previous, Self::Wrong, Self::Oracle];
 
     /// In how many of the rounds it takes part.
     fn rounds(self, args: &Args) -> u32 {
         match self {
-            Self::Pull | Self::Oracle => args.slow_rounds.min(args.rounds),
+            Self::Pull | Self::Oracle | Self::Plain => args.slow_rounds.min(args.rounds),
             Self::OnDemand | Self::Wrong => args.rounds.div_ceil(2),
             Self::Warm | Self::Model | Self::Previous => args.rounds,
         }
@@ -220,6 +222,7 @@ impl Prepared {
             }),
             Way::Warm => Launch::measure(place, || pulled.run(silent, &self.image).map(Some)),
             Way::OnDemand => fresh("on-demand", &["--no-model", "--no-trace-upload"], &self.image),
+            Way::Plain => fresh("plain", &["--on-demand", "--no-trace-upload"], &self.image),
             Way::Model => fresh("model", &[], &self.image),
             Way::Previous => fresh("previous", silent, &self.next_image),
             Way::Wrong => fresh("wrong", silent, &self.wrong_image),

@@ -112,6 +112,7 @@ impl Prepared {
             Way::Model => 1.3,
             Way::Previous => 1.6,
             Way::OnDemand | Way::Wrong => 2.5,
+            Way::Plain => 5.0,
             Way::Oracle => 2.2,
             Way::Pull => 6.0,
         };

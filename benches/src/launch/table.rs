@@ -19,8 +19,8 @@ pub(super) fn markdown(setting: &Setting, series: &[Series]) -> String {
          trips and the touched blocks of 64 KiB, compressed, at the link's rate. In parentheses: in proportion to the floor of that version, for the wrong model\n\
          to the launch without one; targets: {SAME_TARGET:.2}, {PREVIOUS_TARGET:.2}, {WRONG_TARGET:.2}.\n\
          Measured on {}; {}.\n\n\
-         | application | link | floor64 | model of the same version | of the previous version | no model | wrong model | oracle | pull, then run | all local |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+         | application | link | floor64 | model of the same version | of the previous version | no model | wrong model | no prefetching | oracle | pull, then run | all local |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
         setting.rounds, setting.filesystem, setting.date, setting.machine
     );
     for series in series {
@@ -28,13 +28,14 @@ pub(super) fn markdown(setting: &Setting, series: &[Series]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {floor:.1} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {floor:.1} | {} | {} | {} | {} | {} | {} | {} | {} |",
             series.app,
             series.link,
             with_target(series.seconds(Way::Model), floor, SAME_TARGET),
             with_target(series.seconds(Way::Previous), next_floor, PREVIOUS_TARGET),
             plain(series.seconds(Way::OnDemand)),
             with_target(series.seconds(Way::Wrong), series.seconds(Way::OnDemand), WRONG_TARGET),
+            plain(series.seconds(Way::Plain)),
             plain(series.seconds(Way::Oracle)),
             plain(series.seconds(Way::Pull)),
             plain(series.seconds(Way::Warm)),
@@ -42,9 +43,9 @@ pub(super) fn markdown(setting: &Setting, series: &[Series]) -> String {
     }
     text += "\nOf the same launches: megabytes received; seconds that threads waited for data, all added up; share of touches that found their data there; bytes that\n\
              were of no use in proportion to those that were; and the time under which 99 of 100 demands were answered, in milliseconds.\n\n\
-             | application | link | same version | previous version | no model | wrong model |\n|---|---|---|---|---|---|\n";
+             | application | link | same version | previous version | no model | wrong model | no prefetching |\n|---|---|---|---|---|---|---|\n";
     for series in series {
-        let ways = [Way::Model, Way::Previous, Way::OnDemand, Way::Wrong].map(|way| details(series, way));
+        let ways = [Way::Model, Way::Previous, Way::OnDemand, Way::Wrong, Way::Plain].map(|way| details(series, way));
         let _ = writeln!(text, "| {} | {} | {} |", series.app, series.link, ways.join(" | "));
     }
     text
@@ -92,7 +93,7 @@ mod tests {
         let launches = vec![launch(Way::Model, 2.4), launch(Way::Previous, 3.0), launch(Way::OnDemand, 4.0), launch(Way::Wrong, 4.2), launch(Way::Warm, 0.7)];
         let series = Series { app: "a", link: "l".into(), floor: [floor(2.0), floor(2.05)], launches };
         let text = markdown(&Setting::default(), &[series]);
-        let row = "| a | l | 2.0 | 2.4 (1.20, reached) | 3.0 (1.46, not reached) | 4.0 | 4.2 (1.05, reached) | – | – | 0.7 |";
+        let row = "| a | l | 2.0 | 2.4 (1.20, reached) | 3.0 (1.46, not reached) | 4.0 | 4.2 (1.05, reached) | – | – | – | 0.7 |";
         assert!(text.contains(row), "{text}");
         assert!(text.contains("| a | l | 24.5 MB, 0.5 s, 97.0 %, 20 %, 61 ms |"), "{text}");
     }

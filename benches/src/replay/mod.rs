@@ -74,7 +74,7 @@ pub(crate) enum Way {
     None,
     /// With each bucket the 32 that follow it: half a mebibyte, as others fetch.
     Readahead,
-    /// Turbo without a model.
+    /// Turbo without a model and without guesses: `turbo run --on-demand`.
     OnDemand,
     /// Whole files in first-touch order: eStargz, nydus.
     Files,

@@ -41,7 +41,8 @@ pub(super) fn summary(cells: &[Cell<'_>]) -> String {
     let launches: u64 = cells.iter().filter(|cell| cell.link == SHOWN && cell.way == Way::Ours).map(|cell| cell.launches).sum();
     let mut text = format!(
         "Simulated from {launches} recorded launches of {} applications, which no model and no list has seen: mean seconds that a launch waits for data, and in\n\
-         parentheses the launch's length in proportion to the oracle's. Lists are of one earlier launch, models of three.\n\n| link |",
+         parentheses the launch's length in proportion to the oracle's. Lists are of one earlier launch, models of three.\n\
+         On demand Turbo fetches more of a file that is read, and guesses nothing else.\n\n| link |",
         apps.len()
     );
     for way in &ways {
@@ -130,7 +131,7 @@ fn title(way: Way) -> &'static str {
     match way {
         Way::None => "one bucket at a time",
         Way::Readahead => "read-ahead of 512 KiB",
-        Way::OnDemand => "Turbo, no model",
+        Way::OnDemand => "Turbo on demand",
         Way::Files => "list of files",
         Way::Buckets => "list of buckets",
         Way::Previous => "Turbo, previous version's model",

@@ -25,7 +25,7 @@ const TOLERANCE: f64 = 0.15;
 /// Runs that models learn from.
 const LESSONS: u32 = 3;
 /// Ways that are compared.
-const WAYS: [Way; 3] = [Way::Model, Way::OnDemand, Way::Wrong];
+const WAYS: [Way; 3] = [Way::Model, Way::Plain, Way::Wrong];
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let tools = Tools::find(args.bin_dir.as_deref())?;

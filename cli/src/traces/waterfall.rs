@@ -24,7 +24,7 @@ pub const MAX_LEN: usize = 1 << 20;
 const STYLE: &str = include_str!("waterfall/page.css");
 const SCRIPT: &str = include_str!("waterfall/page.js");
 /// SHA-256 of [`SCRIPT`], in base64: the page allows this script alone.
-const SCRIPT_HASH: &str = "M4X97PAC2TZCHk8v2tdDpe5qjN16eDU6ulaVOV8fToU=";
+const SCRIPT_HASH: &str = "KhczDgWB7GcQsQw8rPNJa+X0hpi90RE/tsgoyIzh7AQ=";
 
 /// The page of a recording; `name` says of what.
 pub fn page(recording: &Recording, name: &str) -> String {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use layer_format::Digest;
+use layer_format::recording::Class;
 use parking_lot::{Condvar, Mutex};
 
 use super::Candidate;
@@ -92,6 +93,8 @@ type Place = (std::cmp::Reverse<u64>, Duration, u64);
 pub(crate) struct Batch {
     pub(crate) number: u64,
     pub(crate) demand: bool,
+    /// Why it is asked for.
+    pub(crate) class: Class,
     /// Those who are waited for first.
     pub(crate) digests: Vec<Digest>,
 }
@@ -290,7 +293,7 @@ impl Queue {
         self.background_flying += digests.len();
         self.next_request += 1;
         self.prefetch_requests += 1;
-        Some(Batch { number, demand: false, digests })
+        Some(Batch { number, demand: false, class: Class::Background, digests })
     }
 
     /// Forgets everything that is queued and that no one waits for.
@@ -380,7 +383,7 @@ impl Queue {
             true => self.demand_requests += 1,
             false => self.prefetch_requests += 1,
         }
-        Some(Batch { number, demand, digests })
+        Some(Batch { number, demand, class: if demand { Class::Demand } else { Class::Prefetch }, digests })
     }
 
     /// Whether something is queued ahead of use.
@@ -433,7 +436,7 @@ impl Queue {
         }
         self.next_request += 1;
         self.prefetch_requests += 1;
-        Some(Batch { number, demand: false, digests })
+        Some(Batch { number, demand: false, class: Class::Prefetch, digests })
     }
 
     /// The request `number` ended without this object. Whoever waits for it: again, `delay(attempts)` from now. Else

@@ -36,8 +36,7 @@ pub(crate) fn backoff(failures: u32) -> Duration {
 /// Makes a request and hands over what it brings. Every object of it ends up delivered, refused or queued again, also
 /// if the task is dropped.
 pub(crate) async fn run(shared: Arc<Shared>, origin: Arc<dyn Origin>, batch: Batch) {
-    let class = if batch.demand { Class::Demand } else { Class::Prefetch };
-    let answer = Answer::new(shared, class, batch.digests.len());
+    let answer = Answer::new(shared, batch.class, batch.digests.len());
     let mut flight = Flight { answer, left: batch.digests.iter().copied().collect(), batch, outcome: None };
     let outcome = flight.receive(&*origin).await;
     flight.outcome = Some(outcome);

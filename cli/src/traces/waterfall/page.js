@@ -10,8 +10,7 @@
     const before = plot.clientWidth, at = (scroll.scrollLeft + x) / before;
     zoom = next;
     const room = Math.max(scroll.clientWidth, parseFloat(getComputedStyle(chart).minWidth)) - names.offsetWidth - 16;
-    plot.style.width = zoom === 1 ? "" : room * zoom + "px";
-    plot.style.flex = zoom === 1 ? "" : "none";
+    chart.style.width = zoom === 1 ? "" : names.offsetWidth + 16 + room * zoom + "px";
     plot.classList.toggle("zoomed", zoom >= 3);
     scroll.scrollLeft = at * plot.clientWidth - x;
   };
