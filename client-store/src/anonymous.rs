@@ -11,9 +11,8 @@ use layer_format::trace::{Trace, foreign_entry_point};
 /// The trace with its entry point hashed, unless the manifest states it or the image has it: then the run touched it.
 pub(crate) fn anonymous<'a>(trace: &'a Trace, manifest: &ImageManifest) -> Cow<'a, Trace> {
     let name = trace.entry_point.as_str();
-    let is_stated = || {
-        manifest.startup_files.iter().any(|file| file.command.first().is_some_and(|program| program == name) || file.trigger.as_deref() == Some(name))
-    };
+    let is_stated =
+        || manifest.startup_files.iter().any(|file| file.command.first().is_some_and(|program| program == name) || file.trigger.as_deref() == Some(name));
     let program = name.trim_start_matches('/').as_bytes();
     let is_touched = || {
         trace.paths.iter().any(|path| match name.contains('/') {

@@ -377,7 +377,8 @@ impl Session {
 
     /// Starts sending the trace.
     fn send(&self, trace: &Trace) -> Option<std::sync::mpsc::Receiver<()>> {
-        let origin = self.origin.clone().filter(|_| self.send_trace && !self.manifest.no_profiling && !self.fetcher.is_offline() && !trace.events.is_empty())?;
+        let origin =
+            self.origin.clone().filter(|_| self.send_trace && !self.manifest.no_profiling && !self.fetcher.is_offline() && !trace.events.is_empty())?;
         let (done, wait) = std::sync::mpsc::sync_channel(1);
         let (repository, encoded) = (self.image.repository.clone(), anonymous(trace, &self.manifest).encode());
         self.runtime.spawn(async move {

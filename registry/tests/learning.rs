@@ -95,7 +95,8 @@ impl Place {
 
     /// Chunks that a launch was sent.
     async fn launch(&self, reference: &str) -> HashSet<Digest> {
-        let stream = self.remote.launch(reference, json!({"architecture": "x86_64", "entry_point": "/bin/app", "predict": true, "budget_bytes": 1u64 << 40})).await;
+        let stream =
+            self.remote.launch(reference, json!({"architecture": "x86_64", "entry_point": "/bin/app", "predict": true, "budget_bytes": 1u64 << 40})).await;
         stream.objects.iter().filter(|(_, bytes)| bytes.len() == CHUNK_LEN).map(|(digest, _)| *digest).collect()
     }
 
@@ -203,7 +204,8 @@ async fn names_that_are_not_in_the_image_are_neither_learned_nor_kept() {
     assert!(known.contains(&"/bin/app".to_owned()) && known.len() > 1, "what answered is learned: {known:?}");
     assert!(model.entry_points.iter().all(|entry| entry.name.starts_with("other-")));
     // A launch of that program finds what was learned, by its own name.
-    let sent = place.remote.launch("1", json!({"architecture": "x86_64", "entry_point": "/home/ann-secret/tool", "predict": true, "budget_bytes": 1 << 30})).await;
+    let sent =
+        place.remote.launch("1", json!({"architecture": "x86_64", "entry_point": "/home/ann-secret/tool", "predict": true, "budget_bytes": 1 << 30})).await;
     assert!(sent.objects.contains_key(&sample.chunks("bin/app")[0]));
     // Nor in the database, of which the held trace is a part.
     let folder = place._data.path().to_owned();
@@ -408,7 +410,8 @@ async fn the_next_version_is_predicted_before_its_first_launch() {
     };
     let (before, _) = share(&one, &place.launch("1").await, &first);
     let second = touched("mod-1.3.0rc1.dist-info", "var/lib/app", "libx-a1b2c3d4.so", 3);
-    let second: Vec<(String, u32)> = second.into_iter().map(|(path, bucket)| if bucket == 3 || bucket == 4 { (path, bucket - 3) } else { (path, bucket) }).collect();
+    let second: Vec<(String, u32)> =
+        second.into_iter().map(|(path, bucket)| if bucket == 3 || bucket == 4 { (path, bucket - 3) } else { (path, bucket) }).collect();
     let (after, wasted) = share(&two, &place.launch("2").await, &second);
     assert!(before == 1.0 && after >= 0.99 * before && wasted <= 2, "{before} before, {after} after, {wasted} in vain");
 

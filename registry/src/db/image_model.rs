@@ -33,14 +33,12 @@ fn optional_digest(row: &SqliteRow, column: usize) -> Result<Option<Digest>, sql
 /// The image's models, if it has any.
 pub(crate) async fn image_model_get(db: &mut Connection, repository: RepositoryId, image: &Digest) -> Result<Option<ImageModel>, DbError> {
     let doing = "read an image's models";
-    let row = sqlx::query(
-        "SELECT served_digest, candidate, lost_rounds, carried_from, revision FROM image_model WHERE repository_id = ? AND image_digest = ?",
-    )
-    .bind(repository.0)
-    .bind(&image.as_bytes()[..])
-    .fetch_optional(db)
-    .await
-    .map_err(failed(doing))?;
+    let row = sqlx::query("SELECT served_digest, candidate, lost_rounds, carried_from, revision FROM image_model WHERE repository_id = ? AND image_digest = ?")
+        .bind(repository.0)
+        .bind(&image.as_bytes()[..])
+        .fetch_optional(db)
+        .await
+        .map_err(failed(doing))?;
     let read = |row: SqliteRow| {
         let lost: i64 = row.try_get(2)?;
         Ok(ImageModel {

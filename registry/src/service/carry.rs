@@ -85,7 +85,8 @@ impl Learner {
         };
         let target = *image;
         let carried = tokio::task::spawn_blocking(move || {
-            let mut states = model.states.iter().enumerate().map(|(at, _)| became.get(&(at as u32)).cloned().unwrap_or(Carried::Same)).collect::<Vec<_>>().into_iter();
+            let mut states =
+                model.states.iter().enumerate().map(|(at, _)| became.get(&(at as u32)).cloned().unwrap_or(Carried::Same)).collect::<Vec<_>>().into_iter();
             carry_over(&model, target, &Params::default(), |_, _, _| states.next().unwrap_or(Carried::Same))
         });
         let carried = carried.await.map_err(|_| ReadError::Cancelled)?;

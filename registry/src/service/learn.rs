@@ -25,9 +25,7 @@ use super::objects::Objects;
 use super::plausible::{layers_of, plausible};
 use super::resolve::Layers;
 use super::sources::{Source, Sources};
-use crate::db::held_trace::{
-    HeldTrace, NewHeldTrace, Used, held_trace_delete, held_trace_insert, held_trace_list, held_trace_overflow, held_trace_used,
-};
+use crate::db::held_trace::{HeldTrace, NewHeldTrace, Used, held_trace_delete, held_trace_insert, held_trace_list, held_trace_overflow, held_trace_used};
 use crate::db::image_model::{ImageModel, image_model_get, image_model_set};
 use crate::db::manifest::{manifest_get, manifest_newest};
 use crate::db::model::{model_get, model_put};

@@ -79,8 +79,7 @@ impl Sources {
     /// Whether a trace may be taken now; if so, it counts.
     pub(crate) fn admit(&self, repository: &Repository, source: Source, now: Instant) -> Result<(), Refused> {
         let mut all = self.seen.lock();
-        let seen =
-            all.get_or_insert_mut(repository.clone(), || Seen { window: VecDeque::new(), allowances: LruCache::new(MAX_SOURCES), last_held: None });
+        let seen = all.get_or_insert_mut(repository.clone(), || Seen { window: VecDeque::new(), allowances: LruCache::new(MAX_SOURCES), last_held: None });
         let burst = f64::from(self.limits.burst.max(1));
         let (left, since) = seen.allowances.get_or_insert_mut(source, || (burst, now));
         let interval = self.limits.interval.as_secs_f64();

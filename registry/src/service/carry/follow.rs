@@ -192,7 +192,8 @@ fn is_folder(entry: Option<&Entry>) -> bool {
 fn counterpart<'a>(old: &Listing, name: &[u8], new: &'a Listing, is_dir: bool) -> Option<&'a Vec<u8>> {
     let stem = name_stem(name);
     let only = |here: &'a Listing, there: &Listing| -> Option<&'a Vec<u8>> {
-        let names: HashSet<&Vec<u8>> = here.iter().filter(|(name, dir)| **dir == is_dir && !there.contains_key(*name) && name_stem(name) == stem).map(|(name, _)| name).collect();
+        let names: HashSet<&Vec<u8>> =
+            here.iter().filter(|(name, dir)| **dir == is_dir && !there.contains_key(*name) && name_stem(name) == stem).map(|(name, _)| name).collect();
         (names.len() == 1).then(|| names.into_iter().next())?
     };
     let gone = old.iter().filter(|(other, dir)| **dir == is_dir && !new.contains_key(*other) && name_stem(other) == stem).count();
