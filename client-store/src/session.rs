@@ -442,6 +442,7 @@ fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, mo
         budget_bytes: if is_predicted { options.launch_budget_bytes } else { 0 },
         have: options.have.as_ref().map(HaveFilter::to_hex),
         model: models.lock().digest,
+        ..LaunchRequest::default()
     };
     models.lock().is_alone = false;
     if let Some(origin) = &options.origin {

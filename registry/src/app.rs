@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use crate::blob_storage::{BlobStorage, FsStorage, RemoteStorage, StorageError};
 use crate::config::Config;
 use crate::db::{Db, DbError};
+use crate::http::tls::{Tls, TlsError};
 use crate::metrics::Metrics;
 use crate::service::frames::Frames;
 use crate::service::launch::Launcher;
@@ -41,6 +42,9 @@ pub enum StartError {
     /// The settings do not allow it.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The socket failed.
     #[error("could not listen")]
     Listen(#[source] std::io::Error),
@@ -49,6 +53,9 @@ pub enum StartError {
 /// A running registry, without its sockets. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct App(pub(crate) Shared);
+
+/// Most lanes in proportion to streams.
+const LANES_PER_STREAM: usize = 3;
 
 /// What all requests share.
 pub(crate) type Shared = Arc<Inner>;
@@ -71,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) lanes: Arc<Semaphore>,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl App {
@@ -79,6 +88,7 @@ impl App {
     /// # Errors
     /// [`StartError`]; a folder that another server uses is [`StorageError::InUse`].
     pub async fn open(config: Config) -> Result<Self, StartError> {
+        let tls = config.tls.clone().map(Tls::open).transpose()?;
         std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
         let storage = open_storage(&config)?;
         let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db")).await?;
@@ -95,6 +105,8 @@ impl App {
             requests: Arc::new(Semaphore::new(limits.max_requests)),
             streams: Arc::new(Semaphore::new(limits.max_streams)),
             uploads: Arc::new(Semaphore::new(limits.max_uploads)),
+            lanes: Arc::new(Semaphore::new(LANES_PER_STREAM * limits.max_streams)),
+            tls,
             config,
             db,
             storage,
@@ -107,6 +119,11 @@ impl App {
             trainer: Mutex::new(Some(Arc::new(trainer))),
             trainer_task: Mutex::new(Some(task)),
         })))
+    }
+
+    /// How its URL begins: `https`, or `http` without a certificate.
+    pub fn scheme(&self) -> &'static str {
+        if self.0.tls.is_some() { "https" } else { "http" }
     }
 
     /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], and closes

@@ -121,31 +121,36 @@ async fn every_fourth_trace_judges_and_what_does_worse_is_not_served() {
     let sample = sample(400);
     place.remote.push("1", &sample).await;
     let honest = trace(sample.digest(), &files(0..50));
-    for _ in 0..3 {
+    for _ in 0..2 {
         assert!(place.learn("10.0.0.1", &honest).await);
     }
-    assert_eq!(place.counts().await, [2, 1, 2, 0], "the second is held out");
-    let (before, _) = place.model("").await.unwrap();
-    // Many touches that launches do not make: precision falls, and the held trace notices.
-    let odd = trace(sample.digest(), &files(50..400));
-    place.learn("10.0.0.1", &odd).await;
-    assert_eq!(place.counts().await, [3, 1, 2, 1]);
+    assert_eq!(place.counts().await, [1, 1, 1, 0], "the second is held out");
+    // A model that knows the launch but is unsure of it: one odd trace outweighs all that it knows.
+    let (_, mut unsure) = place.model("").await.unwrap();
+    for variant in &mut unsure.entry_points[0].variants {
+        variant.weight *= 0.01;
+        variant.launch.iter_mut().for_each(|item| item.count *= 0.01);
+    }
+    let brought = place.remote.client.put(format!("{}/model", place.remote.base)).body(unsure.encode()).send().await.unwrap();
+    assert_eq!(brought.status(), StatusCode::CREATED);
+    let before = place.model("").await.unwrap().0;
+    place.learn("10.0.0.1", &trace(sample.digest(), &files(50..400))).await;
+    assert_eq!(place.counts().await, [2, 1, 1, 1]);
     assert_eq!(place.model("").await.unwrap().0, before, "it is not served");
     // The candidate learns on, and is served when it does no worse any more.
     let mut rounds = 0;
     while place.model("").await.unwrap().0 == before {
         place.learn("10.0.0.1", &honest).await;
         rounds += 1;
-        assert!(rounds < 20);
+        assert!(rounds < 20, "{:?}", place.counts().await);
     }
-    let (_, model) = place.model("").await.unwrap();
-    let weight: f32 = model.entry_points[0].weight();
-    assert!(weight > 2.0 && rounds >= 1, "{weight} after {rounds}");
+    for _ in 0..4 {
+        place.learn("10.0.0.1", &honest).await;
+    }
     let sent = place.launch("1").await;
     let (needed, hits, wasted) = compare(&sample, &sent, &files(0..50));
     assert_eq!((needed, hits), (51, 51));
     assert!(wasted <= 256, "{wasted}");
-    // Held traces are not in any model: what only they have is unknown until they leave.
     place.registry.stop().await;
 }
 
@@ -255,9 +260,9 @@ async fn a_client_that_sends_too_much_is_told_so() {
 /// The attacker sends whatever should hurt most, as often as it is taken, before, between and after honest runs.
 async fn attack(first: bool, poison: impl Fn(u32) -> Vec<(String, Touch)>) {
     let place = Place::start().await;
-    let sample = sample(3000);
+    let sample = sample(1600);
     place.remote.push("1", &sample).await;
-    let honest = |n: u32| files((0..600).filter(move |file| file % 20 != n % 20));
+    let honest = |n: u32| files((0..400).filter(move |file| file % 20 != n % 20));
     let mut evil = 0;
     if first {
         for _ in 0..30 {
@@ -282,17 +287,17 @@ async fn attack(first: bool, poison: impl Fn(u32) -> Vec<(String, Touch)>) {
 
 #[tokio::test]
 async fn who_claims_to_touch_all_of_the_image_costs_others_little() {
-    attack(false, |_| files(0..3000)).await;
+    attack(false, |_| files(0..1600)).await;
 }
 
 #[tokio::test]
 async fn not_even_when_it_comes_first() {
-    attack(true, |_| files((0..3000).rev())).await;
+    attack(true, |_| files((0..1600).rev())).await;
 }
 
 #[tokio::test]
 async fn nor_does_one_who_touches_ever_new_things_at_once() {
-    attack(false, |round| files((0..800).map(|n| 600 + (n + 37 * round) % 2400))).await;
+    attack(false, |round| files((0..600).map(|n| 400 + (n + 37 * round) % 1200))).await;
 }
 
 #[tokio::test]

@@ -51,6 +51,11 @@ impl<'a> RunSource<'a> {
         })
     }
 
+    /// The registry, with a count of what one session receives.
+    fn counted_origin(&self) -> Option<Arc<dyn Origin>> {
+        self.registry.as_ref().map(|registry| Arc::new(registry.counted()) as Arc<dyn Origin>)
+    }
+
     fn options(&self, reference: &ImageReference, digest: Option<Digest>) -> Result<SessionOptions> {
         let request = self.request;
         let by_digest = digest.map(|digest| ImageReference { repository: reference.repository.clone(), revision: Revision::Digest(digest) });
@@ -79,7 +84,7 @@ impl<'a> RunSource<'a> {
             have: if is_complete { None } else { have(&self.home, &self.store, &reference.repository)? },
             model: self.store.model_get(&reference.repository)?,
             send_trace: self.traces,
-            ..SessionOptions::new(Arc::new(self.store.clone()), self.origin.clone(), self.runtime.clone(), reference.clone())
+            ..SessionOptions::new(Arc::new(self.store.clone()), self.counted_origin(), self.runtime.clone(), reference.clone())
         })
     }
 }

@@ -69,7 +69,7 @@ mod tests {
             ("m.cpython-312-x86_64-linux-gnu.so", "m.cpython-#-x#_#-linux-gnu.so"),
             ("app.7f3e9c01b2.js", "app.#.js"),
             ("deface.txt", "deface.txt"),
-            ("a1b2c3dx", "a#b#c#dx"),
+            ("a1b2c3dx", "a#c#dx"),
             ("6cdc3b4", "#"),
             ("6cdc3", "#cdc#"),
             ("no.version", "no.version"),

@@ -35,9 +35,9 @@ pub(crate) struct Used {
     pub(crate) bytes: u64,
 }
 
-/// Holds a trace.
-pub(crate) async fn held_trace_insert(db: &mut Connection, repository: RepositoryId, trace: &NewHeldTrace<'_>) -> Result<(), DbError> {
-    sqlx::query("INSERT INTO held_trace (repository_id, image_digest, entry_point, architecture, bytes, used_touches, used_bytes, held_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+/// Holds a trace. Gives its number.
+pub(crate) async fn held_trace_insert(db: &mut Connection, repository: RepositoryId, trace: &NewHeldTrace<'_>) -> Result<i64, DbError> {
+    let done = sqlx::query("INSERT INTO held_trace (repository_id, image_digest, entry_point, architecture, bytes, used_touches, used_bytes, held_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
         .bind(repository.0)
         .bind(&trace.image.as_bytes()[..])
         .bind(trace.entry_point)
@@ -49,20 +49,20 @@ pub(crate) async fn held_trace_insert(db: &mut Connection, repository: Repositor
         .execute(db)
         .await
         .map_err(failed("hold a trace"))?;
-    Ok(())
+    Ok(done.last_insert_rowid())
 }
 
-/// The held traces of one image, newest first, at most `limit`.
-pub(crate) async fn held_trace_list(db: &mut Connection, repository: RepositoryId, image: &Digest, limit: u32) -> Result<Vec<Vec<u8>>, DbError> {
+/// The held traces of one image and their numbers, newest first, at most `limit`.
+pub(crate) async fn held_trace_list(db: &mut Connection, repository: RepositoryId, image: &Digest, limit: u32) -> Result<Vec<(i64, Vec<u8>)>, DbError> {
     let doing = "read held traces";
-    let rows = sqlx::query("SELECT bytes FROM held_trace WHERE repository_id = ? AND image_digest = ? ORDER BY id DESC LIMIT ?")
+    let rows = sqlx::query("SELECT id, bytes FROM held_trace WHERE repository_id = ? AND image_digest = ? ORDER BY id DESC LIMIT ?")
         .bind(repository.0)
         .bind(&image.as_bytes()[..])
         .bind(limit)
         .fetch_all(db)
         .await
         .map_err(failed(doing))?;
-    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed(doing))
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>().map_err(failed(doing))
 }
 
 /// The oldest held traces beyond what the repository may hold: `count` of them, and `bytes` together.
@@ -99,10 +99,10 @@ pub(crate) async fn held_trace_delete(db: &mut Connection, id: i64) -> Result<bo
     Ok(done.map_err(failed("let a held trace go"))?.rows_affected() == 1)
 }
 
-/// What each held trace of an entry point used.
-pub(crate) async fn held_trace_used(db: &mut Connection, repository: RepositoryId, entry_point: &str, architecture: &str) -> Result<Vec<Used>, DbError> {
+/// What each held trace of an entry point used, by its number.
+pub(crate) async fn held_trace_used(db: &mut Connection, repository: RepositoryId, entry_point: &str, architecture: &str) -> Result<Vec<(i64, Used)>, DbError> {
     let doing = "read what held traces used";
-    let rows = sqlx::query("SELECT used_touches, used_bytes FROM held_trace WHERE repository_id = ? AND entry_point = ? AND architecture = ?")
+    let rows = sqlx::query("SELECT id, used_touches, used_bytes FROM held_trace WHERE repository_id = ? AND entry_point = ? AND architecture = ?")
         .bind(repository.0)
         .bind(entry_point)
         .bind(architecture)
@@ -110,8 +110,8 @@ pub(crate) async fn held_trace_used(db: &mut Connection, repository: RepositoryI
         .await
         .map_err(failed(doing))?;
     let read = |row: &SqliteRow| {
-        let (touches, bytes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-        Ok(Used { touches: touches.max(0).cast_unsigned(), bytes: bytes.max(0).cast_unsigned() })
+        let (touches, bytes): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
+        Ok((row.try_get(0)?, Used { touches: touches.max(0).cast_unsigned(), bytes: bytes.max(0).cast_unsigned() }))
     };
     rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed(doing))
 }

@@ -96,6 +96,10 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "the repository has no such image")
     }
 
+    pub(crate) fn launch_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "LAUNCH_UNKNOWN", "no such launch of yours is being answered, or it has all its lanes")
+    }
+
     pub(crate) fn state_unknown() -> Self {
         Self::new(StatusCode::NOT_FOUND, "STATE_UNKNOWN", "the repository has no such state")
     }

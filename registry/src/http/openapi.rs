@@ -30,6 +30,8 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         states::delete,
         states::list,
         launch::launch,
+        launch::launch_cacheable,
+        launch::lane,
         traces::post,
         models::get,
         models::delete,

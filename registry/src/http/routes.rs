@@ -12,7 +12,7 @@ use layer_format::reference::{Repository, is_release};
 
 use super::edge::RouteLabel;
 use super::error::ApiError;
-use super::{launch, manifests, models, objects, packs, states, traces};
+use super::{launch, manifests, models, objects, packs, states, streams, traces};
 use crate::app::Shared;
 use crate::service::image::Reference;
 use crate::service::state::StatePrefix;
@@ -34,6 +34,8 @@ pub(crate) enum Action {
     Objects,
     ObjectGet(Digest),
     Launch(Reference),
+    LaunchCacheable(Reference),
+    Lane(String),
     Traces,
     ModelGet,
     ModelPut,
@@ -102,7 +104,10 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
         ("objects", Some(object)) if get => (Action::ObjectGet(digest(object)?), "object_get"),
         ("objects", Some(_)) => return Err(ApiError::method_not_allowed("GET, HEAD")),
         ("launch", Some(image)) if *method == Method::POST => (Action::Launch(reference(image)?), "launch"),
-        ("launch", Some(_)) => return Err(ApiError::method_not_allowed("POST")),
+        ("launch", Some(image)) if *method == Method::GET => (Action::LaunchCacheable(reference(image)?), "launch_cacheable"),
+        ("launch", Some(_)) => return Err(ApiError::method_not_allowed("GET, POST")),
+        ("lanes", Some(id)) if *method == Method::GET => (Action::Lane(launch_id(id)?), "lane"),
+        ("lanes", Some(_)) => return Err(ApiError::method_not_allowed("GET")),
         ("traces", None) if *method == Method::POST => (Action::Traces, "traces"),
         ("traces", None) => return Err(ApiError::method_not_allowed("POST")),
         ("model", None) if get => (Action::ModelGet, "model_get"),
@@ -139,6 +144,8 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
         Action::Objects => objects::stream(app, call).await,
         Action::ObjectGet(digest) => objects::get(app, call, digest).await,
         Action::Launch(reference) => launch::launch(app, call, reference).await,
+        Action::LaunchCacheable(reference) => launch::launch_cacheable(app, call, reference).await,
+        Action::Lane(id) => launch::lane(app, call, id).await,
         Action::Traces => traces::post(app, call).await,
         Action::ModelGet => models::get(app, call).await,
         Action::ModelPut => models::put(app, call).await,
@@ -153,6 +160,13 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
 
 pub(crate) fn digest(text: &str) -> Result<Digest, ApiError> {
     text.parse().map_err(ApiError::digest_invalid)
+}
+
+fn launch_id(text: &str) -> Result<String, ApiError> {
+    match streams::is_launch_id(text) {
+        true => Ok(text.to_owned()),
+        false => Err(ApiError::request_invalid("a launch's id has 1 to 64 hex digits")),
+    }
 }
 
 fn state_prefix(text: &str) -> Result<StatePrefix, ApiError> {
@@ -195,6 +209,8 @@ mod tests {
             ("GET", "a/b/-/states/01234567", "state_get"),
             ("HEAD", &format!("a/b/-/states/{}", hex.replace(':', "%3A")), "state_get"),
             ("GET", "a/b/-/states", "states"),
+            ("GET", "a/b/-/lanes/0123456789abcdef0123456789abcdef", "lane"),
+            ("GET", "a/b/-/launch/1.0", "launch_cacheable"),
         ] {
             assert_eq!(parse(method, path).unwrap().2, label);
         }
@@ -218,6 +234,9 @@ mod tests {
             ("POST", "a/b/-/states"),
             ("GET", "a/b/-/pins/1.0"),
             ("PUT", "a/b/-/pins"),
+            ("POST", "a/b/-/lanes/0123"),
+            ("GET", "a/b/-/lanes/x"),
+            ("PUT", "a/b/-/launch/1.0"),
         ] {
             assert!(parse(method, path).is_err(), "{method} {path}");
         }

@@ -48,7 +48,7 @@ impl Learner {
             let models = image_model_get(&mut db, row.id, image).await?;
             (row, models)
         };
-        let Some(models) = models else { return self.carry_to(&row, image).await };
+        let Some(models) = models else { return Box::pin(self.carry_to(&row, image)).await };
         // It was put again, and is the newest now.
         if let Some(served) = models.served.filter(|served| row.model != Some(*served)) {
             let mut transaction = self.objects.db.begin().await?;
@@ -79,7 +79,7 @@ impl Learner {
             }
         };
         let became = match &from {
-            Some(from) => self.became(row, &model, from, &to).await?,
+            Some(from) => Box::pin(self.became(row, &model, from, &to)).await?,
             // Nothing is known but paths.
             None => HashMap::new(),
         };
@@ -148,7 +148,7 @@ impl Learner {
             }
             let names: Vec<LayerPath> = paths.keys().map(|path| (*path).clone()).collect();
             let mut found = match target {
-                Some(to) => follow::follow(&old, from, &new, to, &names).await?,
+                Some(to) => Box::pin(follow::follow(&old, from, &new, to, &names)).await?,
                 None => HashMap::new(),
             };
             for (path, states) in paths {

@@ -14,6 +14,7 @@ use layer_format::trace::foreign_entry_point;
 use layer_format::{Digest, FormatError};
 use tokio::sync::mpsc;
 
+use super::admission::Admission;
 use super::frames::ReadError;
 use super::image::Image;
 use super::launches::ActiveLaunch;
@@ -48,6 +49,9 @@ pub(crate) struct LaunchOrder {
     pub(crate) budget_bytes: u64,
     pub(crate) have: Option<HaveFilter>,
     pub(crate) model: Option<Digest>,
+    pub(crate) admission: Admission,
+    /// Predict with exactly this model rather than with the newest, and send it.
+    pub(crate) with_model: Option<Digest>,
 }
 
 impl LaunchOrder {
@@ -110,7 +114,7 @@ impl Launcher {
         let program = order.manifest.startup(None).next().or(order.manifest.startup_files.first()).and_then(|file| file.command.first()).cloned();
         let entry_point = order.entry_point.or_else(|| program.clone());
         let model = match order.predict && complete {
-            true => self.model(&order.image.repository, &order.image.digest, order.manifest.model).await?,
+            true => self.model(&order.image.repository, &order.image.digest, order.with_model.or(order.manifest.model)).await?,
             false => None,
         };
         let mut expected = Vec::new();
@@ -127,6 +131,7 @@ impl Launcher {
             match list {
                 Ok(list) => {
                     expected = list;
+                    expected.retain(|item| order.admission.admits(item.touch, item.probability));
                     if order.model != Some(digest) {
                         items.push(Item::Model(bytes));
                     }

@@ -8,6 +8,7 @@
 //!
 //! All that a step changes becomes visible in one transaction; a crash loses the step.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -82,8 +83,7 @@ impl Learner {
             return self.learn(repository, &image.digest, trace, true).await;
         }
         let used = used(&self.objects, &layers, &trace).await?;
-        self.sources.held(repository, source);
-        for left in self.hold(&image.repository, &image.digest, &trace, used).await? {
+        for left in self.hold(repository, image, &trace, used, source).await? {
             if let Ok(trace) = Trace::decode(&left.bytes) {
                 self.learn(repository, &left.image, trace, false).await?;
             }
@@ -92,17 +92,20 @@ impl Learner {
     }
 
     /// Holds a trace out. Gives those that had to make room for it.
-    async fn hold(&self, row: &RepositoryRow, image: &Digest, trace: &Trace, used: Used) -> Result<Vec<HeldTrace>, DbError> {
-        let bytes = trace.encode();
+    async fn hold(&self, repository: &Repository, image: &Image, trace: &Trace, used: Used, source: Source) -> Result<Vec<HeldTrace>, DbError> {
+        let (row, image, bytes) = (&image.repository, &image.digest, trace.encode());
         let (entry_point, architecture) = (trace.entry_point.as_str(), trace.architecture.as_str());
         let mut transaction = self.objects.db.begin().await?;
-        held_trace_insert(&mut transaction, row.id, &NewHeldTrace { image, entry_point, architecture, bytes: &bytes, used }).await?;
+        let new = NewHeldTrace { image, entry_point, architecture, bytes: &bytes, used };
+        let number = held_trace_insert(&mut transaction, row.id, &new).await?;
+        self.sources.held(repository, source, number);
         let mut left = held_trace_overflow(&mut transaction, row.id, MAX_HELD, MAX_HELD_BYTES).await?;
         for held in &left {
             held_trace_delete(&mut transaction, held.id).await?;
         }
         trace_statistics_add(&mut transaction, row.id, entry_point, architecture, trace.events.len()).await?;
-        let usual = median(held_trace_used(&mut transaction, row.id, entry_point, architecture).await?);
+        let all = held_trace_used(&mut transaction, row.id, entry_point, architecture).await?;
+        let usual = usual(all.into_iter().map(|(number, used)| (self.sources.of_held(repository, number), used)));
         trace_statistics_set_usual(&mut transaction, row.id, entry_point, architecture, usual).await?;
         commit(transaction).await?;
         self.metrics.traces_held.fetch_add(1, Ordering::Relaxed);
@@ -120,7 +123,7 @@ impl Learner {
                 repository_find(&mut db, repository).await?
             };
             let Some(row) = row else { return Ok(()) };
-            if let Step::Done = self.learn_once(&row, image, &trace, is_new).await? {
+            if let Step::Done = self.learn_once(repository, &row, image, &trace, is_new).await? {
                 self.metrics.traces_merged.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             }
@@ -129,7 +132,7 @@ impl Learner {
         Ok(())
     }
 
-    async fn learn_once(&self, row: &RepositoryRow, image: &Digest, trace: &Arc<Trace>, is_new: bool) -> Result<Step, ReadError> {
+    async fn learn_once(&self, repository: &Repository, row: &RepositoryRow, image: &Digest, trace: &Arc<Trace>, is_new: bool) -> Result<Step, ReadError> {
         let Some(mut models) = self.models_of(row, image).await? else { return Ok(Step::Done) };
         let (served, held) = {
             let mut db = self.objects.db.read().await?;
@@ -139,6 +142,11 @@ impl Learner {
             };
             (served, held_trace_list(&mut db, row.id, image, JUDGES).await?)
         };
+        let mut by_source: BTreeMap<Option<Source>, Vec<Vec<u8>>> = BTreeMap::new();
+        for (number, bytes) in held {
+            by_source.entry(self.sources.of_held(repository, number)).or_default().push(bytes);
+        }
+        let held: Vec<Vec<Vec<u8>>> = by_source.into_values().collect();
         let (candidate, for_task) = (models.candidate.take(), Arc::clone(trace));
         let learned = tokio::task::spawn_blocking(move || merge(served.as_deref(), candidate.as_deref(), &for_task, &held));
         let (bytes, verdict) = learned.await.map_err(|_| ReadError::Cancelled)?;
@@ -182,7 +190,7 @@ impl Learner {
                 return Ok(Some(models));
             }
         }
-        self.carry_to(row, image).await?;
+        Box::pin(self.carry_to(row, image)).await?;
         let mut db = self.objects.db.read().await?;
         Ok(Some(image_model_get(&mut db, row.id, image).await?.unwrap_or_default()))
     }
@@ -197,7 +205,7 @@ pub(super) async fn follow_newest(db: &mut Connection, row: &RepositoryRow, imag
 }
 
 /// The encoded model that learned the trace, and how it did. Takes a while.
-fn merge(served: Option<&[u8]>, candidate: Option<&[u8]>, trace: &Trace, held: &[Vec<u8>]) -> (Vec<u8>, Option<Verdict>) {
+fn merge(served: Option<&[u8]>, candidate: Option<&[u8]>, trace: &Trace, held: &[Vec<Vec<u8>>]) -> (Vec<u8>, Option<Verdict>) {
     let decode = |bytes: &[u8]| match Model::decode(bytes) {
         Ok(model) => Some(model),
         Err(error) => {
@@ -209,8 +217,8 @@ fn merge(served: Option<&[u8]>, candidate: Option<&[u8]>, trace: &Trace, held: &
     let mut model = candidate.and_then(decode).or_else(|| current.clone()).unwrap_or_default();
     predictor::learn(&mut model, trace, &predictor::Params::default());
     let bytes = model.encode();
-    let held: Vec<Trace> = held.iter().filter_map(|bytes| Trace::decode(bytes).ok()).collect();
-    (bytes, current.and_then(|current| judge(&Arc::new(current), &Arc::new(model), &held)))
+    let held: Vec<Vec<Trace>> = held.iter().map(|held| held.iter().filter_map(|bytes| Trace::decode(bytes).ok()).collect()).collect();
+    (bytes, current.and_then(|current| judge(&current, &model, &held)))
 }
 
 /// What a run used: bytes of all objects that answer for what it touched.
@@ -226,25 +234,39 @@ async fn used(objects: &Objects, layers: &Layers, trace: &Trace) -> Result<Used,
     Ok(Used { touches, bytes: lens.values().map(|len| u64::from(*len)).sum() })
 }
 
-/// The median of each number, if there are enough.
+/// What is usual: the median of what is usual for each source, so that none counts more for having sent more. Traces of
+/// before this process started are taken for those of one source. `None` if there are too few.
+fn usual(held: impl Iterator<Item = (Option<Source>, Used)>) -> Option<Used> {
+    let mut by_source: BTreeMap<Option<Source>, Vec<Used>> = BTreeMap::new();
+    held.for_each(|(source, used)| by_source.entry(source).or_default().push(used));
+    let count: usize = by_source.values().map(Vec::len).sum();
+    let medians: Vec<Used> = by_source.into_values().filter_map(median).collect();
+    median(medians).filter(|_| count >= MIN_USUAL)
+}
+
+/// The median of each number.
 fn median(mut all: Vec<Used>) -> Option<Used> {
     let middle = all.len() / 2;
     let mut of = |get: fn(&Used) -> u64| {
         all.sort_unstable_by_key(get);
         all.get(middle).map(get)
     };
-    let (touches, bytes) = (of(|used| used.touches)?, of(|used| used.bytes)?);
-    (all.len() >= MIN_USUAL).then_some(Used { touches, bytes })
+    Some(Used { touches: of(|used| used.touches)?, bytes: of(|used| used.bytes)? })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TraceLimits;
 
     #[test]
-    fn what_is_usual_is_the_median_and_one_absurd_run_does_not_move_it() {
+    fn what_is_usual_is_what_most_sources_use_however_much_one_sends() {
+        let sources = Sources::new(TraceLimits::default());
+        let source = |n: u8| Some(sources.source([10, 0, 0, n].into()));
         let used = |touches, bytes| Used { touches, bytes };
-        assert_eq!(median(vec![used(10, 100)]), None);
-        assert_eq!(median(vec![used(10, 100), used(12, 90), used(1 << 40, 1 << 60)]), Some(used(12, 100)));
+        assert_eq!(usual([(source(1), used(10, 100))].into_iter()), None);
+        let absurd = std::iter::repeat_n((source(9), used(1 << 40, 1 << 60)), 14);
+        let honest = [(source(1), used(10, 100)), (source(2), used(12, 90))];
+        assert_eq!(usual(honest.into_iter().chain(absurd)), Some(used(12, 100)));
     }
 }

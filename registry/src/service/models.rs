@@ -67,6 +67,15 @@ pub(crate) async fn model_of_image(db: &mut Connection, repository: &RepositoryR
     Ok(image_model_served(db, repository.id, image).await?.or(repository.model))
 }
 
+/// The digest of the model that launches of an image get. `pinned`: by its manifest.
+pub(crate) async fn model_digest(db: &Db, image: &Image, pinned: Option<Digest>) -> Result<Option<Digest>, DbError> {
+    if pinned.is_some() {
+        return Ok(pinned);
+    }
+    let mut db = db.read().await?;
+    model_of_image(&mut db, &image.repository, &image.digest).await
+}
+
 /// A model and its digest.
 pub(crate) async fn model_find(db: &Db, repository: &Repository, wanted: &Wanted) -> Result<Option<(Digest, Vec<u8>)>, DbError> {
     let image = match wanted {
@@ -164,7 +173,7 @@ impl Learner {
             })
         });
         let suited = suited.await.map_err(|_| ReadError::Cancelled)?;
-        if suited.entry_points.iter().all(|entry| entry.items().next().is_none()) {
+        if suited.states.is_empty() {
             return Err(ModelError::Unsuitable);
         }
         let bytes = suited.encode();

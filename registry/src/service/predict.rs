@@ -28,6 +28,8 @@ pub(crate) struct Expected {
     pub(crate) layer: u8,
     pub(crate) path: LayerPath,
     pub(crate) touch: Touch,
+    /// `0.0..=1.0`.
+    pub(crate) probability: f32,
 }
 
 /// How much may be sent ahead: what launches usually use, and the waste budget. So a model that names all of an image,
@@ -84,7 +86,7 @@ impl Models {
             }
         };
         let predicted = within(predictor::launch_list(&model, entry_point, architecture), allowance);
-        Ok(predicted.into_iter().map(|item| Expected { layer: item.layer, path: item.path, touch: item.touch }).collect())
+        Ok(predicted.into_iter().map(|item| Expected { layer: item.layer, path: item.path, touch: item.touch, probability: item.probability }).collect())
     }
 }
 

@@ -6,9 +6,9 @@
 //! Two rules hold for each repository:
 //! * a source may send [`TraceLimits::burst`] traces at once, and one more each [`TraceLimits::interval`];
 //! * of the traces taken last (as many as a model's half-life, of the last hour) one source may have a quarter, or, if
-//!   there are fewer than four sources, an equal share. Who is alone is not limited.
+//!   there are fewer than four sources, an equal share; a few ([`FREE`]) in any case. Who is alone is not limited.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
@@ -26,12 +26,16 @@ const WINDOW: usize = 20;
 const WINDOW_AGE: Duration = Duration::from_secs(3600);
 /// From this many sources on each may have at most this part.
 const MAX_PARTS: usize = 4;
+/// So many of the window's traces any source may have, however few there are.
+const FREE: usize = 4;
 /// Repositories, and sources of one, that are remembered: the one seen longest ago is forgotten.
 const MAX_REPOSITORIES: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 const MAX_SOURCES: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// Held traces of which it is remembered whose they are: more than are held.
+const MAX_HELD: usize = 64;
 
 /// Who sent something: equal for one address, or one network of IPv6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Source(u64);
 
 /// Why a trace is not taken.
@@ -51,7 +55,8 @@ struct Seen {
     window: VecDeque<(Instant, Source)>,
     /// Traces that each may still send, and since when.
     allowances: LruCache<Source, (f64, Instant)>,
-    last_held: Option<Source>,
+    /// Of whom held traces are, by number.
+    held: BTreeMap<i64, Source>,
 }
 
 /// The counters.
@@ -79,7 +84,8 @@ impl Sources {
     /// Whether a trace may be taken now; if so, it counts.
     pub(crate) fn admit(&self, repository: &Repository, source: Source, now: Instant) -> Result<(), Refused> {
         let mut all = self.seen.lock();
-        let seen = all.get_or_insert_mut(repository.clone(), || Seen { window: VecDeque::new(), allowances: LruCache::new(MAX_SOURCES), last_held: None });
+        let seen =
+            all.get_or_insert_mut(repository.clone(), || Seen { window: VecDeque::new(), allowances: LruCache::new(MAX_SOURCES), held: BTreeMap::new() });
         let burst = f64::from(self.limits.burst.max(1));
         let (left, since) = seen.allowances.get_or_insert_mut(source, || (burst, now));
         let interval = self.limits.interval.as_secs_f64();
@@ -96,7 +102,8 @@ impl Sources {
         let mut others: Vec<u64> = seen.window.iter().map(|(_, other)| other.0).filter(|other| *other != source.0).collect();
         others.sort_unstable();
         others.dedup();
-        if !others.is_empty() && own > WINDOW / MAX_PARTS.min(others.len() + 1) {
+        let all_then = (seen.window.len() + 1).min(WINDOW);
+        if !others.is_empty() && own > all_then.div_ceil(MAX_PARTS.min(others.len() + 1)).max(FREE) {
             return Err(Refused::Share);
         }
         *left -= 1.0;
@@ -113,14 +120,22 @@ impl Sources {
         let mut all = self.seen.lock();
         let Some(seen) = all.get_mut(repository) else { return true };
         let alone = seen.window.iter().all(|(_, other)| *other == source);
-        alone || seen.last_held != Some(source)
+        alone || seen.held.last_key_value().is_none_or(|(_, last)| *last != source)
     }
 
-    /// A trace of this source was held out.
-    pub(crate) fn held(&self, repository: &Repository, source: Source) {
+    /// A trace of this source was held out under this number, which is higher than those before it.
+    pub(crate) fn held(&self, repository: &Repository, source: Source, number: i64) {
         if let Some(seen) = self.seen.lock().get_mut(repository) {
-            seen.last_held = Some(source);
+            seen.held.insert(number, source);
+            while seen.held.len() > MAX_HELD {
+                seen.held.pop_first();
+            }
         }
+    }
+
+    /// Of whom a held trace is; `None` if this process did not see it come.
+    pub(crate) fn of_held(&self, repository: &Repository, number: i64) -> Option<Source> {
+        self.seen.lock().peek(repository)?.held.get(&number).copied()
     }
 }
 
@@ -193,7 +208,8 @@ mod tests {
         let (sources, repository, now) = sources(100);
         let (one, other) = (sources.source(address(1)), sources.source(address(2)));
         sources.admit(&repository, one, now).unwrap();
-        sources.held(&repository, one);
+        sources.held(&repository, one, 7);
+        assert_eq!((sources.of_held(&repository, 7), sources.of_held(&repository, 8)), (Some(one), None));
         assert!(sources.may_hold(&repository, one), "who is alone is all there is");
         sources.admit(&repository, other, now).unwrap();
         assert!(!sources.may_hold(&repository, one) && sources.may_hold(&repository, other));

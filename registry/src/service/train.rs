@@ -103,9 +103,9 @@ async fn work(mut jobs: mpsc::Receiver<Job>, waiting: Arc<Mutex<HashMap<Reposito
         let (result, doing) = match work {
             Work::Trace(job) => {
                 let (image, trace, source) = *job;
-                (learner.take(&repository, &image, &trace, source).await, "learn from a trace")
+                (Box::pin(learner.take(&repository, &image, &trace, source)).await, "learn from a trace")
             }
-            Work::Carry(image) => (learner.carry(&repository, &image).await, "carry a model over to a new image"),
+            Work::Carry(image) => (Box::pin(learner.carry(&repository, &image)).await, "carry a model over to a new image"),
         };
         if let Err(error) = result {
             tracing::error!(repository = repository.as_str(), error = crate::chain(&error), "could not {doing} of {repository}");

@@ -56,7 +56,7 @@ pub(super) async fn follow(
         }
     }
     for (path, before) in gone {
-        if let Some((new_path, entry)) = follower.by_name(path, &before).await? {
+        if let Some((new_path, entry)) = Box::pin(follower.by_name(path, &before)).await? {
             found.insert(path.clone(), Place { path: new_path, is_same: entry.kind == before.kind, entry });
         }
     }
