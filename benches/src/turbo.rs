@@ -98,6 +98,7 @@ pub struct RunStats {
     pub total_us: u64,
     pub demand_misses: u64,
     pub stall_us: u64,
+    pub demand_p99_us: u64,
     pub bytes_fetched: u64,
     pub bytes_received: u64,
     pub bytes_needed: u64,
@@ -105,6 +106,13 @@ pub struct RunStats {
     pub bytes_wasted: u64,
     pub requests: u64,
     pub hit_rate: f64,
+}
+
+impl RunStats {
+    /// Bytes that were of no use, in proportion to those that were.
+    pub fn waste(&self) -> f64 {
+        self.bytes_wasted as f64 / self.bytes_fetched.saturating_sub(self.bytes_wasted).max(1) as f64
+    }
 }
 
 impl<'a> Home<'a> {
@@ -116,6 +124,11 @@ impl<'a> Home<'a> {
         remove(&path)?;
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self { tools, place, url: &registry.url, side, path, user: None })
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// `turbo ARGS` in this home.
@@ -222,6 +235,14 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// For people who watch.
+    pub fn in_words(&self) -> String {
+        let stats = self.stats.map_or_else(String::new, |stats| {
+            format!(", {} misses, {:.1} % there, {:.0} % wasted", stats.demand_misses, 100.0 * stats.hit_rate, 100.0 * stats.waste())
+        });
+        format!("{:.2} s, {:.1} MB{stats}", self.seconds, self.received_bytes as f64 / 1e6)
+    }
+
     /// Measures `launch`. What is not yet on disk is written first, so that it does not disturb.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use client_store::Policy;
 use client_store::session::Finished;
 use layer_format::LayerPath;
 use layer_format::manifest::{Mode, StateImage};
@@ -56,7 +57,7 @@ pub struct Launch {
     pub trace: Option<PathBuf>,
     pub pull: bool,
     pub offline: bool,
-    pub predict: bool,
+    pub policy: Policy,
     pub readahead: u32,
     /// Whether traces are sent to the registry, if the configuration allows it.
     pub upload_traces: bool,
@@ -170,7 +171,7 @@ impl Launch {
             startup_file: self.startup_file.as_deref(),
             pull: self.pull,
             offline: self.offline,
-            predict: self.predict,
+            policy: self.policy,
         }
     }
 

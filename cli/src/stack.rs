@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use client_store::store::ImageOrigin;
-use client_store::{LayerView, Session, Store};
+use client_store::{LayerView, Policy, Session, Store};
 use layer_format::Digest;
 use layer_format::manifest::{ImageManifest, LayerManifest, StateImage};
 use layer_format::reference::ImageReference;
@@ -51,8 +51,8 @@ pub struct Request<'a> {
     pub pull: bool,
     /// Never ask it.
     pub offline: bool,
-    /// Use what earlier runs taught.
-    pub predict: bool,
+    /// What is fetched ahead, unless offline.
+    pub policy: Policy,
 }
 
 /// An image of a run.

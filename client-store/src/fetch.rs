@@ -21,6 +21,7 @@ mod saver;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -36,7 +37,7 @@ use crate::cache::ObjectCache;
 use crate::error::FetchError;
 use crate::link::Link;
 use crate::origin::Origin;
-use crate::stats::{Counters, RunStats};
+use crate::stats::{Counters, Latency, RunStats};
 use memory::Memory;
 use plan::Plan;
 use queue::{Queue, Slot};
@@ -128,6 +129,8 @@ pub struct Candidate {
     pub len: u32,
     /// How likely it is needed, `0.0..=1.0`.
     pub probability: f32,
+    /// In how many microseconds from now it is needed, if that is known; else 0.
+    pub within_us: u32,
 }
 
 /// What candidates are chosen by, when an object has to be asked for.
@@ -175,6 +178,10 @@ pub(crate) struct Shared {
     pub(crate) link: Mutex<Link>,
     pub(crate) saver: Arc<Saver>,
     pub(crate) counters: Counters,
+    /// How long threads waited for what they needed.
+    pub(crate) latency: Latency,
+    /// Bytes that may be wasted beyond the budget: nodes, which are bounded by themselves.
+    pub(crate) allowance: AtomicU64,
     /// Wakes the pump.
     pub(crate) wake: Notify,
     /// Name of the launch whose stream is open, for requests that take objects out of it.
@@ -258,7 +265,19 @@ impl Shared {
             // It lives in memory only: what does not fit would be fetched again.
             budget = budget.min(self.options.memory_bytes as u64 / 2);
         }
+        budget += self.allowance.load(Ordering::Relaxed);
         budget.saturating_sub(usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get())
+    }
+
+    /// The probability above which something is fetched ahead: P\*, and more the less is left of the waste budget, so that
+    /// what is unlikely does not take it from what is likely.
+    pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
+        let usage = self.memory.lock().usage();
+        let budget = self.options.waste_budget_bytes.max(usage.needed / WASTE_SHARE) + self.allowance.load(Ordering::Relaxed);
+        let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()) as f64 / budget.max(1) as f64;
+        let least = f64::from(SURE) * spent.min(1.0);
+        let link = self.link.lock().clone();
+        move |len, probability| f64::from(probability) > link.threshold(len.into()).max(least)
     }
 
     fn is_offline(&self) -> bool {
@@ -288,6 +307,8 @@ impl Fetcher {
             link: Mutex::default(),
             saver,
             counters: Counters::default(),
+            latency: Latency::default(),
+            allowance: AtomicU64::new(0),
             wake: Notify::new(),
             launch_id: Mutex::default(),
             started: Instant::now(),
@@ -338,7 +359,9 @@ impl Fetcher {
                 }
             }
             drop(waits);
-            shared.counters.stall_us.add(started.elapsed().as_micros() as u64);
+            let stalled = started.elapsed();
+            shared.counters.stall_us.add(stalled.as_micros() as u64);
+            shared.latency.add(stalled);
             if let Some(failure) = failure {
                 return Err(failure);
             }
@@ -422,10 +445,8 @@ impl Fetcher {
             Room { read_ahead: link.read_ahead(), predicted: link.window() }
         };
         let mut candidates = choose(room);
-        {
-            let link = self.shared.link.lock();
-            candidates.retain(|candidate| f64::from(candidate.probability) > link.threshold(candidate.len.into()));
-        }
+        let admits = self.shared.admission();
+        candidates.retain(|candidate| admits(candidate.len, candidate.probability));
         let mut bytes = 0;
         let mut absent = self.absent(candidates);
         absent.retain(|candidate| {
@@ -452,13 +473,33 @@ impl Fetcher {
         FetchError::Unreachable { digest, waited_s: started.elapsed().as_secs(), reason: reason.unwrap_or_else(|| "the registry does not answer".into()) }
     }
 
+    /// The application used an object that it did not get from here: counts it, and says where it came from.
+    pub(crate) fn used(&self, digest: &Digest, len: usize) -> Source {
+        self.shared.memory.lock().used(digest, len, false)
+    }
+
+    /// Whether an object is on this machine, so far as that can be told without reading it.
+    pub(crate) fn is_here(&self, digest: &Digest) -> bool {
+        self.shared.in_memory(digest) || self.shared.options.cache.contains(std::slice::from_ref(digest)).is_ok_and(|here| here == [true])
+    }
+
+    /// These bytes of nodes that are asked for ahead of use are bounded by whoever asks, not by the waste budget.
+    pub(crate) fn allow(&self, bytes: u64) {
+        self.shared.allowance.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The delivery rate as last measured, in uncompressed bytes a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.shared.link.lock().rate()
+    }
+
     /// An object that is on this machine. Makes no request, and does not count as use.
     pub fn local(&self, digest: &Digest) -> Option<Bytes> {
         self.shared.find(digest)
     }
 
-    /// Queues objects to be fetched ahead of use, in this order, before or behind what is queued already. Those that
-    /// are here, or that the launch stream will bring, are left out. Does nothing offline.
+    /// Queues objects to be fetched ahead of use, the most urgent first ([`crate::link::Link::urgency`]), with `replan` before
+    /// all that is queued already. Those that are here, or that the launch stream will bring, are left out. Does nothing offline.
     pub fn prefetch(&self, candidates: Vec<Candidate>, replan: bool) {
         if self.shared.is_offline() {
             return;
@@ -477,10 +518,24 @@ impl Fetcher {
             if replan {
                 queue.replan();
             }
+            let (link, since) = (self.shared.link.lock().clone(), self.shared.now());
             for candidate in absent.iter().filter(|candidate| !plan.is_expected(&candidate.digest)) {
-                queue.enqueue(candidate, now);
+                let len = if candidate.len == 0 { queue::UNKNOWN_LEN } else { candidate.len };
+                let urgency = link.urgency(len.into(), candidate.probability, Duration::from_micros(candidate.within_us.into()));
+                queue.enqueue(candidate, since + urgency, now);
             }
         }
+        self.shared.wake.notify_one();
+    }
+
+    /// Prefixes of the objects that the launch stream has announced and not brought yet.
+    pub(crate) fn planned(&self) -> Vec<u64> {
+        self.shared.plan.lock().outstanding()
+    }
+
+    /// Leaves the launch stream: what it has not brought is fetched as needed.
+    pub(crate) fn leave_stream(&self) {
+        self.shared.plan.lock().leave();
         self.shared.wake.notify_one();
     }
 
@@ -514,6 +569,8 @@ impl Fetcher {
         stats.bytes_prefetched_used = usage.ahead_used;
         stats.bytes_wasted += usage.ahead_unused;
         stats.hit_rate = 1.0;
+        let micros = |share| self.shared.latency.quantile(share).as_micros() as u64;
+        (stats.demand_p50_us, stats.demand_p99_us, stats.demand_max_us) = (micros(0.5), micros(0.99), micros(1.0));
         stats.store_error = self.shared.saver.failure().map(|error| error.to_string());
         let link = self.shared.link.lock();
         stats.round_trip_us = link.round_trip().as_micros() as u64;

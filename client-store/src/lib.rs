@@ -3,7 +3,8 @@
 //! * [`cache`] and [`origin`]: what the fetcher needs of the store on disk and of a registry, as traits.
 //! * [`store`]: the store on disk. [`remote`]: a registry over HTTP. [`transfer`]: push and pull.
 //! * [`fetch`]: the block fetcher: single flight, retries, verification, the launch stream. [`link`] measures the line.
-//! * [`reader`], [`recorder`], [`prefetch`]: a layer as the filesystem reads it, what it touched, what comes next.
+//! * [`reader`], [`recorder`], [`prefetch`]: a layer as the filesystem reads it, what it touched, what comes next; [`guess`]
+//!   says so where no model does.
 //! * [`session`]: one run of one image, all of the above together; [`stats`] says what it cost.
 //! * [`view`]: what the VM's filesystem needs of a layer.
 
@@ -12,6 +13,7 @@ pub mod cache;
 pub mod cache_conformance;
 pub mod error;
 pub mod fetch;
+pub mod guess;
 pub mod link;
 pub mod origin;
 pub mod prefetch;

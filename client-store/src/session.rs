@@ -13,13 +13,14 @@ use layer_format::manifest::{ImageManifest, LayerManifest, Manifest};
 use layer_format::model::Model;
 use layer_format::reference::{ImageReference, Revision};
 use layer_format::trace::Trace;
-use layer_format::{Digest, FormatError};
+use layer_format::{Digest, FormatError, LayerPath};
 use parking_lot::Mutex;
 
 use crate::anonymous::anonymous;
 use crate::cache::ObjectCache;
 use crate::error::FetchError;
 use crate::fetch::{self, Fetcher, FetcherOptions, LaunchError, LaunchOptions, LaunchStream, Wanted, no_candidates};
+use crate::guess::Guess;
 use crate::origin::Origin;
 use crate::prefetch::{Policy, Prefetcher};
 use crate::reader::{DEFAULT_NODE_BYTES, LayerReader, Nodes};
@@ -31,6 +32,8 @@ use crate::view::LayerView;
 pub const DEFAULT_LAUNCH_BUDGET_BYTES: u64 = 1 << 30;
 /// Connections opened at the start of a run: for the launch, demands and prefetches.
 const CONNECTIONS: usize = 3;
+/// Most words of start commands that are looked at.
+const MAX_SEEDS: usize = 32;
 /// How long the end of a run waits for its trace to be sent.
 pub const TRACE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -147,6 +150,8 @@ struct Models {
     prefetcher: Option<Arc<Prefetcher>>,
     /// The launch stream will bring nothing more of what it was to bring.
     is_alone: bool,
+    /// Nothing more comes at all, so no model either.
+    has_ended: bool,
 }
 
 impl Models {
@@ -165,13 +170,21 @@ impl Models {
                 prefetcher.fetch_launch_list();
             }
         }
+        if self.has_ended {
+            prefetcher.set_alone();
+        }
         self.prefetcher = Some(prefetcher);
     }
 
-    fn left_alone(&mut self) {
-        self.is_alone = true;
+    /// The launch stream ended, after all that it was to bring or not.
+    fn ended(&mut self, whole: bool) {
+        self.has_ended = true;
+        self.is_alone |= !whole;
         if let Some(prefetcher) = &self.prefetcher {
-            prefetcher.fetch_launch_list();
+            prefetcher.set_alone();
+            if !whole {
+                prefetcher.fetch_launch_list();
+            }
         }
     }
 }
@@ -187,7 +200,9 @@ pub struct Session {
     fetcher: Arc<Fetcher>,
     recorder: Arc<Recorder>,
     models: Arc<Mutex<Models>>,
-    prefetcher: Option<(Arc<Prefetcher>, std::thread::JoinHandle<()>)>,
+    prefetcher: Option<Arc<Prefetcher>>,
+    guess: Arc<Guess>,
+    threads: Vec<std::thread::JoinHandle<()>>,
     launch: Option<LaunchStream>,
     origin: Option<Arc<dyn Origin>>,
     runtime: tokio::runtime::Handle,
@@ -224,7 +239,7 @@ impl Session {
         }));
         let given = options.manifest.clone().filter(|bytes| named == Some(Digest::of(bytes)));
         let local = named.and_then(|digest| Some((digest, given.or_else(|| fetcher.local(&digest))?)));
-        let models = Arc::new(Mutex::new(Models { is_alone: true, ..Models::default() }));
+        let models = Arc::new(Mutex::new(Models { is_alone: true, has_ended: true, ..Models::default() }));
         if options.policy == Policy::Predicted
             && let Some(digest) = options.model
             && let Some(model) = fetcher.local(&digest).and_then(|bytes| Model::decode(&bytes).ok())
@@ -256,21 +271,27 @@ impl Session {
         let nodes = Arc::new(Nodes::new(fetcher.clone(), DEFAULT_NODE_BYTES));
         let recorder = Arc::new(Recorder::new());
         let roots: Vec<Digest> = layer_manifests.iter().map(|layer| layer.root).collect();
-        let prefetcher = match options.policy {
-            Policy::Predicted if !fetcher.is_offline() && !options.is_complete => {
-                let prefetcher = Arc::new(Prefetcher::new(nodes.clone(), roots.clone(), entry_point.clone(), options.architecture.clone()));
-                models.lock().attach(prefetcher.clone());
-                let for_thread = prefetcher.clone();
-                let thread = std::thread::Builder::new().name("turbo-prefetch".into()).spawn(move || for_thread.run());
-                let thread =
-                    thread.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })?;
-                Some((prefetcher, thread))
-            }
-            _ => None,
-        };
+        let needs_network = !fetcher.is_offline() && !options.is_complete;
+        let guess = Arc::new(match needs_network {
+            true => Guess::new(nodes.clone(), roots.clone(), seeds(&manifest, entry_point.as_deref())),
+            false => Guess::disabled(nodes.clone()),
+        });
+        let mut threads = Vec::new();
+        let prefetcher = (needs_network && options.policy == Policy::Predicted).then(|| {
+            Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone()))
+        });
+        if needs_network && matches!(options.policy, Policy::Predicted | Policy::Guessed) {
+            guess.set_active(options.policy == Policy::Guessed);
+            let for_thread = guess.clone();
+            threads.push(thread("turbo-guess", move || for_thread.run())?);
+        }
+        if let Some(prefetcher) = &prefetcher {
+            models.lock().attach(prefetcher.clone());
+            let for_thread = prefetcher.clone();
+            threads.push(thread("turbo-prefetch", move || for_thread.run())?);
+        }
         let layers = (0..=u8::MAX).zip(roots).map(|(number, root)| {
-            let prefetcher = prefetcher.as_ref().map(|(prefetcher, _)| prefetcher.clone());
-            Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher))
+            Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher.clone(), guess.clone()))
         });
         Ok(Self {
             layers: layers.collect(),
@@ -283,6 +304,8 @@ impl Session {
             recorder,
             models,
             prefetcher,
+            guess,
+            threads,
             launch,
             origin: options.origin,
             runtime: options.runtime,
@@ -363,9 +386,10 @@ impl Session {
         if let Some(launch) = &self.launch {
             launch.stop();
         }
-        if let Some((prefetcher, _)) = &self.prefetcher {
+        if let Some(prefetcher) = &self.prefetcher {
             prefetcher.close();
         }
+        self.guess.close();
         self.fetcher.stop_prefetch();
         let trace = self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture);
         let sent = self.send(&trace);
@@ -421,12 +445,37 @@ impl Drop for Session {
         // It refers to the layers, which refer to the fetcher.
         self.models.lock().prefetcher = None;
         self.fetcher.close();
-        if let Some((prefetcher, thread)) = self.prefetcher.take() {
+        if let Some(prefetcher) = self.prefetcher.take() {
             prefetcher.close();
+        }
+        self.guess.close();
+        for thread in self.threads.drain(..) {
             // A panic of the thread was reported by itself.
             let _ = thread.join();
         }
     }
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, FetchError> {
+    let started = std::thread::Builder::new().name(name.into()).spawn(run);
+    started.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })
+}
+
+/// Files that the launch begins with, as the image says: its programs, and the files that their arguments name.
+fn seeds(manifest: &ImageManifest, entry_point: Option<&str>) -> Vec<Vec<LayerPath>> {
+    let words = manifest.startup(entry_point).chain(manifest.startup(None)).flat_map(|file| &file.command);
+    let absolute = |path: &str| LayerPath::from_absolute(path.as_bytes()).ok();
+    let mut seeds: Vec<Vec<LayerPath>> = Vec::new();
+    for word in words.map(String::as_str).chain(entry_point).take(MAX_SEEDS) {
+        let paths: Vec<LayerPath> = match word.starts_with('/') {
+            true => absolute(word).into_iter().collect(),
+            false => ["/usr/local/bin", "/usr/bin", "/bin"].iter().filter_map(|folder| absolute(&format!("{folder}/{word}"))).collect(),
+        };
+        if !seeds.contains(&paths) {
+            seeds.push(paths);
+        }
+    }
+    seeds
 }
 
 fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, models: &Arc<Mutex<Models>>) -> LaunchStream {
@@ -444,17 +493,16 @@ fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, mo
         model: models.lock().digest,
         ..LaunchRequest::default()
     };
-    models.lock().is_alone = false;
+    {
+        let mut models = models.lock();
+        (models.is_alone, models.has_ended) = (false, false);
+    }
     if let Some(origin) = &options.origin {
         // The launch takes one connection; demands should not wait for the handshake of another.
         options.runtime.spawn(origin.warm_up(CONNECTIONS));
     }
     let (for_model, for_end) = (models.clone(), models.clone());
     let on_model: Option<fetch::OnModel> = is_predicted.then(|| Box::new(move |digest, model| for_model.lock().set(digest, model)) as fetch::OnModel);
-    let on_end: fetch::OnEnd = Box::new(move |whole| {
-        if !whole {
-            for_end.lock().left_alone();
-        }
-    });
+    let on_end: fetch::OnEnd = Box::new(move |whole| for_end.lock().ended(whole));
     fetcher.launch(LaunchOptions { image, digest: named, request, on_model, on_end: Some(on_end) })
 }

@@ -1,7 +1,10 @@
 //! What a run cost: counters while it runs, and [`RunStats`], the report of them.
 
+mod latency;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use latency::Latency;
 use serde::{Deserialize, Serialize};
 
 /// What a run needed, fetched and waited for. Times in microseconds, sizes in uncompressed bytes unless said otherwise.
@@ -17,6 +20,12 @@ pub struct RunStats {
     pub requests: u64,
     /// Sum over all threads of the time that they waited for the network.
     pub stall_us: u64,
+    /// How long a thread that had to wait did so: the median, the 99th percentile, and the longest, with a precision of an eighth.
+    pub demand_p50_us: u64,
+    /// See `demand_p50_us`.
+    pub demand_p99_us: u64,
+    /// See `demand_p50_us`.
+    pub demand_max_us: u64,
     /// Bytes of all objects that arrived, whether they were used or not.
     pub bytes_fetched: u64,
     /// Bytes of answers as they came over the wire, compressed; if the registry does not count them, the same as

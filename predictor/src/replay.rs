@@ -61,8 +61,8 @@ pub enum Policy<'a> {
     },
     /// This list, in order, from the start; see [`first_touches`] and [`whole_files`].
     StaticList(&'a [Place]),
-    /// What Turbo does without a model: with what is asked for, what lies beside it, as far as the link makes that
-    /// worth while. The client's own guesses are better: they also look at what files contain.
+    /// What Turbo does without any model or guess: with what is asked for, more of the file that it is in, as far as the
+    /// link makes that worth while.
     OnDemand,
     /// The model's launch list from the start, planned anew whenever the launch turns out to be of another kind, and with
     /// what is asked for its likely successors; both only where the probability is above [`Link::threshold`]. Where the

@@ -7,7 +7,7 @@
 //!
 //! Beside the traces, what travels for each place that some run touched: see [`sizes`].
 
-mod sizes;
+pub(crate) mod sizes;
 pub mod subjects;
 
 use std::fs;

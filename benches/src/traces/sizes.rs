@@ -27,7 +27,7 @@ const FLUSH_BYTES: u64 = 64 << 10;
 ///
 /// # Errors
 /// If the root filesystem cannot be read.
-pub(super) fn of(root: &Path, traces: &[Trace]) -> Result<Travel> {
+pub(crate) fn of(root: &Path, traces: &[Trace]) -> Result<Travel> {
     let store = MemoryStore::new();
     let imported = import_directory(root, &ImportOptions::default(), &store, &()).with_context(|| format!("cannot import {}", root.display()))?;
     let mut builder = TravelBuilder::new();

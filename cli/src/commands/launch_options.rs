@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use client_store::Policy;
 use layer_format::reference::ImageReference;
 
 use crate::commands::sync_options::SyncOptions;
@@ -70,12 +71,15 @@ pub struct LaunchOptions {
     /// Never use the network.
     #[arg(long)]
     offline: bool,
-    /// Do not use what was learned from earlier runs: fetch what is asked for, and a little beside it.
+    /// Do not use what was learned from earlier runs: what is fetched ahead is guessed from the image alone.
     #[arg(long)]
     no_model: bool,
     /// Do not send the trace of this run to the registry: nothing is learned from it. (`turbo config --traces=false` for all.)
     #[arg(long)]
     no_trace_upload: bool,
+    /// Fetch ahead nothing but more of a file that is read: the measure for all else.
+    #[arg(long, hide = true)]
+    on_demand: bool,
     #[command(flatten)]
     sync: SyncOptions,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
@@ -164,7 +168,11 @@ impl Checked {
         launch.trace = options.trace.as_deref().map(std::path::absolute).transpose()?;
         launch.pull = options.pull;
         launch.offline = options.offline;
-        launch.predict = !options.no_model;
+        launch.policy = match (options.on_demand, options.no_model) {
+            (true, _) => Policy::OnDemand,
+            (false, true) => Policy::Guessed,
+            (false, false) => Policy::Predicted,
+        };
         launch.readahead = options.readahead;
         launch.upload_traces = !options.no_trace_upload;
         launch.share = options.sync.share();
@@ -213,7 +221,7 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         trace: None,
         pull: false,
         offline: false,
-        predict: true,
+        policy: Policy::Predicted,
         readahead: launch::DEFAULT_READAHEAD,
         upload_traces: true,
         share: None,

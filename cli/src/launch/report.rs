@@ -67,6 +67,10 @@ pub fn total(all: impl IntoIterator<Item = RunStats>) -> RunStats {
         sum.demand_requests += one.demand_requests;
         sum.requests += one.requests;
         sum.stall_us += one.stall_us;
+        // Of several images the slower one: the waits themselves are not kept.
+        sum.demand_p50_us = sum.demand_p50_us.max(one.demand_p50_us);
+        sum.demand_p99_us = sum.demand_p99_us.max(one.demand_p99_us);
+        sum.demand_max_us = sum.demand_max_us.max(one.demand_max_us);
         sum.bytes_fetched += one.bytes_fetched;
         sum.bytes_received += one.bytes_received;
         sum.bytes_needed += one.bytes_needed;

@@ -67,11 +67,7 @@ impl<'a> RunSource<'a> {
             // One connection is opened while what is here is looked through.
             self.warm.call_once(|| drop(self.runtime.spawn(origin.warm_up(1))));
         }
-        let policy = match (request.offline, request.predict) {
-            (true, _) => Policy::Offline,
-            (false, false) => Policy::OnDemand,
-            (false, true) => Policy::Predicted,
-        };
+        let policy = if request.offline { Policy::Offline } else { request.policy };
         let program = || request.startup_file.and_then(|command| command.first().cloned());
         let asked_for = request.trigger.map(Into::into).or_else(program).or_else(|| self.entry_point.get().cloned());
         Ok(SessionOptions {

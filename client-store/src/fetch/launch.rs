@@ -248,6 +248,9 @@ impl Reader {
                 return Ok(());
             }
             let next = timeout(limit, stream.next()).await.map_err(|_| silence(limit))?;
+            if shared.plan.lock().is_left() && self.has_image() {
+                return Ok(());
+            }
             let Some(record) = next else {
                 return Err(OriginError::Network { url: "the registry".into(), reason: "the launch was cut".into() });
             };
@@ -287,6 +290,10 @@ impl Reader {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    fn has_image(&self) -> bool {
+        self.state.progress.lock().image.is_some()
     }
 
     fn image(&mut self, bytes: Bytes) -> Result<(), OriginError> {

@@ -13,8 +13,6 @@ use crate::link::WINDOW_BYTES;
 
 /// Most requests under way for objects that someone waits for. More wait, and then share a request.
 const MAX_DEMAND_REQUESTS: usize = 8;
-/// Most requests under way for prefetches: enough that one is arriving while another is asked for.
-const MAX_PREFETCH_REQUESTS: usize = 4;
 /// Round trip from which on it is worth waiting a moment for other threads' demands.
 const GATHER_FROM: Duration = Duration::from_millis(50);
 /// How often prefetches that have no room are looked at again.
@@ -82,14 +80,15 @@ impl Shared {
         let link = self.link.lock().clone();
         let busy = queue.demand_requests > 0;
         let window = if busy { link.window() / 2 } else { link.window() };
+        let admits = self.admission();
         let backlog = self.saver.backlog() > MAX_BACKLOG_BYTES;
-        while !queue.has_demand() && queue.prefetch_requests < MAX_PREFETCH_REQUESTS && !backlog {
+        while !queue.has_demand() && queue.prefetch_requests < link.requests() && !backlog {
             let room = window.saturating_sub(queue.ahead_flying).min(self.waste_room(queue.ahead_flying));
             // Pieces large enough to be worth a request, and small enough that the window holds a few.
             if room < *WINDOW_BYTES.start() / 4 {
                 break;
             }
-            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), |len, probability| f64::from(probability) > link.threshold(len.into())) else {
+            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), &admits) else {
                 break;
             };
             batches.push(batch);

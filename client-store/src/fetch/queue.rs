@@ -76,12 +76,14 @@ pub(crate) struct Job {
     demanded: bool,
     /// Place among the prefetches, if it has one.
     place: Option<Place>,
+    /// Since the start of the run: the earlier, the sooner it is asked for.
+    urgency: Duration,
     /// Bytes of it that are counted in [`Queue::ahead_flying`].
     counted: u64,
 }
 
-/// Newest plan first, then in the order in which it was made.
-type Place = (std::cmp::Reverse<u64>, u64);
+/// Newest plan first, then the most urgent, then in the order in which it was made.
+type Place = (std::cmp::Reverse<u64>, Duration, u64);
 
 /// What to put in one request.
 #[derive(Debug, Clone)]
@@ -150,6 +152,7 @@ impl Queue {
             ready_at: now,
             demanded: false,
             place: None,
+            urgency: Duration::ZERO,
             counted: 0,
         })
     }
@@ -217,11 +220,12 @@ impl Queue {
     }
 
     /// Queues an object to be fetched ahead of use.
-    pub(crate) fn enqueue(&mut self, candidate: &Candidate, now: Instant) {
+    pub(crate) fn enqueue(&mut self, candidate: &Candidate, urgency: Duration, now: Instant) {
         if self.jobs.contains_key(&candidate.digest) {
             return;
         }
-        self.add(candidate.digest, candidate.len, Phase::Queued, now).probability = candidate.probability;
+        let job = self.add(candidate.digest, candidate.len, Phase::Queued, now);
+        (job.probability, job.urgency) = (candidate.probability, urgency);
         self.place(candidate.digest);
         while self.prefetch.len() > MAX_PREFETCH_QUEUE {
             let Some((_, digest)) = self.prefetch.pop_last() else { return };
@@ -230,9 +234,9 @@ impl Queue {
     }
 
     fn place(&mut self, digest: Digest) {
-        let place = (std::cmp::Reverse(self.generation), self.next_place);
-        self.next_place += 1;
         if let Some(job) = self.jobs.get_mut(&digest) {
+            let place = (std::cmp::Reverse(self.generation), job.urgency, self.next_place);
+            self.next_place += 1;
             job.place = Some(place);
             self.prefetch.insert(place, digest);
         }

@@ -1,0 +1,346 @@
+//! What to fetch ahead of use when no model tells: guesses from the shape of an image and of its files.
+//!
+//! * A miss in a file brings the rest of it if it is small, else a window that grows while it is used ([`window`]), and
+//!   the files beside it, small ones of the same kind first.
+//! * Files name the files that they use: libraries in ELF files ([`elf`]), interpreters of scripts, modules of programs
+//!   ([`words`]). Guesses lead to guesses ([`engine`]), the likeliest first, long before the application comes to them.
+//! * Tree and recipe nodes come in the background, those near what is touched first ([`metadata`]).
+//!
+//! How likely a guess is follows what became of those before it in this run, by directory, kind of file and ground
+//! ([`ratio`]). All of it is policy: it names objects with probabilities; admission, order, waste budget and single
+//! flight are the fetcher's. What it says wrongly costs bytes within that budget, nothing else.
+
+mod elf;
+mod engine;
+mod folder;
+mod libraries;
+mod metadata;
+mod ratio;
+mod window;
+mod words;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use layer_format::entry::{Entry, Kind};
+use layer_format::recipe::Recipe;
+use layer_format::trace::{BUCKET_LEN, Touch};
+use layer_format::{Digest, LayerPath};
+use parking_lot::{Condvar, Mutex};
+
+use crate::fetch::{Candidate, Room, SURE};
+use crate::prefetch::NODE_LEN;
+use crate::reader::{Look, Nodes};
+use ratio::Ratios;
+use window::Windows;
+
+/// Files of at most this many bytes are likely read as a whole.
+pub(crate) const SMALL_FILE: u64 = 256 << 10;
+/// How likely the rest of a small file is needed, and the rest of a window.
+const WHOLE_FILE: f32 = SURE;
+const WINDOW: f32 = 0.5;
+/// Files up to this size come whole if they are a small part of what arrives in a round trip: more than half of them is
+/// read by most that read them at all.
+const MIDDLE_FILE: u64 = 1 << 20;
+/// What is less likely is not fetched.
+const LEAST: f32 = 0.08;
+/// A guess that was not used for this long counts as wrong, until it is used.
+const JUDGED_AFTER: Duration = Duration::from_millis(1500);
+/// Misses in one directory from which on much more of it comes along.
+const KNOWN_MISSES: u32 = 2;
+/// Most events that wait, and most files of which is known whether they were touched.
+const MAX_EVENTS: usize = 8192;
+const MAX_FILES: usize = 1 << 17;
+/// Most entries of a directory that are looked at.
+pub(crate) const MAX_CHILDREN: usize = 2048;
+
+/// Why a file is expected to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Ground {
+    /// It lies beside one that is used.
+    Neighbour,
+    /// One that is used, or expected to be, names it, and lies beside it.
+    Named,
+    /// The same, from elsewhere.
+    NamedFar,
+    /// The loader will need it.
+    Library,
+}
+
+impl Ground {
+    /// How likely, for a file of this kind, before anything is known of this run.
+    fn prior(self, kind: &[u8]) -> f32 {
+        match self {
+            // Of libraries in a folder few are used; of modules of a package most.
+            Self::Neighbour if kind == b"so" => 0.1,
+            Self::Neighbour => 0.3,
+            Self::Named => 0.5,
+            Self::NamedFar => 0.35,
+            Self::Library => 0.9,
+        }
+    }
+}
+
+/// A file of a layer.
+pub(crate) type File = (u8, LayerPath);
+
+#[derive(Debug)]
+enum Event {
+    /// The application used a file for the first time.
+    Touched(File),
+    /// The application looked for something here.
+    Looked(File),
+    /// It listed this directory.
+    Listed(File),
+}
+
+#[derive(Debug)]
+struct Guessed {
+    ground: Ground,
+    at: Instant,
+    judged: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    events: VecDeque<Event>,
+    touched: HashSet<File>,
+    guessed: HashMap<File, Guessed>,
+    unjudged: VecDeque<File>,
+    by_directory: Ratios<(u8, LayerPath, Ground)>,
+    by_kind: Ratios<(Vec<u8>, Ground)>,
+    misses: HashMap<File, u32>,
+    windows: Windows,
+    is_active: bool,
+    closing: bool,
+}
+
+/// Guesses for the layers of one image.
+pub struct Guess {
+    nodes: Arc<Nodes>,
+    /// Roots of the layers' trees, lowest first.
+    roots: Vec<Digest>,
+    /// Files that the launch begins with, each at the first of some paths at which there is one.
+    seeds: Vec<Vec<LayerPath>>,
+    /// Whether anything is watched at all: not if all is local.
+    is_enabled: bool,
+    inner: Mutex<Inner>,
+    work: Condvar,
+}
+
+impl std::fmt::Debug for Guess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let inner = self.inner.lock();
+        f.debug_struct("Guess").field("active", &inner.is_active).field("guessed", &inner.guessed.len()).finish_non_exhaustive()
+    }
+}
+
+impl Guess {
+    /// For the layers with these roots, lowest first. `seeds` are files that the launch begins with, each at the first of
+    /// some absolute paths at which there is one.
+    pub fn new(nodes: Arc<Nodes>, roots: Vec<Digest>, seeds: Vec<Vec<LayerPath>>) -> Self {
+        let inner = Inner {
+            events: VecDeque::new(),
+            touched: HashSet::new(),
+            guessed: HashMap::new(),
+            unjudged: VecDeque::new(),
+            by_directory: Ratios::new(4.0),
+            by_kind: Ratios::new(8.0),
+            misses: HashMap::new(),
+            windows: Windows::default(),
+            is_active: false,
+            closing: false,
+        };
+        Self { nodes, roots, seeds, is_enabled: true, inner: Mutex::new(inner), work: Condvar::new() }
+    }
+
+    /// For a run that needs no network: watches nothing, and guesses nothing.
+    pub fn disabled(nodes: Arc<Nodes>) -> Self {
+        Self { is_enabled: false, ..Self::new(nodes, Vec::new(), Vec::new()) }
+    }
+
+    /// Whether guesses are made in the background, and of what lies beside a miss: while no model tells better.
+    pub fn set_active(&self, is_active: bool) {
+        self.inner.lock().is_active = is_active;
+        self.work.notify_one();
+    }
+
+    /// Whether they are.
+    pub fn is_active(&self) -> bool {
+        self.inner.lock().is_active
+    }
+
+    /// Ends [`Guess::run`].
+    pub fn close(&self) {
+        self.inner.lock().closing = true;
+        self.work.notify_one();
+    }
+
+    /// Guesses in the background until closed. To be called on a thread of its own.
+    pub fn run(&self) {
+        engine::Engine::new(self).run();
+    }
+
+    /// The application touched this for the first time.
+    pub fn touched(&self, layer: u8, path: &LayerPath, touch: Touch) {
+        if touch == Touch::Meta || !self.is_enabled {
+            return;
+        }
+        let mut inner = self.inner.lock();
+        inner.windows.touched(layer, path, BUCKET_LEN);
+        let file = (layer, path.clone());
+        if inner.touched.len() >= MAX_FILES || !inner.touched.insert(file.clone()) {
+            return;
+        }
+        inner.turned_out(&file);
+        inner.event(Event::Touched(file));
+        drop(inner);
+        self.work.notify_one();
+    }
+
+    /// The application lists this directory.
+    pub fn listed(&self, layer: u8, directory: &LayerPath) {
+        if self.is_enabled {
+            self.inner.lock().event(Event::Listed((layer, directory.clone())));
+            self.work.notify_one();
+        }
+    }
+
+    /// The application looked for something at this path.
+    pub fn looked(&self, layer: u8, path: &LayerPath) {
+        if !self.is_enabled {
+            return;
+        }
+        let mut inner = self.inner.lock();
+        if inner.is_active {
+            inner.event(Event::Looked((layer, path.clone())));
+            drop(inner);
+            self.work.notify_one();
+        }
+    }
+
+    /// What should come along with the bytes `missed` of the file `path`.
+    pub fn at_miss(&self, layer: u8, path: &LayerPath, recipe: &Recipe, missed: Range<u64>, room: Room) -> Vec<Candidate> {
+        let len = recipe.len();
+        let (range, probability) = match len {
+            ..=SMALL_FILE => (0..len, WHOLE_FILE),
+            _ if len <= MIDDLE_FILE.min(room.read_ahead / 2) => (0..len, WINDOW),
+            _ => (self.inner.lock().windows.at_miss(layer, path, &missed, len, room.read_ahead), WINDOW),
+        };
+        let mut candidates = Vec::new();
+        let found = self.nodes.local_chunks(recipe, range);
+        candidates.extend(found.needs.map(|digest| Candidate { digest, len: NODE_LEN, probability, within_us: 0 }));
+        candidates.extend(found.chunks.iter().map(|(_, chunk)| Candidate { digest: chunk.digest, len: chunk.len, probability, within_us: 0 }));
+        if self.is_active() {
+            self.beside(layer, path, len, room.read_ahead, &mut candidates);
+        }
+        candidates
+    }
+
+    /// The small files of its kind in the directory of `path`, as far as its nodes are here, the smallest first. A program that reads one of many files (modules, locales, icons) tends to read others beside it.
+    fn beside(&self, layer: u8, path: &LayerPath, len: u64, mut room: u64, candidates: &mut Vec<Candidate>) {
+        let (Some(directory), Some(root)) = (path.parent(), self.roots.get(usize::from(layer))) else { return };
+        let Look::Found(entries) = self.nodes.local_children(root, &directory, MAX_CHILDREN) else { return };
+        let kind = words::kind(path.name());
+        let mut inner = self.inner.lock();
+        let misses = inner.misses.entry((layer, directory.clone())).or_default();
+        *misses += 1;
+        let many = *misses > KNOWN_MISSES;
+        if !many {
+            room /= 2;
+        }
+        let most = if many { SMALL_FILE } else { SMALL_FILE.min(len.max(32 << 10) * 2) };
+        let mut likely: Vec<(&Entry, &Recipe)> = Vec::new();
+        for entry in &entries {
+            let Kind::File(recipe) = &entry.kind else { continue };
+            if entry.path != *path && recipe.len() <= most && words::kind(entry.path.name()) == kind {
+                likely.push((entry, recipe));
+            }
+        }
+        likely.sort_by_key(|(_, recipe)| recipe.len());
+        for (entry, recipe) in likely {
+            let file = (layer, entry.path.clone());
+            if inner.touched.contains(&file) || inner.guessed.contains_key(&file) {
+                continue;
+            }
+            let probability = inner.likely(&file, Ground::Neighbour);
+            if probability < LEAST {
+                return;
+            }
+            let Recipe::Extents(_) = recipe else { continue };
+            let chunks = self.nodes.local_chunks(recipe, 0..recipe.len()).chunks;
+            let Some(left) = room.checked_sub(recipe.len()) else { return };
+            room = left;
+            inner.guess(file, Ground::Neighbour);
+            candidates.extend(chunks.iter().map(|(_, chunk)| Candidate { digest: chunk.digest, len: chunk.len, probability, within_us: 0 }));
+        }
+    }
+}
+
+impl Inner {
+    fn event(&mut self, event: Event) {
+        if self.events.len() < MAX_EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    /// How likely the file is used, if there is this ground to expect it.
+    fn likely(&self, (layer, path): &File, ground: Ground) -> f32 {
+        let kind = words::kind(path.name());
+        let prior = ground.prior(&kind);
+        let by_kind = self.by_kind.get(&(kind, ground), prior);
+        self.by_directory.get(&(*layer, path.parent().unwrap_or_default(), ground), by_kind)
+    }
+
+    /// The file will be fetched for this reason.
+    fn guess(&mut self, file: File, ground: Ground) {
+        if self.guessed.len() < MAX_FILES && !self.touched.contains(&file) && !self.guessed.contains_key(&file) {
+            self.unjudged.push_back(file.clone());
+            self.guessed.insert(file, Guessed { ground, at: Instant::now(), judged: false });
+        }
+    }
+
+    fn kinds((layer, path): &File, ground: Ground) -> ((u8, LayerPath, Ground), (Vec<u8>, Ground)) {
+        ((*layer, path.parent().unwrap_or_default(), ground), (words::kind(path.name()), ground))
+    }
+
+    /// A file that may have been guessed is used.
+    fn turned_out(&mut self, file: &File) {
+        let Some(guessed) = self.guessed.get_mut(file) else { return };
+        let (directory, kind) = Self::kinds(file, guessed.ground);
+        if std::mem::replace(&mut guessed.judged, true) {
+            self.by_directory.was_right(&directory);
+            self.by_kind.was_right(&kind);
+        } else {
+            self.by_directory.add(directory, true);
+            self.by_kind.add(kind, true);
+        }
+    }
+
+    /// For whoever looks for the reason of a bad guess.
+    fn tell(&self) {
+        for ground in [Ground::Neighbour, Ground::Named, Ground::NamedFar, Ground::Library] {
+            let files = || self.guessed.iter().filter(|(_, guessed)| guessed.ground == ground).map(|(file, _)| file);
+            let right = files().filter(|file| self.touched.contains(*file)).count();
+            tracing::debug!(?ground, guessed = files().count(), right, "guesses of files");
+        }
+    }
+
+    /// Guesses that were not used for a while count as wrong.
+    fn judge(&mut self, now: Instant) {
+        while let Some(file) = self.unjudged.front() {
+            let Some(guessed) = self.guessed.get_mut(file) else { return };
+            if now.saturating_duration_since(guessed.at) < JUDGED_AFTER {
+                return;
+            }
+            if !std::mem::replace(&mut guessed.judged, true) {
+                let (directory, kind) = Self::kinds(file, guessed.ground);
+                self.by_directory.add(directory, false);
+                self.by_kind.add(kind, false);
+            }
+            self.unjudged.pop_front();
+        }
+    }
+}
