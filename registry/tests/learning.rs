@@ -374,7 +374,7 @@ async fn the_next_version_is_predicted_before_its_first_launch() {
             // Every second file has other content; the folder has another version.
             path if path.starts_with("lib/mod") => {
                 let n: u64 = path.rsplit('m').next().unwrap().parse().unwrap();
-                let content = if n % 2 == 0 { noise(8000 + n, CHUNK_LEN) } else { content.clone() };
+                let content = if n.is_multiple_of(2) { noise(8000 + n, CHUNK_LEN) } else { content.clone() };
                 next.push((path.replace("1.2.3", "1.3.0rc1"), content));
             }
             // Moved to quite another place.

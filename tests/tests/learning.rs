@@ -40,8 +40,8 @@ fn version_1(home: &Home) {
 /// its start; all data moved; a file is gone, one is new.
 fn version_2(home: &Home) {
     home.file("two/main.sh", MAIN);
-    for n in 0..60 {
-        home.file(&format!("two/lib/mod-1.3.0.dist-info/m{n}"), noise(if n % 2 == 0 { 100 } else { 900 } + n, 3000));
+    for n in 0..60u64 {
+        home.file(&format!("two/lib/mod-1.3.0.dist-info/m{n}"), noise(if n.is_multiple_of(2) { 100 } else { 900 } + n, 3000));
         home.file(&format!("two/share/data/d{n}"), noise(200 + n, 9000));
         home.file(&format!("two/unused/u{n}"), noise(300 + n, 20_000));
     }

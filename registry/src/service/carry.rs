@@ -68,7 +68,7 @@ impl Learner {
         let (Some(bytes), Some(to)) = (bytes, to.and_then(|bytes| ImageManifest::decode(&bytes).ok())) else { return Ok(()) };
         let Ok(model) = Model::decode(&bytes) else { return Ok(()) };
         let learned_on = model.image;
-        if learned_on == Some(*image) || to.no_profiling {
+        if learned_on == Some(*image) {
             return self.serve(row, image, ImageModel { served: Some(base), ..ImageModel::default() }, None, learned_on).await;
         }
         let from = {

@@ -60,7 +60,9 @@ pub(crate) struct Learner {
 
 /// What became of a trace.
 enum Step {
-    Done,
+    Learned,
+    /// Its image is not there any more.
+    Gone,
     /// Another replica changed what was read.
     Again,
 }
@@ -123,9 +125,13 @@ impl Learner {
                 repository_find(&mut db, repository).await?
             };
             let Some(row) = row else { return Ok(()) };
-            if let Step::Done = self.learn_once(repository, &row, image, &trace, is_new).await? {
-                self.metrics.traces_merged.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
+            match self.learn_once(repository, &row, image, &trace, is_new).await? {
+                Step::Learned => {
+                    self.metrics.traces_merged.fetch_add(1, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Step::Gone => return Ok(()),
+                Step::Again => {}
             }
         }
         tracing::warn!(repository = repository.as_str(), "gave up merging a trace: others change the model all the time");
@@ -133,7 +139,7 @@ impl Learner {
     }
 
     async fn learn_once(&self, repository: &Repository, row: &RepositoryRow, image: &Digest, trace: &Arc<Trace>, is_new: bool) -> Result<Step, ReadError> {
-        let Some(mut models) = self.models_of(row, image).await? else { return Ok(Step::Done) };
+        let Some(mut models) = self.models_of(row, image).await? else { return Ok(Step::Gone) };
         let (served, held) = {
             let mut db = self.objects.db.read().await?;
             let served = match &models.served {
@@ -176,7 +182,7 @@ impl Learner {
         counter.fetch_add(1, Ordering::Relaxed);
         self.metrics.candidates_dropped.fetch_add(dropped.into(), Ordering::Relaxed);
         tracing::debug!(image.digest = %image, events = trace.events.len(), passes, ?verdict, "merged a trace");
-        Ok(Step::Done)
+        Ok(Step::Learned)
     }
 
     /// The models of an image. One that has none gets what is known about the repository. `None`: the image is gone.

@@ -3,6 +3,9 @@
 //! A launch gets the model that its image's manifest pins; else the one pinned to the image, or to a release that names
 //! it; else what was learned about the image or carried over to it; else the repository's newest.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use layer_format::Digest;
 use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::model::Model;
@@ -152,13 +155,12 @@ impl Learner {
         let manifest = ImageManifest::decode(&image.bytes).map_err(|_| ModelError::ImageUnknown)?;
         let (namespace, row) = (image.repository.namespace, &image.repository);
         let layers = layers_of(&self.nodes, namespace, &manifest).await?;
-        let mut known = std::collections::HashMap::new();
+        let mut known = HashMap::new();
         for state in &model.states {
             if let Some(path) = model.paths.get(state.path as usize)
-                && !known.contains_key(&(state.layer, path.clone()))
+                && let Entry::Vacant(place) = known.entry((state.layer, path.clone()))
             {
-                let found = Known::look(&layers, state.layer.into(), path).await?;
-                known.insert((state.layer, path.clone()), found);
+                place.insert(Known::look(&layers, state.layer.into(), path).await?);
             }
         }
         let digest_of_image = image.digest;

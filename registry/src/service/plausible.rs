@@ -7,6 +7,7 @@
 //!
 //! So no name gets into a model, or is kept, that is not in the image anyway.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -72,10 +73,11 @@ pub(crate) async fn plausible(layers: &Layers, manifest: &ImageManifest, trace: 
     for event in &trace.events {
         let Some(path) = trace.paths.get(event.path as usize) else { continue };
         let key = (event.layer, event.path);
-        if !known.contains_key(&key) {
-            known.insert(key, Known::look(layers, event.layer.into(), path).await?);
-        }
-        let Some(path) = known.get(&key).and_then(|known| known.touched(path, event.touch)) else { continue };
+        let known = match known.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(Known::look(layers, event.layer.into(), path).await?),
+        };
+        let Some(path) = known.touched(path, event.touch) else { continue };
         let number = match numbers.get(path) {
             Some(number) => *number,
             None => {

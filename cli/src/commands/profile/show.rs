@@ -126,12 +126,13 @@ fn counted(count: u64, one: &str, several: &str) -> String {
 
 /// A time with as many digits as steps of `width` microseconds need.
 fn time(us: u64, width: u64) -> String {
-    match width {
-        ..10_000 => format!("{:.3} s", us as f64 / 1e6),
-        ..100_000 => format!("{:.2} s", us as f64 / 1e6),
-        ..1_000_000 => format!("{:.1} s", us as f64 / 1e6),
-        _ => format!("{:.0} s", us as f64 / 1e6),
-    }
+    let digits = match width {
+        0..10_000 => 3,
+        10_000..100_000 => 2,
+        100_000..1_000_000 => 1,
+        _ => 0,
+    };
+    format!("{:.digits$} s", us as f64 / 1e6)
 }
 
 /// The end of a text that fits so many columns.
