@@ -17,6 +17,8 @@ struct Cli {
 enum Verb {
     Launch(launch::Args),
     Herd(herd::Args),
+    #[command(hide = true)]
+    HerdClient(herd::ClientArgs),
     Vm(vm::Args),
     #[command(hide = true)]
     VmRunner(vm::RunnerArgs),
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
         Verb::Herd(args) => herd::run(&args),
+        Verb::HerdClient(args) => herd::run_clients(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),
