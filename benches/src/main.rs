@@ -17,6 +17,8 @@ struct Cli {
 enum Verb {
     Launch(launch::Args),
     Herd(herd::Args),
+    #[command(hide = true)]
+    HerdClient(herd::ClientArgs),
     Replay(replay::Args),
     Traces(traces::Args),
     Recording(recording::Args),
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
         Verb::Herd(args) => herd::run(&args),
+        Verb::HerdClient(args) => herd::run_clients(&args),
         Verb::Replay(args) => replay::run(&args),
         Verb::Traces(args) => traces::run(&args),
         Verb::Recording(args) => recording::run(&args),

@@ -157,9 +157,6 @@ async fn image(app: &Shared, repository: &Repository, reference: &Reference) -> 
 fn level(app: &Shared, link: Option<LinkHint>) -> LevelControl {
     match app.config.compression_level {
         Some(level) => LevelControl::fixed(level),
-        None => {
-            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            LevelControl::adaptive(link, app.launches.count() as f64 / cores as f64)
-        }
+        None => LevelControl::adaptive(link, app.launches.per_core()),
     }
 }

@@ -12,7 +12,7 @@ use super::routes::Call;
 use super::streams;
 use crate::app::Shared;
 use crate::db::namespace::{NamespaceId, namespace_find};
-use crate::service::encode::Encoder;
+use crate::service::encode::{Encoder, Window};
 use crate::service::stream::{send_frames, send_objects};
 
 /// Longest list of digests, in bytes.
@@ -59,7 +59,7 @@ pub(crate) async fn stream(app: &Shared, call: Call) -> Result<Response, ApiErro
     let level = app.config.compression_level.unwrap_or(DEFAULT_LEVEL);
     let encoder = match frames {
         true => Encoder::stored(),
-        false => Encoder::zstd(level, Some(digests.len() as u64 * EXPECTED_LEN)).map_err(|error| ApiError::internal(&error))?,
+        false => Encoder::zstd(level, Window::For(digests.len() as u64 * EXPECTED_LEN)).map_err(|error| ApiError::internal(&error))?,
     };
     let (mut writer, response) = streams::open(app, encoder, demand);
     let objects = app.objects.clone();

@@ -12,28 +12,33 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::ApiError;
 use crate::app::Shared;
-use crate::service::encode::Encoder;
+use crate::service::encode::{Encoder, Window};
 use crate::service::launches::{Credential, Demand, Launch, MAX_ID_LEN};
 use crate::service::level::LevelControl;
 use crate::service::outlet::{Cut, Outlet, Piece, Taker};
 use crate::service::stream::{StreamError, StreamWriter};
 
+/// Launches for each core up to which their answers get long windows.
+const LONG_WINDOWS_PER_CORE: f64 = 4.0;
+
 /// A writer of an answer at one level, and the answer that carries what it writes. `demand` is over when all is taken.
 pub(crate) fn open(app: &Shared, encoder: Encoder, demand: Option<Demand>) -> (StreamWriter, Response) {
     let outlet = Outlet::new(None, Arc::clone(&app.metrics));
     let response = whole(outlet.taker(false, demand));
-    (writer(app, encoder, LevelControl::fixed(0), outlet), response)
+    (writer(app, encoder, Window::Usual, LevelControl::fixed(0), outlet), response)
 }
 
 /// The way out of a launch's answer, and a writer into it whose level follows the link.
 pub(crate) fn open_launch(app: &Shared, launch: &Arc<Launch>, level: LevelControl) -> std::io::Result<(StreamWriter, Arc<Outlet>)> {
-    let encoder = Encoder::zstd(level.level(), None)?;
+    // Long windows take memory: not for a crowd.
+    let window = if app.launches.per_core() <= LONG_WINDOWS_PER_CORE { Window::Long } else { Window::Usual };
+    let encoder = Encoder::zstd(level.level(), window)?;
     let outlet = Outlet::new(Some(Arc::clone(launch)), Arc::clone(&app.metrics));
-    Ok((writer(app, encoder, level, Arc::clone(&outlet)), outlet))
+    Ok((writer(app, encoder, window, level, Arc::clone(&outlet)), outlet))
 }
 
-fn writer(app: &Shared, encoder: Encoder, level: LevelControl, outlet: Arc<Outlet>) -> StreamWriter {
-    StreamWriter::new(encoder, level, outlet, app.config.limits.write_stall_timeout, Arc::clone(&app.metrics))
+fn writer(app: &Shared, encoder: Encoder, window: Window, level: LevelControl, outlet: Arc<Outlet>) -> StreamWriter {
+    StreamWriter::new(encoder, window, level, outlet, app.config.limits.write_stall_timeout, Arc::clone(&app.metrics))
 }
 
 /// An answer that carries the whole stream.

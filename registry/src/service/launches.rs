@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use layer_format::Digest;
@@ -118,6 +119,8 @@ struct Active {
 /// All active launches.
 #[derive(Debug, Default)]
 pub(crate) struct Launches {
+    /// All, also those without an id.
+    running: AtomicUsize,
     active: Mutex<HashMap<Key, Active>>,
     /// A launch with lanes began.
     begun: Notify,
@@ -141,6 +144,7 @@ impl std::ops::Deref for ActiveLaunch {
 
 impl Drop for ActiveLaunch {
     fn drop(&mut self) {
+        self.launches.running.fetch_sub(1, Ordering::Relaxed);
         if let Some(key) = &self.key {
             let mut active = self.launches.active.lock();
             // A newer launch may have taken the id.
@@ -154,6 +158,7 @@ impl Drop for ActiveLaunch {
 impl Launches {
     /// Registers a launch; without an id nothing can be taken out of it.
     pub(crate) fn start(self: &Arc<Self>, repository: &Repository, id: Option<String>) -> ActiveLaunch {
+        self.running.fetch_add(1, Ordering::Relaxed);
         let launch = Arc::new(Launch::default());
         let key = id.map(|id| (repository.clone(), id));
         if let Some(key) = &key {
@@ -201,9 +206,15 @@ impl Launches {
         Some(launch.demand())
     }
 
-    /// How many are active.
+    /// How many with an id are active.
     pub(crate) fn count(&self) -> usize {
         self.active.lock().len()
+    }
+
+    /// How many are active for each core of this machine.
+    pub(crate) fn per_core(&self) -> f64 {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.running.load(Ordering::Relaxed) as f64 / cores as f64
     }
 }
 

@@ -10,16 +10,17 @@ use std::time::Duration;
 
 use layer_format::api::LinkHint;
 
-/// The levels, and how fast each is in proportion to the first of level 3: one core of 2024, on libraries and scripts.
-const LEVELS: [(i32, f64); 5] = [(1, 1.7), (3, 1.0), (6, 0.45), (9, 0.27), (12, 0.13)];
-/// Bytes a second that level 3 takes on one core.
-const LEVEL_3_SPEED: f64 = 200e6;
+/// The levels, and how fast each is in proportion to level 3, measured on a launch of Python with its libraries: 49 MB
+/// that these compress to 19.9, 17.3, 16.1 and 15.7 MB. Level 12 takes more than twice the time of 9 for 0.6 % less.
+const LEVELS: [(i32, f64); 4] = [(1, 2.0), (3, 1.0), (6, 0.33), (9, 0.23)];
+/// Bytes a second that level 3 takes on one core, hashing included.
+const LEVEL_3_SPEED: f64 = 250e6;
 /// The level of a link of which nothing is known.
 const DEFAULT_LEVEL: i32 = 3;
 /// How many uncompressed bytes a compressed one stands for, before that is measured.
 const EXPECTED_RATIO: f64 = 3.0;
 /// Encoding has to be faster than the link by this factor: it must catch up after each pause.
-const HEADROOM: f64 = 2.0;
+const HEADROOM: f64 = 1.6;
 /// Share of the time that a stream waits for its client at least if its link is what limits it.
 const LINK_BOUND: f64 = 0.1;
 /// Share of the time that a client waits for the encoder at least if that is what limits it.
@@ -149,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_slow_link_gets_a_high_level_and_no_link_waits() {
-        for (link, core, last) in [(9e6, 200e6, 9), (37e6, 200e6, 6), (120e6, 200e6, 1), (3e6, 300e6, 12), (1e9, 200e6, 1), (37e6, 40e6, 1)] {
+        for (link, core, last) in [(9e6, 200e6, 9), (37e6, 200e6, 6), (120e6, 200e6, 1), (3e6, 300e6, 9), (1e9, 200e6, 1), (37e6, 40e6, 1)] {
             let (levels, slowdown) = stream(LevelControl::adaptive(None, 0.1), 64, link, core);
             assert!(*levels.last().unwrap() >= last, "{link} {core}: {levels:?}");
             assert!(slowdown < 1.1, "{link} {core}: {slowdown}, {levels:?}");
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn a_link_that_is_known_has_its_level_from_the_first_byte() {
         let known = |bytes_per_s, load| LevelControl::adaptive(Some(LinkHint { round_trip_us: 60_000, bytes_per_s }), load).level();
-        assert_eq!([known(125_000_000, 0.1), known(12_500_000, 0.1), known(3_125_000, 0.1), known(100_000, 0.1)], [1, 6, 12, 12]);
+        assert_eq!([known(125_000_000, 0.1), known(12_500_000, 0.1), known(3_125_000, 0.1), known(100_000, 0.1)], [1, 6, 9, 9]);
         assert!(known(3_125_000, 8.0) < known(3_125_000, 1.0), "a busy server has no time");
         assert_eq!(known(0, 0.1), DEFAULT_LEVEL);
         assert_eq!(LevelControl::adaptive(None, 4.0).level(), 1);
@@ -170,7 +171,7 @@ mod tests {
     fn a_core_that_others_use_too_is_not_the_bottleneck_for_long() {
         let hint = Some(LinkHint { round_trip_us: 20_000, bytes_per_s: 3_000_000 });
         let (levels, slowdown) = stream(LevelControl::adaptive(hint, 0.1), 64, 30e6, 60e6);
-        assert!(levels[0] >= 9 && *levels.last().unwrap() <= 3, "{levels:?}");
+        assert!(levels[0] == 9 && *levels.last().unwrap() <= 3, "{levels:?}");
         assert!(slowdown < 1.3, "{slowdown} {levels:?}");
     }
 

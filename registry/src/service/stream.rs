@@ -15,7 +15,7 @@ use layer_format::Digest;
 use layer_format::api::{RECORD_HEADER_LEN, Record};
 use layer_format::frame::{Frame, FrameBuilder, FrameHeader};
 
-use super::encode::Encoder;
+use super::encode::{Encoder, Window};
 use super::frames::ReadError;
 use super::launches::Launch;
 use super::level::{LevelControl, Sample};
@@ -77,6 +77,7 @@ pub(crate) struct StreamWriter {
     /// Away while it encodes.
     encoder: Option<Encoder>,
     level: LevelControl,
+    window: Window,
     /// The level to go on with.
     next_level: Option<i32>,
     outlet: Arc<Outlet>,
@@ -99,8 +100,19 @@ impl Drop for StreamWriter {
 
 impl StreamWriter {
     /// A stream into this outlet.
-    pub(crate) fn new(encoder: Encoder, level: LevelControl, outlet: Arc<Outlet>, stall_timeout: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { encoder: Some(encoder), level, next_level: None, outlet, unflushed: 0, written: Instant::now(), stall_timeout, metrics, is_finished: false }
+    pub(crate) fn new(encoder: Encoder, window: Window, level: LevelControl, outlet: Arc<Outlet>, stall_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        Self {
+            encoder: Some(encoder),
+            level,
+            window,
+            next_level: None,
+            outlet,
+            unflushed: 0,
+            written: Instant::now(),
+            stall_timeout,
+            metrics,
+            is_finished: false,
+        }
     }
 
     /// Writes items. If nothing waits to be sent, or `flush` is set, the client sees all of them at once.
@@ -108,13 +120,13 @@ impl StreamWriter {
         let flush = flush || self.outlet.is_empty();
         let mut encoder = self.encoder.take().ok_or(StreamError::Gone)?;
         let mut unflushed = self.unflushed;
-        let next_level = self.next_level.take();
+        let (next_level, window) = (self.next_level.take(), self.window);
         let work = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
             let mut out = Vec::new();
             let mut counts = Counts::default();
             if let Some(level) = next_level {
-                encoder.restart(level, &mut out)?;
+                encoder.restart(level, window, &mut out)?;
                 unflushed = 0;
             }
             for item in items {
