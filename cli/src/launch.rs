@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use client_store::{Policy, Timeline};
 use client_store::session::Finished;
+use client_store::{Policy, Timeline};
 use layer_format::LayerPath;
 use layer_format::manifest::{Mode, StateImage};
 use layer_format::recording::MarkKind;

@@ -61,10 +61,10 @@ pub(super) struct Entry {
     pub(super) sure: usize,
     /// By how surely they are touched: sure, likely, rare.
     pub(super) by_probability: [Amount; 3],
-    /// Of the touches of a launch of a known kind, those known before.
-    pub(super) expected_hit_rate: f64,
-    /// Bytes prefetched for nothing as a share of those of use, if the kind of launch is known.
-    pub(super) expected_waste: f64,
+    /// Of the touches of one more launch like these, those known before; absent if there was but one launch.
+    pub(super) expected_hit_rate: Option<f64>,
+    /// Bytes prefetched for nothing as a share of those of use.
+    pub(super) expected_waste: Option<f64>,
     pub(super) variants: Vec<Kind>,
     pub(super) timeline: Vec<Slot>,
     pub(super) folders: Vec<Folder>,
@@ -89,10 +89,18 @@ pub(super) struct Kind {
     /// Expected of one launch.
     pub(super) touches: u64,
     pub(super) bytes: u64,
-    /// Paths that it touches, unlike all others.
-    pub(super) touches_alone: Vec<String>,
-    /// Paths that all others touch.
-    pub(super) leaves_out: Vec<String>,
+    /// What it touches, unlike all others.
+    pub(super) touches_alone: Vec<Telling>,
+    /// What all others touch.
+    pub(super) leaves_out: Vec<Telling>,
+}
+
+/// A path that tells a variant.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Telling {
+    pub(super) path: String,
+    /// Not the path itself tells it, but parts of its content.
+    pub(super) parts: bool,
 }
 
 /// A piece of the time of a launch.
@@ -139,7 +147,7 @@ impl Learned {
 impl Entry {
     fn new(model: &Model, entry: &EntryPoint) -> Self {
         let list = predictor::launch_list(model, Some(&entry.name), &entry.architecture);
-        let (expected_hit_rate, expected_waste) = expected(model, entry);
+        let (expected_hit_rate, expected_waste) = expected(model, entry).unzip();
         Self {
             name: entry.name.clone(),
             architecture: entry.architecture.clone(),
@@ -179,51 +187,94 @@ fn by_probability(list: &[Predicted]) -> [Amount; 3] {
     amounts
 }
 
-/// Hit rate and waste if each launch is of one of the variants, and it is known of which.
-fn expected(model: &Model, entry: &EntryPoint) -> (f64, f64) {
+/// For each state how likely each variant touches it, and when it is touched first.
+type Shares = BTreeMap<u32, (Vec<f32>, u32)>;
+
+fn shares(model: &Model, entry: &EntryPoint) -> Shares {
+    let mut states = Shares::new();
+    for (number, variant) in entry.variants.iter().enumerate().filter(|(_, variant)| variant.weight > 0.0) {
+        for item in variant.launch.iter().filter(|item| (item.state as usize) < model.states.len()) {
+            let (shares, first) = states.entry(item.state).or_insert_with(|| (vec![0.0; entry.variants.len()], u32::MAX));
+            shares[number] = (item.count / variant.weight).min(1.0);
+            *first = item.time_us.min(*first);
+        }
+    }
+    states
+}
+
+/// Hit rate and waste of one more launch of any of the variants, if it is known of which: then its touches are predicted as that variant's
+/// earlier launches made them. A variant of one launch has none; there the others predict.
+fn expected(model: &Model, entry: &EntryPoint) -> Option<(f64, f64)> {
     let least = ScoreParams::default().min_probability;
+    let states = shares(model, entry);
     let (mut touches, mut hits, mut used, mut wasted) = (0.0, 0.0, 0.0, 0.0);
-    for variant in &entry.variants {
-        for item in &variant.launch {
-            let Some(state) = model.states.get(item.state as usize).filter(|_| variant.weight > 0.0) else { continue };
-            // A count is decayed launches, so it has the variant's weight in it.
-            let (count, misses) = (f64::from(item.count), f64::from((variant.weight - item.count).max(0.0)));
-            touches += count;
-            if item.count / variant.weight >= least {
-                hits += count;
-                used += count * len(state.touch) as f64;
-                wasted += misses * len(state.touch) as f64;
+    for (number, variant) in entry.variants.iter().enumerate() {
+        let others = entry.weight() - variant.weight;
+        if variant.launches < 2 && others <= 0.0 {
+            continue;
+        }
+        for (state, (shares, _)) in &states {
+            let elsewhere = || {
+                shares
+                    .iter()
+                    .zip(&entry.variants)
+                    .enumerate()
+                    .filter(|(other, _)| *other != number)
+                    .map(|(_, (share, other))| share * other.weight)
+                    .sum::<f32>()
+                    / others
+            };
+            let predicted = if variant.launches < 2 { elsewhere() } else { shares[number] };
+            let (weight, share) = (f64::from(variant.weight), f64::from(shares[number]));
+            touches += weight * share;
+            if predicted >= least {
+                let bytes = model.states.get(*state as usize).map_or(0, |state| len(state.touch)) as f64;
+                hits += weight * share;
+                used += weight * share * bytes;
+                wasted += weight * (1.0 - share) * bytes;
             }
         }
     }
-    let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
-    (share(hits, touches), share(wasted, used))
+    (touches > 0.0).then(|| (hits / touches, if used > 0.0 { wasted / used } else { 0.0 }))
 }
 
 fn kinds(model: &Model, entry: &EntryPoint) -> Vec<Kind> {
-    let total = entry.weight();
-    // For each path how likely each variant touches it, and when it is touched first.
-    let mut paths: BTreeMap<u32, (Vec<f32>, u32)> = BTreeMap::new();
+    let (total, states) = (entry.weight(), shares(model, entry));
+    let mut paths = Shares::new();
     let mut amounts = vec![(0f64, 0f64); entry.variants.len()];
-    for (number, variant) in entry.variants.iter().enumerate() {
-        for item in &variant.launch {
-            let Some(state) = model.states.get(item.state as usize).filter(|_| variant.weight > 0.0) else { continue };
-            let probability = (item.count / variant.weight).min(1.0);
-            let (shares, first) = paths.entry(state.path).or_insert_with(|| (vec![0.0; entry.variants.len()], u32::MAX));
-            shares[number] = shares[number].max(probability);
-            *first = item.time_us.min(*first);
-            amounts[number].0 += f64::from(probability);
-            amounts[number].1 += f64::from(probability) * len(state.touch) as f64;
+    for (state, (shares, time_us)) in &states {
+        let Some(state) = model.states.get(*state as usize) else { continue };
+        let (most, first) = paths.entry(state.path).or_insert_with(|| (vec![0.0; shares.len()], u32::MAX));
+        *first = *time_us.min(first);
+        for ((share, most), (touches, bytes)) in shares.iter().zip(most).zip(&mut amounts) {
+            *most = most.max(*share);
+            *touches += f64::from(*share);
+            *bytes += f64::from(*share) * len(state.touch) as f64;
         }
     }
+    let path_of = |state: &u32| model.states.get(*state as usize).map(|state| state.path);
     let share = |number: usize| if total > 0.0 { entry.variants[number].weight / total } else { 0.0 };
     let kind = |(number, (touches, bytes)): (usize, &(f64, f64))| {
         let others: Vec<usize> = (0..entry.variants.len()).filter(|other| *other != number && share(*other) >= COMPARED).collect();
-        let telling = |gain: &dyn Fn(&[f32]) -> f32| -> Vec<String> {
-            let mut found: Vec<(f32, u32, u32)> = paths.iter().map(|(path, (shares, first))| (gain(shares), *first, *path)).collect();
-            found.retain(|(gain, ..)| *gain >= TELLING && !others.is_empty());
-            found.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-            of_several_folders(found.iter().filter_map(|(.., path)| model.paths.get(*path as usize)))
+        let telling = |gain: &dyn Fn(&[f32]) -> f32| -> Vec<Telling> {
+            let found = |shares: &Shares| -> Vec<u32> {
+                let mut found: Vec<(f32, u32, u32)> = shares.iter().map(|(number, (shares, first))| (gain(shares), *first, *number)).collect();
+                found.retain(|(gain, ..)| *gain >= TELLING && !others.is_empty());
+                found.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+                found.into_iter().map(|(.., number)| number).collect()
+            };
+            let whole = found(&paths);
+            let mut parts: Vec<u32> = found(&states).iter().filter_map(path_of).filter(|path| !whole.contains(path)).collect();
+            let mut seen = BTreeSet::new();
+            parts.retain(|path| seen.insert(*path));
+            let named = |paths: &[u32], parts| {
+                let names = of_several_folders(paths.iter().filter_map(|path| model.paths.get(*path as usize)));
+                names.into_iter().map(move |path| Telling { path, parts }).collect::<Vec<_>>()
+            };
+            let mut all = named(&whole, false);
+            all.extend(named(&parts, true));
+            all.truncate(MAX_TELLING);
+            all
         };
         Kind {
             share: share(number),
@@ -239,7 +290,7 @@ fn kinds(model: &Model, entry: &EntryPoint) -> Vec<Kind> {
 }
 
 /// The first few, of each folder one as long as there are others.
-fn of_several_folders<'a>(paths: impl Iterator<Item = &'a LayerPath> + Clone) -> Vec<String> {
+fn of_several_folders<'a>(paths: impl Iterator<Item = &'a LayerPath>) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let (first, again): (Vec<_>, Vec<_>) = paths.map(|path| (folder(path), path)).partition(|(folder, _)| seen.insert(folder.clone()));
     first.into_iter().chain(again).take(MAX_TELLING).map(|(_, path)| path.to_string()).collect()

@@ -7,7 +7,7 @@ use layer_format::model::Model;
 use layer_format::reference::ImageReference;
 use vm::printable;
 
-use super::learned::{Amount, Entry, Kind, LIKELY, Learned, SURE};
+use super::learned::{Amount, Entry, Kind, LIKELY, Learned, SURE, Telling};
 use crate::app::App;
 use crate::exit::Exit;
 use crate::output::bytes;
@@ -50,8 +50,8 @@ impl Show {
 
 fn print(out: &mut dyn Write, learned: &Learned) -> std::io::Result<()> {
     let launches = counted(learned.traces, "launch", "launches");
-    writeln!(out, "{}: learned from {launches}, the newest of", learned.repository)?;
-    writeln!(out, "{}", learned.image.map_or_else(|| "no image".to_owned(), |image| image.to_string()))?;
+    writeln!(out, "{}: learned from {launches}, the newest of image", learned.repository)?;
+    writeln!(out, "{}", learned.image.map_or_else(|| "none".to_owned(), |image| image.to_string()))?;
     writeln!(out, "{} of model: {} touches of {} paths, {} transitions;", bytes(learned.bytes), learned.states, learned.paths, learned.transitions)?;
     writeln!(out, "a launch counts half after {} more", learned.half_life)?;
     learned.entry_points.iter().try_for_each(|entry| print_entry(out, entry))
@@ -61,16 +61,20 @@ fn print_entry(out: &mut dyn Write, entry: &Entry) -> std::io::Result<()> {
     let name = if entry.name.is_empty() { "the startup file".to_owned() } else { printable(&entry.name) };
     let heading = format!("{} on {}", shortened(&name, WIDTH - 30), printable(&entry.architecture));
     writeln!(out, "\n{heading}\n{}", "=".repeat(heading.chars().count()))?;
-    writeln!(out, "{}, which now count as {:.1}", counted(entry.launches, "launch", "launches"), entry.weight)?;
+    writeln!(out, "learned from {}, of which decay has left {:.1}", counted(entry.launches, "launch", "launches"), entry.weight)?;
     let percent = |share: f32| format!("{:.0} %", 100.0 * share);
     writeln!(out, "\n{:9}{:>AMOUNT$}{:>AMOUNT$}{:>AMOUNT$}  data, at most", "", "of launches", "files", "touches")?;
     let names = [("sure", format!("≥ {}", percent(SURE))), ("likely", format!("≥ {}", percent(LIKELY))), ("rare", format!("< {}", percent(LIKELY)))];
     for ((name, of), Amount { files, touches, bytes: data }) in names.iter().zip(&entry.by_probability) {
         writeln!(out, "  {name:7}{of:>AMOUNT$}{files:>AMOUNT$}{touches:>AMOUNT$}  {}", bytes(*data))?;
     }
-    let (hits, waste) = (100.0 * entry.expected_hit_rate, 100.0 * entry.expected_waste);
-    writeln!(out, "\na launch like these: {hits:.1} % of its touches are known before it begins;")?;
-    writeln!(out, "{waste:.1} % more bytes than it needs would travel")?;
+    match (entry.expected_hit_rate, entry.expected_waste) {
+        (Some(hits), Some(waste)) => {
+            writeln!(out, "\none more launch like these: {:.1} % of its touches are known before they", 100.0 * hits)?;
+            writeln!(out, "are made, and at most {:.1} % more data travels than it needs", 100.0 * waste)?;
+        }
+        _ => writeln!(out, "\ntoo few launches to tell what is known of one more")?,
+    }
     print_kinds(out, &entry.variants)?;
     writeln!(out, "\nwhen a launch touches what, from its start (data, at most)")?;
     let most = entry.timeline.iter().map(|slot| slot.touches).fold(0.0, f64::max);
@@ -103,9 +107,10 @@ fn print_kinds(out: &mut dyn Write, kinds: &[Kind]) -> std::io::Result<()> {
         let launches = counted(kind.launches, "launch", "launches");
         writeln!(out, "  {number}: {:.0} % ({launches}); {} touches, {}", 100.0 * kind.share, kind.touches, bytes(kind.bytes))?;
         for (what, paths) in [("it alone touches", &kind.touches_alone), ("it alone leaves out", &kind.leaves_out)] {
-            for (at, path) in paths.iter().enumerate() {
+            for (at, Telling { path, parts }) in paths.iter().enumerate() {
                 let what = if at == 0 { what } else { "" };
-                writeln!(out, "     {what:19}  {}", shortened(&printable(path), WIDTH - 26))?;
+                let parts = if *parts { "parts of " } else { "" };
+                writeln!(out, "     {what:19}  {parts}{}", shortened(&printable(path), WIDTH - 26 - parts.len()))?;
             }
         }
         if kind.touches_alone.is_empty() && kind.leaves_out.is_empty() {

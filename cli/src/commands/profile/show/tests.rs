@@ -51,12 +51,12 @@ fn numbers_are_those_of_the_launches() {
     let [sure, likely, rare] = app.by_probability;
     assert_eq!(sure, Amount { files: 160, touches: 640, bytes: 160 * 3 * bucket });
     assert_eq!((likely.files, rare.files), (100, 40));
-    assert_eq!((app.expected_hit_rate, app.expected_waste), (1.0, 0.0), "each kind always touches the same");
+    assert_eq!((app.expected_hit_rate, app.expected_waste), (Some(1.0), Some(0.0)), "each kind always touches the same");
     let [often, seldom] = &app.variants[..] else { panic!("two kinds") };
     assert_eq!((often.launches, seldom.launches, often.touches, seldom.touches), (8, 4, 1040, 800));
     assert!((often.share + seldom.share - 1.0).abs() < 1e-5 && often.share > 0.6);
-    assert!(often.touches_alone.len() == 3 && often.touches_alone.iter().all(|path| path.starts_with("/srv/templates/")));
-    assert!(often.leaves_out.len() == 3 && often.leaves_out.iter().all(|path| path.starts_with("/srv/migrations/")));
+    assert!(often.touches_alone.len() == 3 && often.touches_alone.iter().all(|path| path.path.starts_with("/srv/templates/") && !path.parts));
+    assert!(often.leaves_out.len() == 3 && often.leaves_out.iter().all(|path| path.path.starts_with("/srv/migrations/")));
     let touches: f64 = app.timeline.iter().map(|slot| slot.touches).sum();
     let expected = 640.0 + 400.0 * f64::from(often.share) + 160.0 * f64::from(seldom.share);
     assert!((touches - expected).abs() < 0.1, "{touches} {expected}");
@@ -64,6 +64,23 @@ fn numbers_are_those_of_the_launches() {
     assert!(app.timeline.windows(2).all(|pair| pair[0].to_us == Some(pair[1].from_us)));
     assert_eq!(app.folders[0].path, "/usr/lib/x86_64-linux-gnu");
     assert_eq!(app.folders[0].bytes, 150 * 3 * bucket);
+    assert_eq!(learned.entry_points[1].expected_hit_rate, None, "one launch predicts nothing that was seen to come true");
+}
+
+#[test]
+fn of_kinds_that_came_once_each_the_others_predict_and_parts_of_files_tell_them_apart() {
+    let mut model = Model::default();
+    for half in 0..2 {
+        // All entries, and of each file another bucket.
+        let mut launch = launch("app", &[("lib", 100)]);
+        launch.events.retain(|event| matches!(event.touch, Touch::Meta) || event.touch == Touch::Data { bucket: half });
+        learn(&mut model, &launch, &Params::default());
+    }
+    let learned = Learned::new("tools/app".into(), &model.encode(), &model, None);
+    let entry = &learned.entry_points[0];
+    assert_eq!((entry.variants.len(), entry.expected_hit_rate), (2, Some(0.5)));
+    assert!(entry.variants.iter().all(|kind| kind.touches_alone.len() == 3 && kind.touches_alone.iter().all(|telling| telling.parts)));
+    assert!(text(&learned).contains("parts of /lib/file"));
 }
 
 #[test]
