@@ -22,7 +22,6 @@ use serde::Serialize;
 use crate::app::App;
 use crate::link::Side;
 use crate::place::Place;
-use crate::rootfs;
 use crate::turbo::{Home, Registry, Tools};
 
 /// Launch one image from many clients within a second.
@@ -90,7 +89,7 @@ pub fn run(args: &Args) -> Result<()> {
     let tools = Tools::find(args.bin_dir.as_deref())?;
     fs::create_dir_all(&args.work).with_context(|| format!("cannot create {}", args.work.display()))?;
     let work = tempfile::Builder::new().prefix("herd-").tempdir_in(&args.work).context("cannot create a folder")?;
-    let root = rootfs::build(args.app, args.dataset.as_deref(), &args.cache)?;
+    let root = args.app.root(crate::app::Version::First, args.dataset.as_deref(), &args.cache)?;
     let command = args.app.command(&root)?;
     let (place, data, log) = (Place::Loopback, work.path().join("registry"), work.path().join("registry.log"));
     let image = format!("bench/{}:1.0", args.app.name());

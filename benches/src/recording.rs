@@ -14,9 +14,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::app::App;
+use crate::app::{App, Version};
 use crate::report::Setting;
-use crate::rootfs;
 use crate::turbo::Tools;
 
 /// A run may take this many times one that records nothing.
@@ -100,7 +99,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (root, startup) = match (&args.root, &args.startup_file) {
         (Some(root), Some(startup)) => (root.clone(), startup.clone()),
         _ => {
-            let root = rootfs::build(App::Scipy, None, &args.cache)?;
+            let root = App::Scipy.root(Version::First, None, &args.cache)?;
             let startup = App::Scipy.command(&root)?.join(" ");
             (root, startup)
         }
