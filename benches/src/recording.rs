@@ -62,11 +62,14 @@ enum Way {
 
 const WAYS: [Way; 3] = [Way::Nothing, Way::Trace, Way::Timeline];
 
-/// All rounds of one workload: seconds of each way, in the order of [`WAYS`].
+/// All rounds of one workload, of each way in the order of [`WAYS`].
 #[derive(Debug, Serialize)]
 struct Series {
     name: &'static str,
+    /// Seconds from the command to its end.
     rounds: Vec<[f64; WAYS.len()]>,
+    /// Processor ticks of all rounds together, of turbo and of all that it started.
+    ticks: [u64; WAYS.len()],
 }
 
 impl Series {
@@ -77,6 +80,11 @@ impl Series {
     /// How much longer a way takes than one that records nothing.
     fn ratio(&self, way: Way) -> f64 {
         median(self.rounds.iter().map(|round| round[way as usize] / round[Way::Nothing as usize]))
+    }
+
+    /// How much more processor time it takes. Ticks are coarse, but others that use the machine do not add to them.
+    fn cpu_ratio(&self, way: Way) -> f64 {
+        self.ticks[way as usize] as f64 / self.ticks[Way::Nothing as usize].max(1) as f64
     }
 }
 
@@ -113,7 +121,9 @@ pub fn run(args: &Args) -> Result<()> {
     let walk = format!("{python} -S -c 'import os; print(sum(1 for d, s, f in os.walk(\"/usr\") for n in f if os.lstat(os.path.join(d, n))))'");
     let mut all = Vec::new();
     for (name, command) in [("python imports scipy", startup.as_str()), ("walk of all files", walk.as_str())] {
-        all.push(Series { name, rounds: rounds(&tools, &home, work.path(), command, args.rounds)? });
+        let mut series = Series { name, rounds: Vec::new(), ticks: [0; WAYS.len()] };
+        series.measure(&tools, &home, work.path(), command, args.rounds)?;
+        all.push(series);
     }
     let setting = Setting::here(work.path(), args.rounds)?;
     let table = markdown(&setting, &all);
@@ -125,29 +135,43 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn rounds(tools: &Tools, home: &Path, work: &Path, command: &str, rounds: u32) -> Result<Vec<[f64; WAYS.len()]>> {
-    let recording = work.join("recording");
-    let recording = recording.to_str().context("the path of the work folder is not UTF-8")?;
-    let mut measured = Vec::new();
-    // The first one warms what there is to warm.
-    for round in 0..=rounds as usize {
-        let mut seconds = [0.0; WAYS.len()];
-        for turn in 0..WAYS.len() {
-            let way = WAYS[(turn + round) % WAYS.len()];
-            let flags: &[&str] = match way {
-                Way::Nothing => &["--record", "nothing"],
-                Way::Trace => &[],
-                Way::Timeline => &["--trace", recording],
-            };
-            let start = Instant::now();
-            call(tools, home, &[&["run", "--offline", "--temp", "--startup-file", command], flags, &[IMAGE]].concat())?;
-            seconds[way as usize] = start.elapsed().as_secs_f64();
+impl Series {
+    fn measure(&mut self, tools: &Tools, home: &Path, work: &Path, command: &str, rounds: u32) -> Result<()> {
+        let recording = work.join("recording");
+        let recording = recording.to_str().context("the path of the work folder is not UTF-8")?;
+        // The first one warms what there is to warm.
+        for round in 0..=rounds as usize {
+            let mut seconds = [0.0; WAYS.len()];
+            for turn in 0..WAYS.len() {
+                let way = WAYS[(turn + round) % WAYS.len()];
+                let flags: &[&str] = match way {
+                    Way::Nothing => &["--record", "nothing"],
+                    Way::Trace => &[],
+                    Way::Timeline => &["--trace", recording],
+                };
+                let (start, before) = (Instant::now(), children_ticks()?);
+                call(tools, home, &[&["run", "--offline", "--temp", "--startup-file", command], flags, &[IMAGE]].concat())?;
+                seconds[way as usize] = start.elapsed().as_secs_f64();
+                if round > 0 {
+                    self.ticks[way as usize] += children_ticks()? - before;
+                }
+            }
+            if round > 0 {
+                self.rounds.push(seconds);
+            }
         }
-        if round > 0 {
-            measured.push(seconds);
-        }
+        Ok(())
     }
-    Ok(measured)
+}
+
+/// Processor time of all children of this process that ended, and of theirs, in ticks: `cutime` and `cstime` of proc(5).
+fn children_ticks() -> Result<u64> {
+    let stat = fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
+    // The program's name, in parentheses, may hold anything.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let field =
+        |number: usize| fields.get(number - 3).and_then(|field| field.parse::<u64>().ok()).with_context(|| format!("no field {number} in /proc/self/stat"));
+    Ok(field(16)? + field(17)?)
 }
 
 fn call(tools: &Tools, home: &Path, args: &[&str]) -> Result<()> {
@@ -160,8 +184,9 @@ fn call(tools: &Tools, home: &Path, args: &[&str]) -> Result<()> {
 
 fn markdown(setting: &Setting, all: &[Series]) -> String {
     let mut text = format!(
-        "Milliseconds of a whole run from local data, medians of {} interleaved rounds; ratios are medians of those within a round. Measured on {}; {}.\n\n\
-         | what | nothing recorded | trace, always on | with timeline (`--trace`) | trace / nothing (target ≤ {TARGET}) | timeline / nothing |\n|---|---|---|---|---|---|\n",
+        "Milliseconds of a whole run from local data, medians of {} interleaved rounds; ratios are medians of those within a round, those of\n\
+         processor time of all rounds together. Measured on {}; {}.\n\n\
+         | what | nothing recorded | trace, always on | with timeline (`--trace`) | trace / nothing (target ≤ {TARGET}) | timeline / nothing | processor time: trace, timeline |\n|---|---|---|---|---|---|---|\n",
         setting.rounds, setting.date, setting.machine
     );
     for series in all {
@@ -171,12 +196,14 @@ fn markdown(setting: &Setting, all: &[Series]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {ratio:.3} {reached} | {:.3} |",
+            "| {} | {} | {} | {} | {ratio:.3} {reached} | {:.3} | {:.3}, {:.3} |",
             series.name,
             cell(Way::Nothing),
             cell(Way::Trace),
             cell(Way::Timeline),
-            series.ratio(Way::Timeline)
+            series.ratio(Way::Timeline),
+            series.cpu_ratio(Way::Trace),
+            series.cpu_ratio(Way::Timeline)
         );
     }
     text
@@ -190,7 +217,8 @@ mod tests {
     fn a_ratio_is_that_within_a_round() {
         // The machine gets slower from round to round; the way does not.
         let rounds = (1..=5).map(|slow| [1.0, 1.005, 1.02].map(|seconds| seconds * f64::from(slow))).collect();
-        let series = Series { name: "x", rounds };
+        let series = Series { name: "x", rounds, ticks: [200, 201, 204] };
+        assert!((series.cpu_ratio(Way::Timeline) - 1.02).abs() < 1e-9 && children_ticks().is_ok());
         assert!((series.ratio(Way::Trace) - 1.005).abs() < 1e-9 && (series.ratio(Way::Timeline) - 1.02).abs() < 1e-9);
         assert!((series.median(Way::Nothing) - 3.0).abs() < 1e-9);
         assert!(median(std::iter::empty()).is_nan() && (median([4.0, 1.0].into_iter()) - 2.5).abs() < 1e-9);

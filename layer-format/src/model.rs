@@ -71,7 +71,7 @@ pub struct EntryPoint {
 impl EntryPoint {
     /// An entry point all of whose launches are of one kind.
     pub fn of_one_kind(name: String, architecture: String, weight: f32, launch: Vec<LaunchItem>) -> Self {
-        let launches = weight.ceil() as u64;
+        let launches = (weight.ceil() as u64).min(u64::MAX >> 8);
         Self { name, architecture, launches, variants: vec![Variant { weight, launches, launch }] }
     }
 

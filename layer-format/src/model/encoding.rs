@@ -159,7 +159,7 @@ impl Body<'_> {
 
     fn variant(&mut self) -> Result<Variant, FormatError> {
         let weight = self.reader.f32_count()?;
-        let launches = if self.version == 1 { weight.ceil() as u64 } else { self.reader.varint(MAX_TRACES)? };
+        let launches = if self.version == 1 { (weight.ceil() as u64).min(MAX_TRACES) } else { self.reader.varint(MAX_TRACES)? };
         let count = self.reader.count(MAX_STATES as u64, if self.version == 1 { 6 } else { 2 })?;
         let mut launch = Vec::with_capacity(count);
         let (mut state, mut time_us) = (0i64, 0i64);

@@ -186,7 +186,7 @@ fn received(rows: &mut Rows, timeline: &Timeline) {
         }
     }
     rate_line(rows, timeline, base, height);
-    rows.row("tall", RATE_HEIGHT, "received", &format!("max {}/s", bytes(peak as u64)));
+    rows.row("tall", RATE_HEIGHT, "received", &format!("≤ {}/s", bytes(peak as u64)));
 }
 
 fn rate_line(rows: &mut Rows, timeline: &Timeline, base: f64, height: impl Fn(f64) -> f64) {
