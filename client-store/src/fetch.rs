@@ -55,6 +55,8 @@ pub const DEFAULT_WASTE_BUDGET_BYTES: u64 = 32 << 20;
 /// file, or of one that is read in order. Only what the reader knows of a file's own shape may claim it; a prediction of
 /// a model never does, so the budget binds whatever a model says.
 pub(crate) const SURE: f32 = 0.6;
+/// What is less likely than this part of [`SURE`] is never fetched ahead; when the budget is spent, what is less than that.
+const LEAST_PART: f64 = 0.3;
 /// On a metered link nothing less likely is fetched ahead.
 const STRICT: f64 = 0.9;
 /// Beyond the budget, one byte in this many used ones may be wasted.
@@ -285,7 +287,7 @@ impl Shared {
         let usage = self.memory.lock().usage();
         let budget = self.options.waste_budget_bytes.max(usage.needed / WASTE_SHARE) + self.allowance.load(Ordering::Relaxed);
         let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()) as f64 / budget.max(1) as f64;
-        let least = if self.options.strict { STRICT } else { f64::from(SURE) * spent.min(1.0) };
+        let least = if self.options.strict { STRICT } else { f64::from(SURE) * (LEAST_PART + (1.0 - LEAST_PART) * spent.min(1.0)) };
         let link = self.link.lock().clone();
         move |len, probability| f64::from(probability) > link.threshold(len.into()).max(least)
     }

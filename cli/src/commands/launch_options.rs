@@ -77,6 +77,9 @@ pub struct LaunchOptions {
     /// Fetch ahead nothing but more of a file that is read: the measure for all else.
     #[arg(long, hide = true)]
     on_demand: bool,
+    /// Do not bring the rest of the images here while the application needs nothing.
+    #[arg(long)]
+    no_background: bool,
     #[command(flatten)]
     sync: SyncOptions,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
@@ -170,6 +173,7 @@ impl Checked {
             (false, true) => Policy::Guessed,
             (false, false) => Policy::Predicted,
         };
+        launch.background = !options.no_background;
         launch.readahead = options.readahead;
         launch.share = options.sync.share();
         Ok(launch)
@@ -217,6 +221,7 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         pull: false,
         offline: false,
         policy: Policy::Predicted,
+        background: true,
         readahead: launch::DEFAULT_READAHEAD,
         share: None,
         given: Vec::new(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use client_store::complete::{self, CompletionOptions};
 use client_store::remote::Registry;
 use client_store::session::SessionError;
 use client_store::{Origin, Policy, Session, SessionOptions, Store};
@@ -29,6 +30,10 @@ pub(super) struct RunSource<'a> {
     home: PathBuf,
     wait_limit: Duration,
     send_traces: bool,
+    metered: bool,
+    /// Bring the rest of images here, as far as there is room below the store's limit.
+    completes: bool,
+    cap_bytes: u64,
     /// What the images of the command line start, once that is known: dependencies are predicted for it.
     entry_point: OnceLock<String>,
     warm: Once,
@@ -46,6 +51,9 @@ impl<'a> RunSource<'a> {
             home: app.settings.home.clone(),
             wait_limit: Duration::from_secs(app.settings.wait),
             send_traces: app.settings.send_traces,
+            metered: app.settings.metered,
+            completes: request.background && app.settings.background,
+            cap_bytes: app.settings.cache_size,
             entry_point: OnceLock::new(),
             warm: Once::new(),
         })
@@ -75,8 +83,27 @@ impl<'a> RunSource<'a> {
             have: if is_complete { None } else { have(&self.home, &self.store, &reference.repository)? },
             model: self.store.model_get(&reference.repository)?,
             send_trace: self.send_traces,
+            metered: self.metered,
+            completion: if self.completes && !is_complete { Some(self.completion()?) } else { None },
             ..SessionOptions::new(Arc::new(self.store.clone()), self.origin.clone(), self.runtime.clone(), reference.clone())
         })
+    }
+}
+
+impl RunSource<'_> {
+    /// How an image is completed: it counts as pulled then.
+    fn completion(&self) -> Result<CompletionOptions> {
+        let room_bytes = match self.cap_bytes {
+            0 => None,
+            cap => Some(cap.saturating_sub(self.store.stats()?.stored_bytes)),
+        };
+        let store = self.store.clone();
+        let on_complete = Box::new(move |digest: &Digest| {
+            if let Err(error) = store.image_is_here(digest) {
+                tracing::debug!(%error, "{digest} is here as a whole, which could not be noted");
+            }
+        });
+        Ok(CompletionOptions { quiet: complete::QUIET, room_bytes, on_complete })
     }
 }
 

@@ -51,6 +51,8 @@ const EAGER: f32 = 0.85;
 const MAX_EAGER: u64 = 2 << 20;
 /// Length of a chunk, about.
 const TYPICAL_LEN: u32 = 16 << 10;
+/// How likely a folder is meant if it is named.
+const FOLDER: f32 = 0.8;
 /// A guess is this much less likely than what it follows from.
 const STEP: f32 = 0.95;
 
@@ -413,7 +415,7 @@ impl<'a> Engine<'a> {
                 for item in folder.named(word) {
                     let at = (*layer, item.path.clone());
                     match item.is_directory {
-                        true => self.add(probability * ground.prior(b""), What::Folder(at)),
+                        true => self.add(probability * FOLDER, What::Folder(at)),
                         false => self.add(probability * STEP, What::File(at, Some(*ground))),
                     }
                 }
@@ -433,15 +435,19 @@ impl<'a> Engine<'a> {
     fn beside(&mut self, file: &File) -> Result<(), Lacks> {
         let (Some(directory), Some(root)) = (file.1.parent(), self.guess.roots.get(usize::from(file.0))) else { return Ok(()) };
         let kind = words::kind(file.1.name());
-        let near = self.guess.inner.lock().likely(file, Ground::Neighbour) * STEP;
-        if near < LEAST || !self.admits(near) {
-            return Ok(());
-        }
         let entries = match self.guess.nodes.local_children(root, &directory, super::MAX_CHILDREN) {
             Look::Found(entries) => entries,
             Look::Absent => return Ok(()),
             Look::Needs(digest) => return Err(digest),
         };
+        let near = {
+            let mut inner = self.guess.inner.lock();
+            inner.size((file.0, directory), entries.len());
+            inner.likely(file, Ground::Neighbour) * STEP
+        };
+        if near < LEAST || !self.admits(near) {
+            return Ok(());
+        }
         for entry in entries {
             let same = entry.path != file.1 && entry.len() <= SMALL_FILE && words::kind(entry.path.name()) == kind;
             let other = (file.0, entry.path);
