@@ -281,7 +281,7 @@ impl Shared {
         budget.saturating_sub(usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get())
     }
 
-    /// The probability above which something is fetched ahead: P\*, and more the less is left of the waste budget, so that
+    /// Whether something is fetched ahead: if it is likelier than P\*, and the likelier the less is left of the waste budget, so that
     /// what is unlikely does not take it from what is likely.
     pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
         let usage = self.memory.lock().usage();
@@ -289,7 +289,7 @@ impl Shared {
         let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()) as f64 / budget.max(1) as f64;
         let least = if self.options.strict { STRICT } else { f64::from(SURE) * (LEAST_PART + (1.0 - LEAST_PART) * spent.min(1.0)) };
         let link = self.link.lock().clone();
-        move |len, probability| f64::from(probability) > link.threshold(len.into()).max(least)
+        move |len, probability| f64::from(probability) > link.threshold(len.into()) && f64::from(probability) >= least
     }
 
     fn is_offline(&self) -> bool {

@@ -43,7 +43,7 @@ const WHOLE_FILE: f32 = SURE;
 /// The same where only what is nearly sure may be fetched: nine tenths of the bytes of small files that are read at all are.
 const WHOLE_FILE_STRICT: f32 = 0.95;
 const WINDOW: f32 = 0.55;
-const MIDDLE: f32 = 0.59;
+const MIDDLE: f32 = SURE;
 /// Files up to this size come whole if they are a small part of what arrives in a round trip: more than half of them is
 /// read by most that read them at all.
 const MIDDLE_FILE: u64 = 1 << 20;
@@ -81,7 +81,7 @@ impl Ground {
         match self {
             // Of libraries in a folder few are used, of the modules of a package most, of those of a whole language some.
             Self::Neighbour if kind == b"so" => 0.15,
-            Self::Neighbour if is_package && MODULES.contains(&kind) => 0.6,
+            Self::Neighbour if is_package && MODULES.contains(&kind) => 0.5,
             Self::Neighbour => 0.2,
             Self::Named => 0.5,
             Self::NamedFar => 0.35,
@@ -239,7 +239,10 @@ impl Guess {
             ..=SMALL_FILE if self.nodes.fetcher().is_strict() => (0..len, WHOLE_FILE_STRICT),
             ..=SMALL_FILE => (0..len, WHOLE_FILE),
             _ if len <= MIDDLE_FILE.min(room.read_ahead / 2) => (0..len, MIDDLE),
-            _ => (self.inner.lock().windows.at_miss(layer, path, &missed, len, room.read_ahead), WINDOW),
+            _ => {
+                let (range, is_dense) = self.inner.lock().windows.at_miss(layer, path, &missed, len, room.read_ahead);
+                (range, if is_dense { WHOLE_FILE } else { WINDOW })
+            }
         };
         let mut candidates = Vec::new();
         let found = self.nodes.local_chunks(recipe, range);

@@ -287,9 +287,8 @@ impl Session {
             false => Guess::disabled(nodes.clone()),
         });
         let mut threads = Vec::new();
-        let prefetcher = (needs_network && options.policy == Policy::Predicted).then(|| {
-            Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone()))
-        });
+        let prefetcher = (needs_network && options.policy == Policy::Predicted)
+            .then(|| Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone())));
         let completion = options.completion.take().filter(|_| needs_network && !options.metered);
         let completion = completion.map(|how| Arc::new(Completion::new(fetcher.clone(), options.cache.clone(), digest, manifest.layers.clone(), how)));
         if let Some(completion) = &completion {
@@ -306,9 +305,9 @@ impl Session {
             let for_thread = prefetcher.clone();
             threads.push(thread("turbo-prefetch", move || for_thread.run())?);
         }
-        let layers = (0..=u8::MAX).zip(roots).map(|(number, root)| {
-            Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher.clone(), guess.clone()))
-        });
+        let layers = (0..=u8::MAX)
+            .zip(roots)
+            .map(|(number, root)| Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher.clone(), guess.clone())));
         Ok(Self {
             layers: layers.collect(),
             image: options.image,

@@ -74,7 +74,19 @@ macro_rules! counters {
         }
     };
 }
-counters!(demand_misses, demand_requests, requests, stall_us, bytes_fetched, bytes_prefetched, damaged_objects, retries, promotions, bytes_wasted, bytes_background);
+counters!(
+    demand_misses,
+    demand_requests,
+    requests,
+    stall_us,
+    bytes_fetched,
+    bytes_prefetched,
+    damaged_objects,
+    retries,
+    promotions,
+    bytes_wasted,
+    bytes_background
+);
 
 /// A number that only grows.
 #[derive(Debug, Default)]

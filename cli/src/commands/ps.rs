@@ -67,7 +67,8 @@ impl Ps {
     }
 
     fn cells(&self, row: &Row) -> Vec<String> {
-        let mut cells = vec![row.pid.to_string(), row.name.clone(), format!("{}#{}", row.container_name, &row.container[..8]), row.user.clone(), images(&row.completions)];
+        let mut cells =
+            vec![row.pid.to_string(), row.name.clone(), format!("{}#{}", row.container_name, &row.container[..8]), row.user.clone(), images(&row.completions)];
         if self.long {
             let seconds = |ms: u64| format!("{}.{:02} s", ms / 1000, ms % 1000 / 10);
             cells.extend([row.state.to_string(), seconds(row.user_ms), seconds(row.kernel_ms), shell_words::join(&row.command)]);

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::containers::{Container, Containers, ago};
-use crate::control::{Completing, Phase};
 use crate::control::client::Client;
+use crate::control::{Completing, Phase};
 use crate::exit::Exit;
 use crate::output::table;
 

@@ -109,7 +109,6 @@ impl Shared {
             let Some(batch) = queue.take_prefetch(now, room.min(window / 3), &admits) else {
                 break;
             };
-            tracing::debug!(count = batch.digests.len(), room, window, ahead = queue.ahead_flying, requests = queue.prefetch_requests, rate = link.rate(), "DBG prefetch");
             batches.push(batch);
         }
         if queue.has_prefetch() {

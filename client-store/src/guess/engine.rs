@@ -362,7 +362,9 @@ impl<'a> Engine<'a> {
             let end = segment.end.min(recipe.len());
             match segment.eager {
                 true => self.bring(recipe, segment.start..end.min(segment.start.saturating_add(MAX_EAGER)), probability * EAGER)?,
-                false if recipe.len() <= SMALL_CODE || (probability >= 1.0 && recipe.len() <= SMALL_PROGRAM) => self.bring(recipe, segment.start..end, probability * CODE)?,
+                false if recipe.len() <= SMALL_CODE || (probability >= 1.0 && recipe.len() <= SMALL_PROGRAM) => {
+                    self.bring(recipe, segment.start..end, probability * CODE)?
+                }
                 false => {}
             }
         }

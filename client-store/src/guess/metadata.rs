@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use layer_format::Digest;
 use layer_format::entry::Kind;
 use layer_format::recipe::Recipe;
 use layer_format::tree::Node;
-use layer_format::Digest;
 
 use super::File;
 use crate::fetch::{Candidate, Fetcher};

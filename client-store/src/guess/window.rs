@@ -47,8 +47,9 @@ impl Windows {
     }
 
     /// What to bring along with a miss at `missed` of a file of `len` bytes: behind it if it continues the miss before,
-    /// else the aligned block around it. `round_trip` is what arrives in a round trip, and the most that comes along.
-    pub(crate) fn at_miss(&mut self, layer: u8, path: &LayerPath, missed: &Range<u64>, len: u64, round_trip: u64) -> Range<u64> {
+    /// else the aligned block around it. `round_trip` is what arrives in a round trip, and the most that comes along. And whether the
+    /// file has shown that it is read densely.
+    pub(crate) fn at_miss(&mut self, layer: u8, path: &LayerPath, missed: &Range<u64>, len: u64, round_trip: u64) -> (Range<u64>, bool) {
         let most = round_trip.max(MIN_WINDOW);
         let file = self.files.get_or_insert_mut((layer, path.clone()), File::default);
         let used = file.touched as f64 / file.brought.max(1) as f64;
@@ -62,10 +63,11 @@ impl Windows {
         let follows = missed.start == 0 || (missed.start >= file.end && missed.start - file.end <= file.window);
         let start = if follows { missed.start } else { missed.start / file.window * file.window };
         let end = start.saturating_add(file.window).max(missed.end).min(len);
-        file.brought += end - start;
+        // What was long ago counts for less.
+        (file.brought, file.touched) = (file.brought / 8 * 7 + end.saturating_sub(start), file.touched / 8 * 7);
         file.misses += 1;
         file.end = end;
-        start..end
+        (start..end, file.misses > JUDGED_AFTER && used >= USED_SHARE.end)
     }
 }
 
@@ -85,16 +87,17 @@ mod tests {
         let mut at = 0;
         let mut lens = Vec::new();
         for _ in 0..8 {
-            let range = windows.at_miss(0, &path(), &(at..at + 4096), FILE, 2 << 20);
+            let (range, _) = windows.at_miss(0, &path(), &(at..at + 4096), FILE, 2 << 20);
             assert_eq!(range.start, at);
             lens.push(range.end - range.start);
             windows.touched(0, &path(), range.end - range.start);
             at = range.end;
         }
         assert_eq!(lens[..4], [256 << 10, 512 << 10, 1 << 20, 2 << 20]);
-        for step in 1..60u64 {
-            let missed = step * (7 << 18)..step * (7 << 18) + 4096;
-            let range = windows.at_miss(0, &path(), &missed, FILE, 2 << 20);
+        for step in 1..90u64 {
+            let missed = step << 20..(step << 20) + 4096;
+            let (range, is_dense) = windows.at_miss(0, &path(), &missed, FILE, 2 << 20);
+            assert!(step < 60 || !is_dense);
             assert!(range.start <= missed.start && range.end >= missed.end);
             windows.touched(0, &path(), 4096);
             lens.push(range.end - range.start);
@@ -105,6 +108,6 @@ mod tests {
     #[test]
     fn ends_with_the_file() {
         let mut windows = Windows::default();
-        assert_eq!(windows.at_miss(0, &path(), &(90..100), 100, 1 << 20), 0..100);
+        assert_eq!(windows.at_miss(0, &path(), &(90..100), 100, 1 << 20), (90..100, false));
     }
 }
