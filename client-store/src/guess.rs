@@ -93,6 +93,11 @@ impl Ground {
 /// A file of a layer.
 pub(crate) type File = (u8, LayerPath);
 
+/// Files of a kind in a directory of a layer.
+type OfDirectory = (u8, LayerPath, Vec<u8>);
+/// Files of a kind, whether in directories as small as a package's, expected for this reason.
+type OfKind = (Vec<u8>, bool, Ground);
+
 #[derive(Debug)]
 enum Event {
     /// The application used a file for the first time.
@@ -117,8 +122,8 @@ struct Inner {
     guessed: HashMap<File, Guessed>,
     unjudged: VecDeque<File>,
     /// Of files of a kind in a directory, used ones to all that were used or guessed.
-    by_directory: Ratios<(u8, LayerPath, Vec<u8>)>,
-    by_kind: Ratios<(Vec<u8>, bool, Ground)>,
+    by_directory: Ratios<OfDirectory>,
+    by_kind: Ratios<OfKind>,
     /// How many entries the directories have that were looked at.
     sizes: HashMap<File, usize>,
     misses: HashMap<File, u32>,
@@ -315,7 +320,7 @@ impl Inner {
         }
     }
 
-    fn kinds(&self, (layer, path): &File, ground: Ground) -> ((u8, LayerPath, Vec<u8>), (Vec<u8>, bool, Ground)) {
+    fn kinds(&self, (layer, path): &File, ground: Ground) -> (OfDirectory, OfKind) {
         let (kind, directory) = (words::kind(path.name()), path.parent().unwrap_or_default());
         let is_package = self.sizes.get(&(*layer, directory.clone())).is_none_or(|size| *size <= PACKAGE);
         ((*layer, directory, kind.clone()), (kind, is_package, ground))

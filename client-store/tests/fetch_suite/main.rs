@@ -4,5 +4,6 @@ mod complete;
 mod demand;
 mod launch;
 mod reader;
+mod schedule;
 mod stress;
 mod support;
