@@ -3,16 +3,20 @@
 //! `link` joins two network namespaces by a link of a given rate and delay. `app` says what is
 //! launched and `rootfs` builds what it runs in, without privilege. `place` and `turbo` start
 //! registry and client at the ends of a link, `oracle` is the opponent, `launch` measures and `report` prints.
+//! `traces` records what the replay simulator is fed with, and `replay` feeds it.
 //! `vm` measures what the VM costs where nothing has to be fetched.
 
 pub mod app;
 pub mod demo;
 pub mod launch;
 pub mod link;
+mod next_version;
 pub mod oracle;
 pub mod place;
+pub mod replay;
 pub mod report;
 pub mod rootfs;
 mod sys;
+pub mod traces;
 pub mod turbo;
 pub mod vm;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, launch, vm};
+use benchmarks::{demo, launch, replay, traces, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -16,6 +16,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Launch(launch::Args),
+    Replay(replay::Args),
+    Traces(traces::Args),
     Vm(vm::Args),
     #[command(hide = true)]
     VmRunner(vm::RunnerArgs),
@@ -27,6 +29,8 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
+        Verb::Replay(args) => replay::run(&args),
+        Verb::Traces(args) => traces::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),

@@ -60,6 +60,8 @@ pub struct Launch {
     pub policy: Policy,
     pub background: bool,
     pub readahead: u32,
+    /// Whether traces are sent to the registry, if the configuration allows it.
+    pub upload_traces: bool,
     /// Whether, and for whom, the state at the end is saved to the registry.
     pub share: Option<Visibility>,
     /// Options of the command line that only the start of a container heeds.
@@ -117,6 +119,9 @@ impl Launch {
         let description = self.describe(&stack, &rules);
         let startup = self.startup(&stack, description.host.visible)?;
         stack.set_entry_point(&startup.entry_point);
+        if !self.upload_traces {
+            stack.keep_traces();
+        }
         let spec = self.spec(app, container, &stack, &startup, rules, begun)?;
         stack.remember(&store)?;
         let taker = states::at_start(app, &store, container, &stack)?;

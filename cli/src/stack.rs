@@ -157,6 +157,11 @@ impl Stack {
         self.members.iter_mut().for_each(|member| member.session.set_entry_point(entry_point));
     }
 
+    /// No trace of this run is sent.
+    pub fn keep_traces(&mut self) {
+        self.members.iter_mut().for_each(|member| member.session.keep_trace());
+    }
+
     /// Keeps the manifests of images that were not here, so that they are known by name from now on.
     pub fn remember(&self, store: &Store) -> Result<()> {
         for Member { reference, session, .. } in &self.members {

@@ -616,7 +616,7 @@ impl Fetcher {
     pub fn stats(&self) -> RunStats {
         let usage = self.shared.memory.lock().usage();
         let mut stats = self.shared.counters.report();
-        stats.bytes_received = stats.bytes_fetched;
+        stats.bytes_received = self.shared.options.origin.as_ref().and_then(|origin| origin.received_bytes()).unwrap_or(stats.bytes_fetched);
         stats.bytes_needed = usage.needed;
         stats.local_bytes = usage.local;
         stats.bytes_prefetched_used = usage.ahead_used;

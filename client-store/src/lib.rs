@@ -9,6 +9,7 @@
 //! * [`session`]: one run of one image, all of the above together; [`stats`] says what it cost.
 //! * [`view`]: what the VM's filesystem needs of a layer.
 
+mod anonymous;
 pub mod cache;
 pub mod cache_conformance;
 pub mod complete;

@@ -150,7 +150,8 @@ impl LayerView for LayerReader {
             source = worse(source, from);
             search.feed(&node).map_err(invalid(digest))?;
             if matches!(*node, Node::Leaf(_)) {
-                self.touched_leaf(&digest, path, caller, source);
+                // A name that is not in the image is nobody else's business.
+                self.touched_leaf(&digest, node.stand_in(path).unwrap_or(&LayerPath::root()), caller, source);
             }
             above = Some(node);
         }

@@ -16,6 +16,7 @@ use layer_format::trace::Trace;
 use layer_format::{Digest, FormatError, LayerPath};
 use parking_lot::Mutex;
 
+use crate::anonymous::anonymous;
 use crate::cache::ObjectCache;
 use crate::complete::{Completion, CompletionOptions};
 use crate::error::FetchError;
@@ -390,6 +391,11 @@ impl Session {
         self.completion.clone()
     }
 
+    /// The trace of this run stays on this machine.
+    pub fn keep_trace(&mut self) {
+        self.send_trace = false;
+    }
+
     /// What the run needed, fetched and waited for so far.
     pub fn stats(&self) -> RunStats {
         let mut stats = self.fetcher.stats();
@@ -421,9 +427,10 @@ impl Session {
 
     /// Starts sending the trace.
     fn send(&self, trace: &Trace) -> Option<std::sync::mpsc::Receiver<()>> {
-        let origin = self.origin.clone().filter(|_| self.send_trace && !self.fetcher.is_offline() && !trace.events.is_empty())?;
+        let origin =
+            self.origin.clone().filter(|_| self.send_trace && !self.manifest.no_profiling && !self.fetcher.is_offline() && !trace.events.is_empty())?;
         let (done, wait) = std::sync::mpsc::sync_channel(1);
-        let (repository, encoded) = (self.image.repository.clone(), trace.encode());
+        let (repository, encoded) = (self.image.repository.clone(), anonymous(trace, &self.manifest).encode());
         self.runtime.spawn(async move {
             match tokio::time::timeout(TRACE_LIMIT, origin.put_trace(&repository, encoded)).await {
                 Ok(Ok(())) => {}
@@ -514,6 +521,7 @@ fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, mo
         budget_bytes: if is_predicted && !options.metered { options.launch_budget_bytes } else { 0 },
         have: options.have.as_ref().map(HaveFilter::to_hex),
         model: models.lock().digest,
+        ..LaunchRequest::default()
     };
     {
         let mut models = models.lock();

@@ -28,7 +28,8 @@ pub struct RunStats {
     pub demand_max_us: u64,
     /// Bytes of all objects that arrived, whether they were used or not.
     pub bytes_fetched: u64,
-    /// Bytes on the wire, if the connection tells; else the same as `bytes_fetched`.
+    /// Bytes of answers as they came over the wire, compressed; if the registry does not count them, the same as
+    /// `bytes_fetched`.
     pub bytes_received: u64,
     /// Bytes of the objects that were used, each counted once.
     pub bytes_needed: u64,

@@ -13,7 +13,7 @@ use layer_format::manifest::{
     AttributeRule, Attributes, Condition, EnvMode, EnvVar, FileMode, FileRule, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode, StartupFile,
     StateImage, StateManifest,
 };
-use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition};
+use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition, Variant};
 use layer_format::recipe::{Extent, NodeRef, Recipe};
 use layer_format::trace::{Event, Source, Touch, Trace};
 use layer_format::tree::{Child, Node};
@@ -91,11 +91,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     let states = vec![State { layer: 0, path: 0, touch: Touch::Meta }, State { layer: 0, path: 0, touch: Touch::Data { bucket: 1 } }];
     let launch = vec![LaunchItem { state: 0, count: 1.0, time_us: 5 }, LaunchItem { state: 1, count: 0.5, time_us: 3 }];
-    let entry_points = vec![EntryPoint { name: "app".into(), architecture: "x86_64".into(), weight: 1.0, launch }];
+    let other = Variant { weight: 0.5, launches: 1, launch: vec![LaunchItem { state: 0, count: 0.5, time_us: 7 }] };
+    let variants = vec![Variant { weight: 1.0, launches: 1, launch }, other];
+    let entry_points = vec![EntryPoint { name: "app".into(), architecture: "x86_64".into(), launches: 2, variants }];
     let step = Transition { before: 0, from: 0, to: 1, count: 1.0, gap_us: 10 };
     let model = Model {
         image: Some(digest),
-        traces: 1,
+        traces: 2,
         paths: vec![path("bin/app")?],
         states,
         entry_points,

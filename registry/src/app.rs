@@ -9,13 +9,16 @@ use tokio::task::JoinHandle;
 use crate::blob_storage::{BlobStorage, FsStorage, RemoteStorage, StorageError};
 use crate::config::Config;
 use crate::db::{Db, DbError};
+use crate::http::tls::{Tls, TlsError};
 use crate::metrics::Metrics;
 use crate::service::frames::Frames;
 use crate::service::launch::Launcher;
 use crate::service::launches::Launches;
+use crate::service::learn::Learner;
 use crate::service::nodes::Nodes;
 use crate::service::objects::Objects;
 use crate::service::predict::Models;
+use crate::service::sources::Sources;
 use crate::service::train::Trainer;
 
 /// Why the server did not start.
@@ -39,6 +42,9 @@ pub enum StartError {
     /// The settings do not allow it.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The socket failed.
     #[error("could not listen")]
     Listen(#[source] std::io::Error),
@@ -47,6 +53,9 @@ pub enum StartError {
 /// A running registry, without its sockets. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct App(pub(crate) Shared);
+
+/// Most lanes in proportion to streams.
+const LANES_PER_STREAM: usize = 3;
 
 /// What all requests share.
 pub(crate) type Shared = Arc<Inner>;
@@ -61,6 +70,7 @@ pub(crate) struct Inner {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) launcher: Launcher,
     pub(crate) launches: Arc<Launches>,
+    pub(crate) learner: Learner,
     pub(crate) metrics: Arc<Metrics>,
     /// `None` while stopping.
     pub(crate) trainer: Mutex<Option<Arc<Trainer>>>,
@@ -68,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) lanes: Arc<Semaphore>,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl App {
@@ -76,6 +88,7 @@ impl App {
     /// # Errors
     /// [`StartError`]; a folder that another server uses is [`StorageError::InUse`].
     pub async fn open(config: Config) -> Result<Self, StartError> {
+        let tls = config.tls.clone().map(Tls::open).transpose()?;
         std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
         let storage = open_storage(&config)?;
         let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db")).await?;
@@ -85,11 +98,15 @@ impl App {
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
         let limits = &config.limits;
-        let (trainer, task) = Trainer::start(objects.clone(), Arc::clone(&nodes), Arc::clone(&metrics), limits.max_waiting_traces);
+        let sources = Arc::new(Sources::new(limits.traces));
+        let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
+        let (trainer, task) = Trainer::start(learner.clone(), limits);
         Ok(Self(Arc::new(Inner {
             requests: Arc::new(Semaphore::new(limits.max_requests)),
             streams: Arc::new(Semaphore::new(limits.max_streams)),
             uploads: Arc::new(Semaphore::new(limits.max_uploads)),
+            lanes: Arc::new(Semaphore::new(LANES_PER_STREAM * limits.max_streams)),
+            tls,
             config,
             db,
             storage,
@@ -97,10 +114,16 @@ impl App {
             nodes,
             launcher,
             launches: Arc::default(),
+            learner,
             metrics,
             trainer: Mutex::new(Some(Arc::new(trainer))),
             trainer_task: Mutex::new(Some(task)),
         })))
+    }
+
+    /// How its URL begins: `https`, or `http` without a certificate.
+    pub fn scheme(&self) -> &'static str {
+        if self.0.tls.is_some() { "https" } else { "http" }
     }
 
     /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], and closes

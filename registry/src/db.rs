@@ -4,8 +4,11 @@
 //! SQLite in WAL mode: many readers, and one connection that writes. A commit is on stable storage when it returns
 //! (`synchronous=FULL`), since a 201 promises that.
 
+pub(crate) mod held_trace;
+pub(crate) mod image_model;
 pub(crate) mod manifest;
 pub(crate) mod model;
+pub(crate) mod model_pin;
 pub(crate) mod namespace;
 pub(crate) mod object;
 pub(crate) mod pack;

@@ -15,6 +15,7 @@ mod site;
 mod stall;
 mod states;
 mod streams;
+pub(crate) mod tls;
 mod traces;
 
 use axum::Router;

@@ -74,6 +74,9 @@ pub struct LaunchOptions {
     /// Do not use what was learned from earlier runs: what is fetched ahead is guessed from the image alone.
     #[arg(long)]
     no_model: bool,
+    /// Do not send the trace of this run to the registry: nothing is learned from it. (`turbo config --traces=false` for all.)
+    #[arg(long)]
+    no_trace_upload: bool,
     /// Fetch ahead nothing but more of a file that is read: the measure for all else.
     #[arg(long, hide = true)]
     on_demand: bool,
@@ -175,6 +178,7 @@ impl Checked {
         };
         launch.background = !options.no_background;
         launch.readahead = options.readahead;
+        launch.upload_traces = !options.no_trace_upload;
         launch.share = options.sync.share();
         Ok(launch)
     }
@@ -191,6 +195,7 @@ impl Checked {
             ("--stats", options.stats.is_some()),
             ("--trace", options.trace.is_some()),
             ("--pull", options.pull),
+            ("--no-trace-upload", options.no_trace_upload),
             ("--enable-sync", options.sync.enable_sync),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
@@ -223,6 +228,7 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         policy: Policy::Predicted,
         background: true,
         readahead: launch::DEFAULT_READAHEAD,
+        upload_traces: true,
         share: None,
         given: Vec::new(),
     })

@@ -29,7 +29,7 @@ pub(super) struct RunSource<'a> {
     request: &'a Request<'a>,
     home: PathBuf,
     wait_limit: Duration,
-    send_traces: bool,
+    traces: bool,
     metered: bool,
     /// Bring the rest of images here, as far as there is room below the store's limit.
     completes: bool,
@@ -50,13 +50,18 @@ impl<'a> RunSource<'a> {
             request,
             home: app.settings.home.clone(),
             wait_limit: Duration::from_secs(app.settings.wait),
-            send_traces: app.settings.send_traces,
+            traces: app.settings.traces,
             metered: app.settings.metered,
             completes: request.background && app.settings.background,
             cap_bytes: app.settings.cache_size,
             entry_point: OnceLock::new(),
             warm: Once::new(),
         })
+    }
+
+    /// The registry, with a count of what one session receives.
+    fn counted_origin(&self) -> Option<Arc<dyn Origin>> {
+        self.registry.as_ref().map(|registry| Arc::new(registry.counted()) as Arc<dyn Origin>)
     }
 
     fn options(&self, reference: &ImageReference, digest: Option<Digest>) -> Result<SessionOptions> {
@@ -82,10 +87,10 @@ impl<'a> RunSource<'a> {
             wait_limit: self.wait_limit,
             have: if is_complete { None } else { have(&self.home, &self.store, &reference.repository)? },
             model: self.store.model_get(&reference.repository)?,
-            send_trace: self.send_traces,
+            send_trace: self.traces,
             metered: self.metered,
             completion: if self.completes && !is_complete { Some(self.completion()?) } else { None },
-            ..SessionOptions::new(Arc::new(self.store.clone()), self.origin.clone(), self.runtime.clone(), reference.clone())
+            ..SessionOptions::new(Arc::new(self.store.clone()), self.counted_origin(), self.runtime.clone(), reference.clone())
         })
     }
 }

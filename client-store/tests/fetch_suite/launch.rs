@@ -218,7 +218,7 @@ fn model(touches: &[(LayerPath, Touch)]) -> Model {
         let state = states.binary_search(&State { layer: 0, path: number(path), touch: *touch }).unwrap() as u32;
         LaunchItem { state, count: 1.0, time_us: at as u32 * 10 }
     });
-    let entry = EntryPoint { name: "app".into(), architecture: "x86_64".into(), weight: 1.0, launch: launch.collect() };
+    let entry = EntryPoint::of_one_kind("app".into(), "x86_64".into(), 1.0, launch.collect());
     Model { traces: 1, paths: paths.clone(), states: states.clone(), entry_points: vec![entry], ..Model::default() }
 }
 

@@ -90,7 +90,7 @@ fn model(touches: &[(LayerPath, Touch)]) -> Model {
         time_us: at as u32 * 10,
     };
     let launch = touches.iter().enumerate().map(item).collect();
-    let entry = EntryPoint { name: "app".into(), architecture: "x86_64".into(), weight: 1.0, launch, ..EntryPoint::default() };
+    let entry = EntryPoint::of_one_kind("app".into(), "x86_64".into(), 1.0, launch);
     Model { traces: 1, paths: paths.clone(), states: states.clone(), entry_points: vec![entry], ..Model::default() }
 }
 

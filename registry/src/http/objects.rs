@@ -20,6 +20,9 @@ const MAX_LIST_LEN: usize = 4 + Digest::LEN * MAX_DIGESTS;
 /// Uncompressed bytes that an object is expected to have, to choose a stream's window: those of a large chunk.
 const EXPECTED_LEN: u64 = 64 << 10;
 
+/// zstd level of answers that are too short to learn anything from.
+const DEFAULT_LEVEL: i32 = 3;
+
 async fn digests(app: &Shared, call: Call) -> Result<(Call, Vec<Digest>), ApiError> {
     let (body, call) = (call.body, Call { body: axum::body::Body::empty(), ..call });
     let bytes = PacedBody::new(app, &call.headers, body, MAX_LIST_LEN).collect().await?;
@@ -52,15 +55,13 @@ pub(crate) async fn stream(app: &Shared, call: Call) -> Result<Response, ApiErro
     let permit = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::busy("streams"))?;
     let frames = call.query("frames").is_some_and(|value| value == "1");
     let namespace = namespace(app, &call.repository).await?;
-    if let Some(id) = launch {
-        app.launches.take(&call.repository, id, &digests);
-    }
-    let level = app.config.compression_level;
+    let demand = launch.and_then(|id| app.launches.take(&call.repository, id, &digests));
+    let level = app.config.compression_level.unwrap_or(DEFAULT_LEVEL);
     let encoder = match frames {
         true => Encoder::stored(),
         false => Encoder::zstd(level, Some(digests.len() as u64 * EXPECTED_LEN)).map_err(|error| ApiError::internal(&error))?,
     };
-    let (mut writer, response) = streams::open(app, encoder);
+    let (mut writer, response) = streams::open(app, encoder, demand);
     let objects = app.objects.clone();
     tokio::spawn(async move {
         let _permit = permit;

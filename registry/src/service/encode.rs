@@ -1,4 +1,5 @@
-//! The compression stream around an answer: one zstd frame, flushed where someone waits.
+//! The compression stream around an answer: one zstd frame, flushed where someone waits, or several where the level
+//! changes on the way.
 
 use std::io;
 
@@ -35,6 +36,11 @@ impl Encoder {
         encoder.set_parameter(CParameter::ChecksumFlag(false))?;
         encoder.set_parameter(CParameter::ContentSizeFlag(false))?;
         Ok(Self::Zstd(encoder))
+    }
+
+    /// Ends the frame, and begins another with this level: what follows finds nothing again of what was before.
+    pub(crate) fn restart(&mut self, level: i32, out: &mut Vec<u8>) -> io::Result<()> {
+        std::mem::replace(self, Self::zstd(level, None)?).finish(out)
     }
 
     /// Stores an answer.
@@ -145,6 +151,13 @@ mod tests {
             encoder.finish(&mut out).unwrap();
             assert!(zstd::stream::decode_all(&out[..]).unwrap() == text[..written]);
         }
+        let (mut encoder, mut out) = (Encoder::zstd(3, None).unwrap(), Vec::new());
+        for (part, level) in text.chunks(1_000_000).zip([1, 12, 6]) {
+            encoder.write(part, &mut out).unwrap();
+            encoder.restart(level, &mut out).unwrap();
+        }
+        encoder.finish(&mut out).unwrap();
+        assert!(zstd::stream::decode_all(&out[..]).unwrap() == text);
         let mut out = Vec::new();
         Encoder::stored().finish(&mut out).unwrap();
         assert!(zstd::stream::decode_all(&out[..]).unwrap().is_empty());

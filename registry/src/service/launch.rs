@@ -10,20 +10,25 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt, stream};
 use layer_format::api::{HaveFilter, MAX_DIGESTS};
 use layer_format::manifest::{ImageManifest, Manifest};
+use layer_format::trace::foreign_entry_point;
 use layer_format::{Digest, FormatError};
 use tokio::sync::mpsc;
 
+use super::admission::Admission;
 use super::frames::ReadError;
 use super::image::Image;
 use super::launches::ActiveLaunch;
+use super::models::model_of_image;
 use super::nodes::{NodeError, Nodes};
 use super::objects::Objects;
-use super::predict::{Expected, Models};
+use super::predict::{Allowance, Expected, Models};
 use super::resolve::Layers;
 use super::stream::{Item, StreamError, StreamWriter, send_launch};
 use crate::db::model::model_get;
 use crate::db::namespace::NamespaceId;
 use crate::db::object::Location;
+use crate::db::repository::RepositoryRow;
+use crate::db::trace_statistics::trace_statistics_usual;
 
 /// Predicted items that are resolved together: few at first, so that the first bytes leave at once.
 const FIRST_ITEMS: usize = 256;
@@ -44,6 +49,9 @@ pub(crate) struct LaunchOrder {
     pub(crate) budget_bytes: u64,
     pub(crate) have: Option<HaveFilter>,
     pub(crate) model: Option<Digest>,
+    pub(crate) admission: Admission,
+    /// Predict with exactly this model rather than with the newest, and send it.
+    pub(crate) with_model: Option<Digest>,
 }
 
 impl LaunchOrder {
@@ -106,20 +114,24 @@ impl Launcher {
         let program = order.manifest.startup(None).next().or(order.manifest.startup_files.first()).and_then(|file| file.command.first()).cloned();
         let entry_point = order.entry_point.or_else(|| program.clone());
         let model = match order.predict && complete {
-            true => self.model(&order.image.repository, namespace, order.manifest.model).await?,
+            true => self.model(&order.image.repository, &order.image.digest, order.with_model.or(order.manifest.model)).await?,
             false => None,
         };
         let mut expected = Vec::new();
+        let mut budget_bytes = order.budget_bytes;
         if let Some((digest, bytes)) = model {
+            let allowance = self.allowance(&order.image.repository, entry_point.as_deref(), &order.architecture).await?;
+            budget_bytes = budget_bytes.min(allowance.bytes);
             let (models, architecture, program) = (Arc::clone(&self.models), order.architecture, entry_point.clone());
             let listed = tokio::task::spawn_blocking(move || {
-                let list = models.launch_list(digest, &bytes, program.as_deref(), &architecture);
+                let list = models.launch_list(digest, &bytes, program.as_deref(), &architecture, &allowance);
                 (list, bytes)
             });
             let (list, bytes) = listed.await.map_err(|_| ReadError::Cancelled)?;
             match list {
                 Ok(list) => {
                     expected = list;
+                    expected.retain(|item| order.admission.admits(item.touch, item.probability));
                     if order.model != Some(digest) {
                         items.push(Item::Model(bytes));
                     }
@@ -139,7 +151,7 @@ impl Launcher {
                 None => Ok(()),
             };
         }
-        self.send_expected(writer, &layers, &mut known, launch, expected, order.budget_bytes).await
+        self.send_expected(writer, &layers, &mut known, launch, expected, budget_bytes).await
     }
 
     async fn object(&self, namespace: NamespaceId, digest: Digest) -> Result<Item, StreamError> {
@@ -151,14 +163,17 @@ impl Launcher {
         }
     }
 
-    /// The model to predict with: the one that the image pins, else the repository's.
-    async fn model(
-        &self,
-        repository: &crate::db::repository::RepositoryRow,
-        namespace: NamespaceId,
-        pinned: Option<Digest>,
-    ) -> Result<Option<(Digest, Vec<u8>)>, StreamError> {
-        let Some(digest) = pinned.or(repository.model) else { return Ok(None) };
+    /// The model to predict with: the one that the image's manifest pins, else what [`model_of_image`] says.
+    async fn model(&self, repository: &RepositoryRow, image: &Digest, pinned: Option<Digest>) -> Result<Option<(Digest, Vec<u8>)>, StreamError> {
+        let namespace = repository.namespace;
+        let wanted = match pinned {
+            Some(pinned) => Some(pinned),
+            None => {
+                let mut db = self.objects.db.read().await?;
+                model_of_image(&mut db, repository, image).await?
+            }
+        };
+        let Some(digest) = wanted else { return Ok(None) };
         let learned = {
             let mut db = self.objects.db.read().await?;
             model_get(&mut db, repository.id, &digest).await?
@@ -170,6 +185,14 @@ impl Launcher {
             Item::Object(bytes) => Ok(Some((digest, bytes))),
             _ => Ok(None),
         }
+    }
+
+    /// How much may be sent ahead to a launch of this entry point.
+    async fn allowance(&self, repository: &RepositoryRow, entry_point: Option<&str>, architecture: &str) -> Result<Allowance, StreamError> {
+        let name = entry_point.unwrap_or_default();
+        let mut db = self.objects.db.read().await?;
+        let usual = trace_statistics_usual(&mut db, repository.id, [name, &foreign_entry_point(name)], architecture).await?;
+        Ok(Allowance::new(usual))
     }
 
     /// Without a prediction: the tree objects that lead to the program.
