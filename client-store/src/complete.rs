@@ -149,6 +149,8 @@ impl Completion {
             self.pause(LOOK_AGAIN)?;
         }
         self.inner.lock().progress.state = State::Running;
+        // What the launch brought last may not be in the store yet, and need not come again.
+        self.fetcher.flush();
         let mut rounds = 0;
         loop {
             let (objects, whole) = self.walk()?;
