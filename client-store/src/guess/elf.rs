@@ -174,7 +174,7 @@ mod tests {
         let file = own();
         let found = head(&file[..4096]).unwrap();
         assert!(found.segments.iter().any(|segment| segment.eager) && found.segments.iter().any(|segment| !segment.eager));
-        let mut parts = Parts(&file, vec![0..4096]);
+        let mut parts = Parts(&file, std::iter::once(0..4096).collect());
         let names = loop {
             match found.names(&parts) {
                 Ok(names) => break names,
@@ -205,11 +205,11 @@ mod tests {
             start.truncate(random() % 4097);
             let Some(found) = head(&start) else { continue };
             // The rest of the file is as it was, or not there.
-            let all = Parts(&file, vec![0..file.len() as u64]);
+            let all = Parts(&file, std::iter::once(0..file.len() as u64).collect());
             if let Ok(names) = found.names(&all) {
                 assert!(names.needed.len() <= MAX_NEEDED);
             }
-            let _ = found.names(&Parts(&start, vec![0..start.len() as u64]));
+            let _ = found.names(&Parts(&start, std::iter::once(0..start.len() as u64).collect()));
         }
         assert_eq!(head(b""), None);
         assert_eq!(head(b"\x7fELF"), None);
