@@ -38,6 +38,12 @@ pub struct File {
     /// Whether traces of runs are sent to the registry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traces: Option<bool>,
+    /// Whether every byte of the network costs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metered: Option<bool>,
+    /// Whether a run brings the rest of its images here when it needs nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background: Option<bool>,
     /// Whether images and `--isolate` may let the application write to the host (`merge`); if not, write-copy holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_merge: Option<bool>,
@@ -71,6 +77,14 @@ pub struct Options {
     /// Whether traces of runs are sent to the registry, to learn from [default: true].
     #[arg(long, env = "TURBO_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
     pub traces: Option<bool>,
+    /// Whether every byte of the network costs: then only what is nearly sure to be used is fetched ahead, and nothing in the
+    /// background [default: false].
+    #[arg(long, env = "TURBO_METERED", global = true, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), help_heading = "Settings")]
+    pub metered: Option<bool>,
+    /// Whether a run brings the rest of its images here when it needs nothing else, so that the next start needs no network
+    /// [default: true].
+    #[arg(long, env = "TURBO_BACKGROUND", global = true, hide_short_help = true, value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new(), help_heading = "Settings")]
+    pub background: Option<bool>,
     /// Whether applications may write to folders of the host (isolation mode merge); where the configuration file forbids it
     /// no option allows it [default: true].
     #[arg(long, env = "TURBO_ALLOW_MERGE", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
@@ -103,6 +117,10 @@ pub struct Settings {
     pub lanes: Option<u8>,
     /// Whether traces are sent.
     pub traces: bool,
+    /// Whether every byte of the network costs.
+    pub metered: bool,
+    /// Whether runs bring the rest of their images here.
+    pub background: bool,
     /// Whether the isolation mode merge is allowed.
     pub allow_merge: bool,
     /// The configuration file, which need not exist.
@@ -134,6 +152,8 @@ impl Settings {
             cached_launch: options.cached_launch.or(file.cached_launch).unwrap_or(false),
             lanes: options.lanes,
             traces: options.traces.or(file.traces).unwrap_or(true),
+            metered: options.metered.or(file.metered).unwrap_or(false),
+            background: options.background.or(file.background).unwrap_or(true),
             // The stricter holds: what an administrator forbids stays forbidden.
             allow_merge: options.allow_merge.unwrap_or(true) && file.allow_merge.unwrap_or(true),
             config,

@@ -60,6 +60,7 @@ pub struct Launch {
     pub pull: bool,
     pub offline: bool,
     pub policy: Policy,
+    pub background: bool,
     pub readahead: u32,
     /// Record first touches.
     pub record: bool,
@@ -143,6 +144,7 @@ impl Launch {
         container.container.exit_code = None;
         warn("how the container is started could not be noted", container.save());
         warn("which images were used could not be noted", history::record(&app.settings.home, &stack));
+        control.set_completions(stack.members.iter().filter_map(|member| Some((member.reference.to_string(), member.session.completion()?))).collect());
         if let Some(taker) = taker.clone() {
             control.set_capture(Box::new(move || taker.capture_now().map(|id| id.to_string())));
         }
@@ -191,6 +193,7 @@ impl Launch {
             pull: self.pull,
             offline: self.offline,
             policy: self.policy,
+            background: self.background,
             record: self.record,
             timeline: self.timeline.as_ref(),
         }

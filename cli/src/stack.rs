@@ -53,6 +53,8 @@ pub struct Request<'a> {
     pub offline: bool,
     /// What is fetched ahead, unless offline.
     pub policy: Policy,
+    /// Bring the rest of the images here, if the settings allow it.
+    pub background: bool,
     /// Record first touches.
     pub record: bool,
     /// Told how the run goes.

@@ -27,8 +27,8 @@ const BATCH_BYTES: u64 = 4 << 20;
 const MAX_ROUNDS: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Told when all of the image is here.
-pub type OnComplete = Box<dyn Fn() + Send + Sync>;
+/// Told the digest of the image when all of it is here.
+pub type OnComplete = Box<dyn Fn(&Digest) + Send + Sync>;
 
 /// How a run completes its image.
 pub struct CompletionOptions {
@@ -88,6 +88,7 @@ struct Inner {
 pub struct Completion {
     fetcher: Arc<Fetcher>,
     cache: CacheOf,
+    image: Digest,
     layers: Vec<Digest>,
     options: CompletionOptions,
     inner: Mutex<Inner>,
@@ -109,10 +110,10 @@ enum End {
 }
 
 impl Completion {
-    /// Of an image of these layers, whose manifests are here.
-    pub fn new(fetcher: Arc<Fetcher>, cache: Arc<dyn ObjectCache>, layers: Vec<Digest>, options: CompletionOptions) -> Self {
+    /// Of this image of these layers.
+    pub fn new(fetcher: Arc<Fetcher>, cache: Arc<dyn ObjectCache>, image: Digest, layers: Vec<Digest>, options: CompletionOptions) -> Self {
         let progress = Progress { state: State::Waiting, ..Progress::default() };
-        Self { fetcher, cache: CacheOf(cache), layers, options, inner: Mutex::new(Inner { progress, closing: false }), wake: Condvar::new() }
+        Self { fetcher, cache: CacheOf(cache), image, layers, options, inner: Mutex::new(Inner { progress, closing: false }), wake: Condvar::new() }
     }
 
     /// How far it is.
@@ -130,7 +131,7 @@ impl Completion {
     pub fn run(&self) {
         let state = match self.complete() {
             Ok(()) => {
-                (self.options.on_complete)();
+                (self.options.on_complete)(&self.image);
                 State::Done
             }
             Err(End::Closed) => return,
@@ -148,6 +149,8 @@ impl Completion {
             self.pause(LOOK_AGAIN)?;
         }
         self.inner.lock().progress.state = State::Running;
+        // What the launch brought last may not be in the store yet, and need not come again.
+        self.fetcher.flush();
         let mut rounds = 0;
         loop {
             let (objects, whole) = self.walk()?;

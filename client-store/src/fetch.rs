@@ -56,6 +56,8 @@ pub const DEFAULT_WASTE_BUDGET_BYTES: u64 = 32 << 20;
 /// file, or of one that is read in order. Only what the reader knows of a file's own shape may claim it; a prediction of
 /// a model never does, so the budget binds whatever a model says.
 pub(crate) const SURE: f32 = 0.6;
+/// What is less likely than this part of [`SURE`] is never fetched ahead; when the budget is spent, what is less than that.
+const LEAST_PART: f64 = 0.3;
 /// On a metered link nothing less likely is fetched ahead.
 const STRICT: f64 = 0.9;
 /// Beyond the budget, one byte in this many used ones may be wasted.
@@ -283,15 +285,15 @@ impl Shared {
         budget.saturating_sub(usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get())
     }
 
-    /// The probability above which something is fetched ahead: P\*, and more the less is left of the waste budget, so that
+    /// Whether something is fetched ahead: if it is likelier than P\*, and the likelier the less is left of the waste budget, so that
     /// what is unlikely does not take it from what is likely.
     pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
         let usage = self.memory.lock().usage();
         let budget = self.options.waste_budget_bytes.max(usage.needed / WASTE_SHARE) + self.allowance.load(Ordering::Relaxed);
         let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()) as f64 / budget.max(1) as f64;
-        let least = if self.options.strict { STRICT } else { f64::from(SURE) * spent.min(1.0) };
+        let least = if self.options.strict { STRICT } else { f64::from(SURE) * (LEAST_PART + (1.0 - LEAST_PART) * spent.min(1.0)) };
         let link = self.link.lock().clone();
-        move |len, probability| f64::from(probability) > link.threshold(len.into()).max(least)
+        move |len, probability| f64::from(probability) > link.threshold(len.into()) && f64::from(probability) >= least
     }
 
     fn is_offline(&self) -> bool {

@@ -38,11 +38,12 @@ use window::Windows;
 
 /// Files of at most this many bytes are likely read as a whole.
 pub(crate) const SMALL_FILE: u64 = 256 << 10;
-/// How likely the rest of a small file is needed, and the rest of a window.
+/// How likely the rest of a small file is needed, the rest of a window, and that of a file of middle size.
 const WHOLE_FILE: f32 = SURE;
 /// The same where only what is nearly sure may be fetched: nine tenths of the bytes of small files that are read at all are.
 const WHOLE_FILE_STRICT: f32 = 0.95;
-const WINDOW: f32 = 0.5;
+const WINDOW: f32 = 0.55;
+const MIDDLE: f32 = SURE;
 /// Files up to this size come whole if they are a small part of what arrives in a round trip: more than half of them is
 /// read by most that read them at all.
 const MIDDLE_FILE: u64 = 1 << 20;
@@ -50,6 +51,9 @@ const MIDDLE_FILE: u64 = 1 << 20;
 const LEAST: f32 = 0.08;
 /// A guess that was not used for this long counts as wrong, until it is used.
 const JUDGED_AFTER: Duration = Duration::from_millis(1500);
+/// Kinds of files that are modules of programs, and the most entries of the folder of a package.
+const MODULES: [&[u8]; 12] = [b"pyc", b"py", b"js", b"mjs", b"cjs", b"rb", b"pm", b"pl", b"lua", b"php", b"class", b"tcl"];
+const PACKAGE: usize = 64;
 /// Misses in one directory from which on much more of it comes along.
 const KNOWN_MISSES: u32 = 2;
 /// Most events that wait, and most files of which is known whether they were touched.
@@ -73,11 +77,12 @@ pub(crate) enum Ground {
 
 impl Ground {
     /// How likely, for a file of this kind, before anything is known of this run.
-    fn prior(self, kind: &[u8]) -> f32 {
+    fn prior(self, kind: &[u8], is_package: bool) -> f32 {
         match self {
-            // Of libraries in a folder few are used; of modules of a package most.
-            Self::Neighbour if kind == b"so" => 0.1,
-            Self::Neighbour => 0.3,
+            // Of libraries in a folder few are used, of the modules of a package most, of those of a whole language some.
+            Self::Neighbour if kind == b"so" => 0.15,
+            Self::Neighbour if is_package && MODULES.contains(&kind) => 0.5,
+            Self::Neighbour => 0.2,
             Self::Named => 0.5,
             Self::NamedFar => 0.35,
             Self::Library => 0.9,
@@ -87,6 +92,11 @@ impl Ground {
 
 /// A file of a layer.
 pub(crate) type File = (u8, LayerPath);
+
+/// Files of a kind in a directory of a layer.
+type OfDirectory = (u8, LayerPath, Vec<u8>);
+/// Files of a kind, whether in directories as small as a package's, expected for this reason.
+type OfKind = (Vec<u8>, bool, Ground);
 
 #[derive(Debug)]
 enum Event {
@@ -112,8 +122,10 @@ struct Inner {
     guessed: HashMap<File, Guessed>,
     unjudged: VecDeque<File>,
     /// Of files of a kind in a directory, used ones to all that were used or guessed.
-    by_directory: Ratios<(u8, LayerPath, Vec<u8>)>,
-    by_kind: Ratios<(Vec<u8>, Ground)>,
+    by_directory: Ratios<OfDirectory>,
+    by_kind: Ratios<OfKind>,
+    /// How many entries the directories have that were looked at.
+    sizes: HashMap<File, usize>,
     misses: HashMap<File, u32>,
     windows: Windows,
     is_active: bool,
@@ -151,6 +163,7 @@ impl Guess {
             unjudged: VecDeque::new(),
             by_directory: Ratios::new(4.0),
             by_kind: Ratios::new(8.0),
+            sizes: HashMap::new(),
             misses: HashMap::new(),
             windows: Windows::default(),
             is_active: false,
@@ -230,8 +243,11 @@ impl Guess {
         let (range, probability) = match len {
             ..=SMALL_FILE if self.nodes.fetcher().is_strict() => (0..len, WHOLE_FILE_STRICT),
             ..=SMALL_FILE => (0..len, WHOLE_FILE),
-            _ if len <= MIDDLE_FILE.min(room.read_ahead / 2) => (0..len, WINDOW),
-            _ => (self.inner.lock().windows.at_miss(layer, path, &missed, len, room.read_ahead), WINDOW),
+            _ if len <= MIDDLE_FILE.min(room.read_ahead / 2) => (0..len, MIDDLE),
+            _ => {
+                let (range, is_dense) = self.inner.lock().windows.at_miss(layer, path, &missed, len, room.read_ahead);
+                (range, if is_dense { WHOLE_FILE } else { WINDOW })
+            }
         };
         let mut candidates = Vec::new();
         let found = self.nodes.local_chunks(recipe, range);
@@ -250,6 +266,7 @@ impl Guess {
         let kind = words::kind(path.name());
         let admits = self.nodes.fetcher().admission();
         let mut inner = self.inner.lock();
+        inner.size((layer, directory.clone()), entries.len());
         let misses = inner.misses.entry((layer, directory.clone())).or_default();
         *misses += 1;
         let many = *misses > KNOWN_MISSES;
@@ -290,11 +307,9 @@ impl Inner {
 
     /// How likely the file is used, if there is this ground to expect it.
     fn likely(&self, (layer, path): &File, ground: Ground) -> f32 {
-        let kind = words::kind(path.name());
-        let prior = ground.prior(&kind);
-        let directory = (*layer, path.parent().unwrap_or_default(), kind.clone());
-        let by_kind = self.by_kind.get(&(kind, ground), prior);
-        self.by_directory.get(&directory, by_kind)
+        let (directory, of_kind) = self.kinds(&(*layer, path.clone()), ground);
+        let prior = ground.prior(&of_kind.0, of_kind.1);
+        self.by_directory.get(&directory, self.by_kind.get(&of_kind, prior))
     }
 
     /// The file will be fetched for this reason.
@@ -305,18 +320,24 @@ impl Inner {
         }
     }
 
-    fn kinds((layer, path): &File, ground: Ground) -> ((u8, LayerPath, Vec<u8>), (Vec<u8>, Ground)) {
-        let kind = words::kind(path.name());
-        ((*layer, path.parent().unwrap_or_default(), kind.clone()), (kind, ground))
+    fn kinds(&self, (layer, path): &File, ground: Ground) -> (OfDirectory, OfKind) {
+        let (kind, directory) = (words::kind(path.name()), path.parent().unwrap_or_default());
+        let is_package = self.sizes.get(&(*layer, directory.clone())).is_none_or(|size| *size <= PACKAGE);
+        ((*layer, directory, kind.clone()), (kind, is_package, ground))
+    }
+
+    /// A directory has so many entries.
+    fn size(&mut self, directory: File, entries: usize) {
+        if self.sizes.len() < MAX_FILES {
+            self.sizes.insert(directory, entries);
+        }
     }
 
     /// A file that may have been guessed is used.
     fn turned_out(&mut self, file: &File) {
-        let Some(guessed) = self.guessed.get_mut(file) else {
-            let (directory, _) = Self::kinds(file, Ground::Neighbour);
-            return self.by_directory.add(directory, true);
-        };
-        let (directory, kind) = Self::kinds(file, guessed.ground);
+        let ground = self.guessed.get(file).map_or(Ground::Neighbour, |guessed| guessed.ground);
+        let (directory, kind) = self.kinds(file, ground);
+        let Some(guessed) = self.guessed.get_mut(file) else { return self.by_directory.add(directory, true) };
         if std::mem::replace(&mut guessed.judged, true) {
             self.by_directory.was_right(&directory);
             self.by_kind.was_right(&kind);
@@ -337,13 +358,14 @@ impl Inner {
 
     /// Guesses that were not used for a while count as wrong.
     fn judge(&mut self, now: Instant) {
-        while let Some(file) = self.unjudged.front() {
-            let Some(guessed) = self.guessed.get_mut(file) else { return };
+        while let Some(file) = self.unjudged.front().cloned() {
+            let Some(guessed) = self.guessed.get_mut(&file) else { return };
             if now.saturating_duration_since(guessed.at) < JUDGED_AFTER {
                 return;
             }
             if !std::mem::replace(&mut guessed.judged, true) {
-                let (directory, kind) = Self::kinds(file, guessed.ground);
+                let ground = guessed.ground;
+                let (directory, kind) = self.kinds(&file, ground);
                 self.by_directory.add(directory, false);
                 self.by_kind.add(kind, false);
             }

@@ -18,8 +18,9 @@ pub const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(50);
 pub const INITIAL_RATE: f64 = 4e6;
 /// Bounds of [`Link::window`], in bytes.
 pub const WINDOW_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=32 << 20;
-/// The window while nothing is known of the rate.
+/// The smallest window until this many samples of the rate were taken: the first ones are of answers too short to tell.
 const FIRST_WINDOW_BYTES: u64 = 2 << 20;
+const SAMPLES: u32 = 8;
 /// Bounds of [`Link::read_ahead`], in bytes.
 pub const READ_AHEAD_BYTES: std::ops::RangeInclusive<u64> = 32 << 10..=4 << 20;
 
@@ -67,6 +68,8 @@ impl Best {
 pub struct Link {
     round_trips: Best,
     rates: Best,
+    /// How many samples of the rate were taken.
+    samples: u32,
     /// Answers that are arriving.
     open: u32,
     /// Start and bytes of the sample that is being taken.
@@ -95,6 +98,7 @@ impl Link {
         if elapsed >= span {
             let rate = *sum as f64 / elapsed.as_secs_f64();
             self.sample = Some((now, 0));
+            self.samples = self.samples.saturating_add(1);
             self.rates.add(rate, now, RATE_WINDOW, f64::max);
         }
     }
@@ -130,7 +134,7 @@ impl Link {
     /// How many bytes of prefetch may be on the way: twice the bandwidth-delay product, within [`WINDOW_BYTES`]. Twice,
     /// so that a rate that was underestimated can be seen to be higher.
     pub fn window(&self) -> u64 {
-        let least = if self.rates.get(f64::max).is_some() { *WINDOW_BYTES.start() } else { FIRST_WINDOW_BYTES };
+        let least = if self.samples >= SAMPLES { *WINDOW_BYTES.start() } else { FIRST_WINDOW_BYTES };
         ((2.0 * self.product()) as u64).clamp(least, *WINDOW_BYTES.end())
     }
 

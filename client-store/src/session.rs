@@ -290,7 +290,7 @@ impl Session {
         let prefetcher = (needs_network && options.policy == Policy::Predicted)
             .then(|| Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone())));
         let completion = options.completion.take().filter(|_| needs_network && !options.metered);
-        let completion = completion.map(|how| Arc::new(Completion::new(fetcher.clone(), options.cache.clone(), manifest.layers.clone(), how)));
+        let completion = completion.map(|how| Arc::new(Completion::new(fetcher.clone(), options.cache.clone(), digest, manifest.layers.clone(), how)));
         if let Some(completion) = &completion {
             let for_thread = completion.clone();
             threads.push(thread("turbo-complete", move || for_thread.run())?);

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 #[derive(Debug, clap::Args)]
 pub struct Config {
     /// Take the value of this key out of the configuration file; may be given more than once.
-    #[arg(long, value_name = "KEY", value_parser = ["hub", "home", "cache-size", "wait", "ca-file", "cached-launch", "traces", "allow-merge"])]
+    #[arg(long, value_name = "KEY", value_parser = ["hub", "home", "cache-size", "wait", "ca-file", "cached-launch", "traces", "metered", "background", "allow-merge"])]
     unset: Vec<String>,
     /// Write the settings given as options (--hub, --cache-size, ...) without asking whether the registry answers.
     #[arg(long)]
@@ -52,6 +52,12 @@ impl Config {
         if typed("traces") {
             file.traces = given.traces;
         }
+        if typed("metered") {
+            file.metered = given.metered;
+        }
+        if typed("background") {
+            file.background = given.background;
+        }
         if typed("allow-merge") {
             file.allow_merge = given.allow_merge;
         }
@@ -64,6 +70,8 @@ impl Config {
                 "ca-file" => file.ca_file = None,
                 "cached-launch" => file.cached_launch = None,
                 "traces" => file.traces = None,
+                "metered" => file.metered = None,
+                "background" => file.background = None,
                 _ => file.allow_merge = None,
             }
         }
@@ -80,6 +88,8 @@ impl Config {
             }
             writeln!(out, "cached-launch {}", settings.cached_launch)?;
             writeln!(out, "traces        {}", settings.traces)?;
+            writeln!(out, "metered      {}", settings.metered)?;
+            writeln!(out, "background   {}", settings.background)?;
             writeln!(out, "allow-merge  {}", settings.allow_merge)?;
             writeln!(out, "config file  {}{}", settings.config.display(), if settings.config.exists() { "" } else { " (does not exist)" })
         })?;

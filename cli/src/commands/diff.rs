@@ -40,6 +40,7 @@ impl Diff {
         let store = app.store()?;
         let mut launch = remembered(&container)?;
         launch.offline = self.offline;
+        launch.background = false;
         launch.policy = client_store::Policy::OnDemand;
         let stack = Stack::start(app, &store, &launch.request(&container.stack))?;
         let isolation::Composed { rules, .. } = isolation::rules(&stack, &launch.level, app.settings.allow_merge)?;

@@ -84,6 +84,9 @@ pub struct LaunchOptions {
     /// Fetch ahead nothing but more of a file that is read: the measure for all else.
     #[arg(long, hide = true)]
     on_demand: bool,
+    /// Do not bring the rest of the images here while the application needs nothing.
+    #[arg(long)]
+    no_background: bool,
     #[command(flatten)]
     sync: SyncOptions,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
@@ -188,6 +191,7 @@ impl Checked {
             (false, false) => Policy::Predicted,
         };
         launch.record = options.record == Recorded::Touches;
+        launch.background = !options.no_background;
         launch.readahead = options.readahead;
         launch.upload_traces = !options.no_trace_upload;
         launch.share = options.sync.share();
@@ -239,6 +243,7 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         record: true,
         timeline: None,
         policy: Policy::Predicted,
+        background: true,
         readahead: launch::DEFAULT_READAHEAD,
         upload_traces: true,
         share: None,

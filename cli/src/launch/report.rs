@@ -99,6 +99,7 @@ pub fn total(all: impl IntoIterator<Item = RunStats>) -> RunStats {
         sum.bytes_needed += one.bytes_needed;
         sum.bytes_prefetched += one.bytes_prefetched;
         sum.bytes_prefetched_used += one.bytes_prefetched_used;
+        sum.bytes_background += one.bytes_background;
         sum.bytes_wasted += one.bytes_wasted;
         sum.local_bytes += one.local_bytes;
         sum.damaged_objects += one.damaged_objects;

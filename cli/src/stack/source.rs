@@ -5,6 +5,7 @@ use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use client_store::complete::{self, CompletionOptions};
 use client_store::recorder::Recording;
 use client_store::remote::Registry;
 use client_store::session::SessionError;
@@ -29,6 +30,10 @@ pub(super) struct RunSource<'a> {
     request: &'a Request<'a>,
     home: PathBuf,
     wait_limit: Duration,
+    metered: bool,
+    /// Bring the rest of images here, as far as there is room below the store's limit.
+    completes: bool,
+    cap_bytes: u64,
     /// What the images of the command line start, once that is known: dependencies are predicted for it.
     entry_point: OnceLock<String>,
     warm: Once,
@@ -45,6 +50,9 @@ impl<'a> RunSource<'a> {
             request,
             home: app.settings.home.clone(),
             wait_limit: Duration::from_secs(app.settings.wait),
+            metered: app.settings.metered,
+            completes: request.background && app.settings.background,
+            cap_bytes: app.settings.cache_size,
             entry_point: OnceLock::new(),
             warm: Once::new(),
         })
@@ -78,10 +86,29 @@ impl<'a> RunSource<'a> {
             wait_limit: self.wait_limit,
             have: if is_complete { None } else { have(&self.home, &self.store, &reference.repository)? },
             model: self.store.model_get(&reference.repository)?,
+            metered: self.metered,
+            completion: if self.completes && !is_complete { Some(self.completion()?) } else { None },
             recording: if request.record { Recording::Touches } else { Recording::Off },
             timeline: request.timeline.cloned(),
             ..SessionOptions::new(Arc::new(self.store.clone()), self.counted_origin(), self.runtime.clone(), reference.clone())
         })
+    }
+}
+
+impl RunSource<'_> {
+    /// How an image is completed: it counts as pulled then.
+    fn completion(&self) -> Result<CompletionOptions> {
+        let room_bytes = match self.cap_bytes {
+            0 => None,
+            cap => Some(cap.saturating_sub(self.store.stats()?.stored_bytes)),
+        };
+        let store = self.store.clone();
+        let on_complete = Box::new(move |digest: &Digest| {
+            if let Err(error) = store.image_is_here(digest) {
+                tracing::debug!(%error, "{digest} is here as a whole, which could not be noted");
+            }
+        });
+        Ok(CompletionOptions { quiet: complete::QUIET, room_bytes, on_complete })
     }
 }
 

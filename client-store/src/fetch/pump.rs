@@ -96,7 +96,8 @@ impl Shared {
             return Some((batches, next));
         }
         let busy = queue.demand_requests > 0;
-        let window = if busy { link.window() / 2 } else { link.window() };
+        // With some of it left to the demands; still more than the link holds, so that a rate that was underestimated grows.
+        let window = if busy { link.window() / 4 * 3 } else { link.window() };
         let admits = self.admission();
         let backlog = self.saver.backlog() > MAX_BACKLOG_BYTES;
         while !queue.has_demand() && queue.prefetch_requests < link.requests() && !backlog {
@@ -108,15 +109,6 @@ impl Shared {
             let Some(batch) = queue.take_prefetch(now, room.min(window / 3), &admits) else {
                 break;
             };
-            tracing::debug!(
-                count = batch.digests.len(),
-                room,
-                window,
-                ahead = queue.ahead_flying,
-                requests = queue.prefetch_requests,
-                rate = link.rate(),
-                "DBG prefetch"
-            );
             batches.push(batch);
         }
         if queue.has_prefetch() {

@@ -150,3 +150,68 @@ fn tags<D: Dyn<Endian = Endianness> + object::Pod>(bytes: &[u8], endian: Endiann
 fn text(bytes: &[u8]) -> Vec<u8> {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of which only some parts are here.
+    struct Parts<'a>(&'a [u8], Vec<Range<u64>>);
+
+    impl View for Parts<'_> {
+        fn bytes(&self, range: Range<u64>) -> Option<Vec<u8>> {
+            let here = self.1.iter().any(|part| part.start <= range.start && range.end <= part.end);
+            here.then(|| self.0.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec))?
+        }
+    }
+
+    fn own() -> Vec<u8> {
+        std::fs::read(std::env::current_exe().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn reads_this_very_program_and_says_which_part_it_needs() {
+        let file = own();
+        let found = head(&file[..4096]).unwrap();
+        assert!(found.segments.iter().any(|segment| segment.eager) && found.segments.iter().any(|segment| !segment.eager));
+        let mut parts = Parts(&file, std::iter::once(0..4096).collect());
+        let names = loop {
+            match found.names(&parts) {
+                Ok(names) => break names,
+                Err(range) => {
+                    assert!(parts.bytes(range.clone()).is_none() && range.end <= file.len() as u64, "{range:?}");
+                    parts.1.push(range);
+                }
+            }
+        };
+        assert!(names.needed.iter().any(|name| name.starts_with(b"libc.so")), "{names:?}");
+        assert!(names.interpreter.is_some_and(|path| path.starts_with(b"/")));
+    }
+
+    #[test]
+    fn hostile_files_need_nothing_and_do_no_harm() {
+        let file = own();
+        let mut seed = 1u64;
+        let mut random = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize
+        };
+        for _ in 0..3000 {
+            let mut start = file[..4096].to_vec();
+            for _ in 0..1 + random() % 8 {
+                let at = random() % 1024;
+                start[at] = random() as u8;
+            }
+            start.truncate(random() % 4097);
+            let Some(found) = head(&start) else { continue };
+            // The rest of the file is as it was, or not there.
+            let all = Parts(&file, std::iter::once(0..file.len() as u64).collect());
+            if let Ok(names) = found.names(&all) {
+                assert!(names.needed.len() <= MAX_NEEDED);
+            }
+            let _ = found.names(&Parts(&start, std::iter::once(0..start.len() as u64).collect()));
+        }
+        assert_eq!(head(b""), None);
+        assert_eq!(head(b"\x7fELF"), None);
+    }
+}

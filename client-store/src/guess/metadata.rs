@@ -26,7 +26,9 @@ const NEAR: usize = 8;
 /// How many touches are remembered.
 const FOCUS: usize = 8;
 /// How likely a node is needed: they are cheap, and a miss costs a round trip.
-const PROBABILITY: f32 = 0.2;
+const PROBABILITY: f32 = 0.65;
+/// They go behind what is needed within this time, in microseconds.
+const WITHIN_US: u32 = 150_000;
 /// How long a node that was asked for is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -98,7 +100,7 @@ impl Metadata {
         for (at, (digest, below)) in next {
             self.bytes += u64::from(NODE_LEN);
             fetcher.allow(NODE_LEN.into());
-            candidates.push(Candidate { digest, len: NODE_LEN, probability: PROBABILITY, within_us: 0 });
+            candidates.push(Candidate { digest, len: NODE_LEN, probability: PROBABILITY, within_us: WITHIN_US });
             if matches!(below, Below::Tree) {
                 self.asked.push(Asked { layer: at.0, digest, until: now + PATIENCE });
             }

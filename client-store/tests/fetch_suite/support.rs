@@ -289,7 +289,7 @@ pub(crate) fn refs(objects: &[(Digest, Bytes)]) -> impl Iterator<Item = (&Digest
 }
 
 pub(crate) fn candidate((digest, bytes): &(Digest, Bytes), probability: f32) -> Candidate {
-    Candidate { digest: *digest, len: bytes.len() as u32, probability }
+    Candidate { digest: *digest, len: bytes.len() as u32, probability, within_us: 0 }
 }
 
 /// A fetcher over fakes, with its runtime.
