@@ -71,7 +71,7 @@ pub struct Options {
     /// start the same applications [default: false].
     #[arg(long, env = "TURBO_CACHED_LAUNCH", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
     pub cached_launch: Option<bool>,
-    /// Connections beside that of a launch request that carry parts of its answer [default: by the link].
+    /// Connections beside that of a launch request that carry parts of its answer [default: 0].
     #[arg(long, env = "TURBO_LANES", global = true, hide = true, value_name = "COUNT")]
     pub lanes: Option<u8>,
     /// Whether traces of runs are sent to the registry, to learn from [default: true].
