@@ -98,6 +98,11 @@ impl<'a> BlobWriter<'a> {
         self.len() == 0
     }
 
+    /// The whole content, as long as it is so short that nothing was cut.
+    pub fn short(&self) -> Option<&[u8]> {
+        (self.recipe.len() == 0).then_some(&self.uncut)
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors

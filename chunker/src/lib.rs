@@ -33,7 +33,7 @@ mod xattr;
 
 pub use capture::{CaptureOptions, Captured, capture, undo_unlocked};
 pub use error::{ImportError, SinkError};
-pub use export::{ExportError, Exported, export_tar};
+pub use export::{ExportError, Exported, export_layer, export_tar};
 pub use import::{ImportOptions, Imported, Skipped, import_directory};
 pub use memory::MemoryStore;
 pub use progress::{Counters, Progress};

@@ -15,6 +15,7 @@ use crate::service::launch::Launcher;
 use crate::service::launches::Launches;
 use crate::service::nodes::Nodes;
 use crate::service::objects::Objects;
+use crate::service::oci::Oci;
 use crate::service::predict::Models;
 use crate::service::train::Trainer;
 
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) storage: Arc<dyn BlobStorage>,
     pub(crate) objects: Objects,
     pub(crate) nodes: Arc<Nodes>,
+    pub(crate) oci: Arc<Oci>,
     pub(crate) launcher: Launcher,
     pub(crate) launches: Arc<Launches>,
     pub(crate) metrics: Arc<Metrics>,
@@ -84,6 +86,7 @@ impl App {
         let objects = Objects { db: db.clone(), frames };
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
         let limits = &config.limits;
         let (trainer, task) = Trainer::start(objects.clone(), Arc::clone(&nodes), Arc::clone(&metrics), limits.max_waiting_traces);
         Ok(Self(Arc::new(Inner {
@@ -95,6 +98,7 @@ impl App {
             storage,
             objects,
             nodes,
+            oci,
             launcher,
             launches: Arc::default(),
             metrics,

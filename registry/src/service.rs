@@ -9,6 +9,7 @@ pub(crate) mod launch;
 pub(crate) mod launches;
 pub(crate) mod nodes;
 pub(crate) mod objects;
+pub(crate) mod oci;
 pub(crate) mod pack_upload;
 pub(crate) mod pack_verifier;
 pub(crate) mod predict;

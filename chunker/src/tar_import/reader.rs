@@ -33,13 +33,15 @@ pub(super) struct TarReader<'a, R> {
 struct Stream<R> {
     inner: R,
     offset: u64,
+    /// Most bytes to read.
+    max: u64,
 }
 
 impl<R: Read> Read for Stream<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.offset += count as u64;
-        Ok(count)
+        if self.offset > self.max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(count) }
     }
 }
 
@@ -59,6 +61,7 @@ impl<R: Read> Stream<R> {
     fn read_error(&self, source: io::Error) -> TarError {
         match source.kind() {
             io::ErrorKind::UnexpectedEof => self.truncated(),
+            io::ErrorKind::FileTooLarge => TarError::TooLong { max: self.max },
             _ => TarError::Read { offset: self.offset, source },
         }
     }
@@ -105,7 +108,7 @@ impl<R: Read> Stream<R> {
 
 impl<'a, R: Read> TarReader<'a, R> {
     pub(super) fn new(inner: R, options: &'a ImportOptions) -> Self {
-        Self { stream: Stream { inner, offset: 0 }, options }
+        Self { stream: Stream { inner, offset: 0, max: options.max_tar_bytes }, options }
     }
 
     /// Describes the whole archive to `feed`.

@@ -112,6 +112,10 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     let (repository, action, label) = route(&parts.method, parts.uri.path())?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let call = Call { repository, method: parts.method, headers: parts.headers, query, body };
+    if let Action::ManifestGet(reference) | Action::Launch(reference) = &action {
+        app.oci.image_ensure(&call.repository, reference).await?;
+    }
+    let pushed = if let Action::ManifestPut(reference) = &action { Some((call.repository.clone(), reference.clone())) } else { None };
     let answer = match action {
         Action::Missing => objects::missing(app, call).await,
         Action::PackPut(digest) => packs::put(app, call, digest).await,
@@ -131,6 +135,9 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
         Action::ModelGet => models::get(app, call).await,
         Action::ModelDelete => models::delete(app, call).await,
     };
+    if let (Some((repository, reference)), Ok(_)) = (pushed, &answer) {
+        app.oci.render_later(repository, reference);
+    }
     let mut response = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
     response.extensions_mut().insert(RouteLabel(label));
     Ok(response)
