@@ -502,6 +502,22 @@ fn a_layer_is_written_with_what_it_hides() {
 }
 
 #[test]
+fn only_a_layer_may_lack_its_end() {
+    let tar = new().file("one", b"1").file("two", b"22").end();
+    let store = MemoryStore::new();
+    let import = |len: usize, oci_whiteouts| import_tar(&tar[..len], &ImportOptions { oci_whiteouts, ..ImportOptions::default() }, &store, &());
+    let whole = import(tar.len(), false).unwrap().root;
+    let last = tar.chunks(512).rposition(|block| block[0] != 0).unwrap() * 512;
+    for len in [last + 512, last + 2] {
+        assert_eq!(import(len, true).unwrap().root, whole, "{len}");
+        assert!(import(len, false).is_err(), "{len}");
+    }
+    for len in [last + 1, last - 100, 700] {
+        assert!(import(len, true).is_err(), "{len}");
+    }
+}
+
+#[test]
 fn an_archive_that_decompresses_without_end_is_refused() {
     let tar = new().file("zeros", &vec![0; 3 << 20]).end();
     let store = MemoryStore::new();

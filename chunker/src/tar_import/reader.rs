@@ -117,6 +117,9 @@ impl<'a, R: Read> TarReader<'a, R> {
         loop {
             let offset = self.stream.offset;
             let Some(block) = self.stream.block()? else {
+                if self.options.oci_whiteouts && offset > 0 {
+                    return Ok(());
+                }
                 return Err(if offset == 0 { TarError::NotATar } else { self.stream.truncated() }.into());
             };
             if block.iter().all(|byte| *byte == 0) {
@@ -241,7 +244,12 @@ impl<'a, R: Read> TarReader<'a, R> {
             stored += len;
         }
         feed.hole(map.len - at)?;
-        self.stream.skip(padded(stored) - stored).map_err(ImportError::Tar)
+        let padding = padded(stored) - stored;
+        let skipped = io::copy(&mut self.stream.by_ref().take(padding), &mut io::sink()).map_err(|error| self.stream.read_error(error))?;
+        match skipped < padding && !self.options.oci_whiteouts {
+            true => Err(self.stream.truncated().into()),
+            false => Ok(()),
+        }
     }
 
     /// The map at the start of the data of a GNU sparse file of version 1.0: decimal numbers, one a line, padded to a

@@ -38,7 +38,10 @@ pub(super) async fn get(app: &Shared, call: Call, reference: OciReference) -> Re
     if !unchanged {
         headers.insert(header::CONTENT_LENGTH, len.into());
     }
-    headers.extend(HeaderValue::try_from(manifest.media_type).ok().map(|value| (header::CONTENT_TYPE, value)));
+    // Instead of the type that bytes have by default.
+    if let Ok(media_type) = HeaderValue::try_from(manifest.media_type) {
+        headers.insert(header::CONTENT_TYPE, media_type);
+    }
     headers.extend(HeaderValue::try_from(etag).ok().map(|value| (header::ETAG, value)));
     headers.extend(content_digest(&manifest.digest));
     Ok(response)

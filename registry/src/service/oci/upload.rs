@@ -219,8 +219,9 @@ impl Oci {
     }
 
     async fn hold<E>(&self, repository: &Repository, id: &str, range: Option<ChunkRange>) -> Result<Held, UploadError<E>> {
-        let turn = self.upload_turn().await?;
+        // In this order: who waits for another request of the same upload takes no place from others.
         let lock = self.sessions.lock(id).await;
+        let turn = self.upload_turn().await?;
         let (row, upload) = {
             let mut db = self.objects.db.read().await?;
             let row = repository_find(&mut db, repository).await?.ok_or(UploadError::<E>::Unknown)?;
