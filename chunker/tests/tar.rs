@@ -497,7 +497,7 @@ fn a_layer_is_written_with_what_it_hides() {
     assert_eq!(import_tar(&written[..], &options, &store, &()).unwrap().root, root);
     assert_eq!(names(&tree(&written)), ["/", "/.wh.top", "/a", "/d", "/e", "/plain", "/a/.wh.gone", "/d/.wh..wh..opq", "/d/new", "/e/.wh..wh..opq", "/e/x"]);
     // Digests that container tools have seen rest on these bytes: they never change.
-    assert_eq!(Digest::of(&written).to_hex(), "GOLDEN");
+    assert_eq!(Digest::of(&written).to_hex(), "97cf62f312b35dd9f42eae31423c0137d39644b9b9b4952ad8240c4e72c88750");
     assert_eq!(layer(), written);
 }
 
@@ -512,7 +512,7 @@ fn only_a_layer_may_lack_its_end() {
         assert_eq!(import(len, true).unwrap().root, whole, "{len}");
         assert!(import(len, false).is_err(), "{len}");
     }
-    for len in [last + 1, last - 100, 700] {
+    for len in [last + 1, last - 100, 512] {
         assert!(import(len, true).is_err(), "{len}");
     }
 }

@@ -143,13 +143,17 @@ async fn the_image_for_this_processor_is_taken_from_a_list() {
         let one = manifest(&registry, "app", config(), &[(media::LAYER_TAR, tar_of(&[("arch", architecture.as_bytes())]))]).await;
         let digest = sha256(one.to_string().as_bytes());
         assert_eq!(put(&registry, "app", &digest, &one).await.status(), StatusCode::CREATED);
-        listed.push(json!({"mediaType": media::MANIFEST, "digest": digest, "size": one.to_string().len(), "platform": {"os": "linux", "architecture": architecture}}));
+        listed.push(
+            json!({"mediaType": media::MANIFEST, "digest": digest, "size": one.to_string().len(), "platform": {"os": "linux", "architecture": architecture}}),
+        );
     }
     let index = json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": listed});
     put(&registry, "app", "latest", &index).await;
     let (_, layers) = native(&registry, "library/app", "latest").await;
     let found = entries(&registry, "library/app", layers[0].root).await;
-    let Some(Kind::File(recipe)) = found.iter().find(|(path, _)| path.trim_start_matches('/') == "arch").map(|(_, kind)| kind.clone()) else { panic!("{found:?}") };
+    let Some(Kind::File(recipe)) = found.iter().find(|(path, _)| path.trim_start_matches('/') == "arch").map(|(_, kind)| kind.clone()) else {
+        panic!("{found:?}")
+    };
     assert_eq!(recipe.len(), layer_format::oci::oci_architecture(std::env::consts::ARCH).len() as u64);
     registry.stop().await;
 }
@@ -212,7 +216,8 @@ async fn an_image_of_ours_is_pulled_as_ordinary_layers() {
     assert_eq!((json!(sha256(&tar)), json!(tar.len())), (layer["digest"].clone(), layer["size"].clone()));
     assert_eq!(config["rootfs"]["diff_ids"], json!([layer["digest"]]));
     let mut archive = tar::Archive::new(&tar[..]);
-    let found: Vec<(String, u64)> = archive.entries().unwrap().map(|entry| entry.unwrap()).map(|entry| (entry.path().unwrap().display().to_string(), entry.size())).collect();
+    let found: Vec<(String, u64)> =
+        archive.entries().unwrap().map(|entry| entry.unwrap()).map(|entry| (entry.path().unwrap().display().to_string(), entry.size())).collect();
     assert!(found.contains(&("opt/data".into(), 300_000)) && found.contains(&("usr/bin/app".into(), 10)), "{found:?}");
     let part = registry.client.get(format!("{url}/blobs/{}", layer["digest"].as_str().unwrap())).header("range", "bytes=1000-200000").send().await.unwrap();
     assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);

@@ -152,7 +152,8 @@ async fn a_blob_comes_back_however_it_was_pushed() {
                 let answer = repo.send("PATCH", &location, &[("content-range", &format!("0-{}", first.len() - 1))], first.to_vec()).await;
                 assert_eq!(answer.status(), StatusCode::ACCEPTED);
                 let range = format!("{}-{}", first.len(), len - 1);
-                check("last part in the PUT", repo.send("PUT", &format!("{location}?digest={digest}"), &[("content-range", &range)], last.to_vec()).await).await;
+                check("last part in the PUT", repo.send("PUT", &format!("{location}?digest={digest}"), &[("content-range", &range)], last.to_vec()).await)
+                    .await;
             }
         }
     }
@@ -319,7 +320,12 @@ async fn a_blob_is_seen_in_its_own_repository_only_until_it_is_mounted() {
     for repo in [&two, &far] {
         assert_eq!(repo.blob(&digest).await, None);
         // Neither the name of the source alone nor a source without the blob gives access.
-        for query in [format!("mount={digest}"), format!("mount={digest}&from=team/nothing"), format!("mount={digest}&from=NOT/A/NAME"), format!("mount={}&from=team/one", sha256(b"absent"))] {
+        for query in [
+            format!("mount={digest}"),
+            format!("mount={digest}&from=team/nothing"),
+            format!("mount={digest}&from=NOT/A/NAME"),
+            format!("mount={}&from=team/one", sha256(b"absent")),
+        ] {
             let answer = repo.send("POST", &format!("blobs/uploads/?{query}"), &[], "").await;
             assert_eq!(answer.status(), StatusCode::ACCEPTED, "{query}: an upload in its place");
             assert_eq!(repo.blob(&digest).await, None);
@@ -500,8 +506,11 @@ async fn referrers_are_found_by_subject_and_kind() {
     assert_eq!(found.len(), 3);
     let (found, filtered) = list("?artifactType=application%2Fvnd.example.signature").await;
     assert_eq!((found.len(), filtered.as_deref()), (1, Some("artifactType")));
-    assert_eq!(found[0], json!({"mediaType": media::MANIFEST, "digest": sha256(signature.to_string().as_bytes()), "size": signature.to_string().len(),
-        "annotations": {"by": "me"}, "artifactType": "application/vnd.example.signature"}));
+    assert_eq!(
+        found[0],
+        json!({"mediaType": media::MANIFEST, "digest": sha256(signature.to_string().as_bytes()), "size": signature.to_string().len(),
+        "annotations": {"by": "me"}, "artifactType": "application/vnd.example.signature"})
+    );
     assert_eq!(list("?artifactType=application/vnd.oci.empty.v1%2Bjson").await.0.len(), 1, "the configuration's type counts");
     repo.send("DELETE", "manifests/sbom", &[], "").await;
     repo.send("DELETE", &format!("manifests/{}", sha256(by_config.to_string().as_bytes())), &[], "").await;

@@ -127,7 +127,12 @@ fn a_layout_and_an_archive_are_imported() {
     }
     let home = Home::offline();
     let mut layers = Vec::new();
-    for (kind, source) in [("oci", layout.clone()), ("oci", folder.path().join("archive.tar")), ("docker", folder.path().join("saved.tar")), ("docker", folder.path().join("saved.tar.gz"))] {
+    for (kind, source) in [
+        ("oci", layout.clone()),
+        ("oci", folder.path().join("archive.tar")),
+        ("docker", folder.path().join("saved.tar")),
+        ("docker", folder.path().join("saved.tar.gz")),
+    ] {
         home.turbo(["import", kind, source.to_str().unwrap(), "--name", "hello:1"]).ok();
         let shown = home.turbo(["inspect", "hello:1", "--format", "json"]).ok().stdout;
         layers.push(shown.matches("\"root\"").count());
@@ -207,4 +212,104 @@ fn what_turbo_pushed_is_pulled_by_container_tools() {
     let config: Value = serde_json::from_slice(&run(folder.path(), "skopeo", &["inspect", "--config", "--tls-verify=false", &source]).stdout).unwrap();
     assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/bin/hello", "there"]));
     assert!(config["config"]["Env"].as_array().unwrap().contains(&Value::from("A=b")));
+}
+
+/// docker's daemon, with folders of its own and no network; stopped when dropped.
+struct Daemon {
+    child: std::process::Child,
+    folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Starts one; `None`, with the reason, where it cannot run.
+    fn start() -> Option<Self> {
+        if !has("dockerd") || !has("docker") {
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("turbo-docker-").tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let child = Command::new("dockerd")
+            .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid"), "-H", &format!("unix://{}", at("socket"))])
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut daemon = Self { child, folder };
+        for _ in 0..600 {
+            if daemon.docker(&["version"]).status.success() {
+                return Some(daemon);
+            }
+            if daemon.child.try_wait().unwrap().is_some() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        let log = std::fs::read_to_string(daemon.folder.path().join("log")).unwrap_or_default();
+        eprintln!("skipped: docker's daemon does not start here: {}", log.lines().last().unwrap_or_default());
+        None
+    }
+
+    fn docker(&self, arguments: &[&str]) -> Output {
+        let socket = format!("unix://{}", self.folder.path().join("socket").display());
+        Command::new("docker").args(["-H", &socket]).args(arguments).env("HOME", self.folder.path()).output().unwrap()
+    }
+
+    #[track_caller]
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.docker(arguments);
+        assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn docker_and_containerd_push_what_turbo_runs_and_pull_it_again() {
+    let Some(daemon) = Daemon::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    rootfs::build(&folder.path().join("root"), &["sh", "cat"]);
+    std::fs::write(folder.path().join("root/etc/greeting"), "hello\n").unwrap();
+    run(folder.path(), "tar", &["-C", "root", "-cf", "root.tar", "."]);
+    let registry = TestRegistry::start();
+    let name = |rest: &str| format!("{}/{rest}", registry.address());
+    let archive = folder.path().join("root.tar");
+    daemon.ok(&["import", "-c", r#"ENTRYPOINT ["/bin/sh","-c"]"#, "-c", r#"CMD ["cat /etc/greeting"]"#, archive.to_str().unwrap(), &name("tools/dock:1")]);
+    let id = |of: &str| daemon.ok(&["inspect", "--format", "{{.Id}}", of]);
+    let pushed = id(&name("tools/dock:1"));
+    daemon.ok(&["push", &name("tools/dock:1")]);
+    daemon.ok(&["tag", &name("tools/dock:1"), &name("tools/other:2")]);
+    assert!(daemon.ok(&["push", &name("tools/other:2")]).contains("Mounted from tools/dock"));
+    daemon.ok(&["rmi", &name("tools/dock:1"), &name("tools/other:2")]);
+    daemon.ok(&["pull", &name("tools/dock:1")]);
+    assert_eq!(id(&name("tools/dock:1")), pushed, "the same configuration, and with it the same layers");
+    if can_run() {
+        let home = Home::new(registry.url());
+        assert_eq!(home.turbo(["run", "tools/dock"]).ok().stdout, "hello\n");
+    }
+    let socket = daemon.folder.path().join("exec/containerd/containerd.sock");
+    if !socket.exists() || !has("ctr") {
+        eprintln!("skipped: docker started no containerd of its own");
+        return;
+    }
+    let ctr = |arguments: &[&str]| run(folder.path(), "ctr", &[&["-a", socket.to_str().unwrap(), "images"], arguments].concat());
+    ctr(&["pull", "--plain-http", &name("tools/dock:1")]);
+    ctr(&["tag", &name("tools/dock:1"), &name("tools/ctr:1")]);
+    ctr(&["push", "--plain-http", &name("tools/ctr:1")]);
+    daemon.ok(&["pull", &name("tools/ctr:1")]);
+    assert_eq!(id(&name("tools/ctr:1")), pushed);
+    // What turbo made runs as an ordinary image, too: docker pulls it.
+    let home = Home::new(registry.url());
+    home.file("app/hello", "hello\n");
+    let app = home.path().join("app");
+    home.turbo(["import", "dir", app.to_str().unwrap(), "--name", "tools/ours:1", "--startup-file", "/hello"]).ok();
+    home.turbo(["push", "tools/ours:1"]).ok();
+    daemon.ok(&["pull", &name("tools/ours:1")]);
+    assert_eq!(daemon.ok(&["inspect", "--format", "{{index .Config.Entrypoint 0}}", &name("tools/ours:1")]), "/hello");
 }

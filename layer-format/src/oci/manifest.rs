@@ -249,7 +249,8 @@ mod tests {
             let platform = Platform { architecture: architecture.into(), os: os.into(), variant: None };
             Descriptor { platform: Some(platform), ..Descriptor::new(media::MANIFEST, digest().parse().unwrap(), 1) }
         };
-        let index = OciManifest { manifests: Some(vec![entry("amd64", "windows"), entry("arm64", "linux"), entry("amd64", "linux")]), ..OciManifest::default() };
+        let index =
+            OciManifest { manifests: Some(vec![entry("amd64", "windows"), entry("arm64", "linux"), entry("amd64", "linux")]), ..OciManifest::default() };
         let of = |wanted: &str| index.choose(wanted).and_then(|entry| entry.platform.clone()).unwrap();
         assert_eq!((of("amd64").os.as_str(), of("amd64").architecture.as_str()), ("linux", "amd64"));
         assert_eq!(of("s390x").architecture, "arm64");

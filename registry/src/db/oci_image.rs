@@ -99,9 +99,8 @@ pub(crate) async fn oci_layer_get(db: &mut Connection, namespace: NamespaceId, b
         .bind(blob.as_str())
         .fetch_optional(db)
         .await;
-    let parse = |row: SqliteRow| {
-        Ok(UnpackedLayer { root: digest_at(&row, 0)?, entries: row.try_get::<i64, _>(1)? as u64, bytes: row.try_get::<i64, _>(2)? as u64 })
-    };
+    let parse =
+        |row: SqliteRow| Ok(UnpackedLayer { root: digest_at(&row, 0)?, entries: row.try_get::<i64, _>(1)? as u64, bytes: row.try_get::<i64, _>(2)? as u64 });
     row.map_err(failed(doing))?.map(parse).transpose().map_err(failed(doing))
 }
 
@@ -121,8 +120,11 @@ pub(crate) async fn oci_tar_put(db: &mut Connection, namespace: NamespaceId, roo
 /// Digest and length of a tree, written as a tar, if it was written once.
 pub(crate) async fn oci_tar_get(db: &mut Connection, namespace: NamespaceId, root: &Digest) -> Result<Option<(OciDigest, u64)>, DbError> {
     let doing = "find a tar";
-    let row =
-        sqlx::query("SELECT digest, size_bytes FROM oci_tar WHERE namespace_id = ? AND root = ?").bind(namespace.0).bind(&root.as_bytes()[..]).fetch_optional(db).await;
+    let row = sqlx::query("SELECT digest, size_bytes FROM oci_tar WHERE namespace_id = ? AND root = ?")
+        .bind(namespace.0)
+        .bind(&root.as_bytes()[..])
+        .fetch_optional(db)
+        .await;
     let parse = |row: SqliteRow| Ok((oci_digest_at(&row, 0)?, row.try_get::<i64, _>(1)? as u64));
     row.map_err(failed(doing))?.map(parse).transpose().map_err(failed(doing))
 }

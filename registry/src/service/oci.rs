@@ -5,6 +5,7 @@
 //! | `session` | a blob being pushed, between two requests |
 //! | `upload` | takes blobs: cut and stored while they arrive, visible when their digest was checked |
 //! | `blob` | finds blobs and streams their bytes |
+//! | `writer` | the thread that stores a blob while it arrives |
 //! | `manifest` | manifests, tags, referrers |
 //! | `resolve` | which image a tag names, when both sides can move it: the later push wins |
 //! | `unpack` | makes an image of ours of what was pushed |
@@ -24,6 +25,7 @@ mod session;
 mod sink;
 pub(crate) mod unpack;
 pub(crate) mod upload;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;

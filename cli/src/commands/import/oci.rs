@@ -60,7 +60,8 @@ impl Oci {
         let shown = self.source.display().to_string();
         let source = Source::open(&self.source).with_context(|| format!("opening {shown}"))?;
         let architecture = if stated.architecture_given { stated.image.architecture.clone() } else { std::env::consts::ARCH.to_owned() };
-        let layout = Layout::find(&source, form, self.image.as_deref(), oci_architecture(&architecture)).with_context(|| format!("{shown} was not imported"))?;
+        let layout =
+            Layout::find(&source, form, self.image.as_deref(), oci_architecture(&architecture)).with_context(|| format!("{shown} was not imported"))?;
         if layout.layers.is_empty() {
             bail!("{shown} was not imported: the image has no layers");
         }

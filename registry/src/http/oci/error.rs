@@ -163,10 +163,14 @@ impl<E: Into<OciError>> From<UploadError<E>> for OciError {
         match error {
             UploadError::Unknown => Self::upload_unknown(),
             UploadError::OutOfOrder { received } => Self::out_of_order(received),
-            UploadError::Length { wanted, got } => Self::new(StatusCode::BAD_REQUEST, "SIZE_INVALID", format!("the body has {got} bytes, and its range {wanted}")),
+            UploadError::Length { wanted, got } => {
+                Self::new(StatusCode::BAD_REQUEST, "SIZE_INVALID", format!("the body has {got} bytes, and its range {wanted}"))
+            }
             UploadError::Digest { wanted, got } => Self::digest_invalid(format!("the blob's digest is {got}, and the request names {wanted}")),
             UploadError::Body(error) => error.into(),
-            UploadError::TooMany => Self::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "the repository has too many open uploads: end or cancel some").retry(),
+            UploadError::TooMany => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "the repository has too many open uploads: end or cancel some").retry()
+            }
             UploadError::Crowded(error) => error.into(),
             UploadError::Hash(error) => Self::internal(&error),
             UploadError::Store(error) => Self::internal(&error),

@@ -21,7 +21,11 @@ use crate::service::image::Reference;
 pub(super) enum Named {
     Nothing,
     /// Pushed by a container tool.
-    Manifest { tag: String, digest: OciDigest, image_is_current: bool },
+    Manifest {
+        tag: String,
+        digest: OciDigest,
+        image_is_current: bool,
+    },
     /// Pushed by turbo.
     Image(Digest),
 }

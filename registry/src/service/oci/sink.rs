@@ -86,11 +86,8 @@ impl PackSink for StoredPack<'_> {
         let Some(writer) = self.writer.take() else { return Err(SinkError::message("a pack was finished twice")) };
         let mut pieces = std::mem::take(&mut self.frames).into_iter();
         // A frame is written in one piece.
-        let frames: Vec<StoredFrame> = index
-            .frames
-            .iter()
-            .filter_map(|frame| pieces.find(|piece| u64::from(piece.offset) == frame.offset && piece.len == frame.len))
-            .collect();
+        let frames: Vec<StoredFrame> =
+            index.frames.iter().filter_map(|frame| pieces.find(|piece| u64::from(piece.offset) == frame.offset && piece.len == frame.len)).collect();
         if frames.len() != index.frames.len() {
             return Err(SinkError::message("a frame was written in pieces; please report this"));
         }

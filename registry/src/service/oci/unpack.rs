@@ -200,12 +200,8 @@ impl Oci {
 }
 
 fn import(stream: BlobStream, len: u64, store: &NamespaceStore) -> Result<Imported, chunker::ImportError> {
-    let options = ImportOptions {
-        oci_whiteouts: true,
-        zstd_level: ZSTD_LEVEL,
-        max_tar_bytes: len.saturating_mul(MAX_RATIO).max(FREE_LEN),
-        ..ImportOptions::default()
-    };
+    let options =
+        ImportOptions { oci_whiteouts: true, zstd_level: ZSTD_LEVEL, max_tar_bytes: len.saturating_mul(MAX_RATIO).max(FREE_LEN), ..ImportOptions::default() };
     let imported = chunker::import_tar(StreamReader { stream, bytes: Bytes::new() }, &options, store, &())?;
     for skipped in &imported.skipped {
         tracing::info!("of a layer was left out: {}: {}", skipped.path, skipped.reason);

@@ -1,6 +1,6 @@
 //! Taking a blob: over one request or many, from one server or several.
 //!
-//! What arrives is hashed, cut and packed on the way in by a thread of its own ([`BlobWriter`]), so a blob of any length takes
+//! What arrives is hashed, cut and packed on the way in by a thread of its own ([`super::writer`]), so a blob of any length takes
 //! little memory and is written once; what the namespace has already is not written at all. When a request ends, also one
 //! whose client is gone, everything up to there is made durable, and the row of the upload says how to go on: after a
 //! restart, or at another server. The row of the blob, which makes it visible, is written in the transaction that ends the
@@ -10,20 +10,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use chunker::blob::BlobWriter;
 use layer_format::oci::{Algorithm, OciDigest};
 use layer_format::reference::Repository;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::blob::BlobStream;
 use super::hash::{Hasher, InvalidHash};
 use super::session::Session;
-use super::sink::NamespaceStore;
+use super::writer::{Held, Written, write};
 use super::{Crowded, Oci};
-use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_get, oci_blob_put};
-use crate::db::oci_upload::{
-    UploadRow, oci_upload_count, oci_upload_delete, oci_upload_expire, oci_upload_get, oci_upload_insert, oci_upload_received, oci_upload_save,
-};
+use crate::db::oci_blob::{BlobRow, oci_blob_get, oci_blob_put};
+use crate::db::oci_upload::{oci_upload_count, oci_upload_delete, oci_upload_expire, oci_upload_get, oci_upload_insert, oci_upload_received};
 use crate::db::repository::{RepositoryRow, repository_ensure, repository_find};
 use crate::db::{DbError, commit, now_ms};
 use crate::service::frames::ReadError;
@@ -35,10 +32,6 @@ pub(crate) const MAX_BLOB_LEN: u64 = 1 << 40;
 const MAX_OPEN: u64 = 1000;
 /// How long an upload is kept that no one goes on with.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// Blobs up to this length are kept in their row: a pack of their own would cost more.
-const MAX_INLINE_LEN: usize = 16 << 10;
-/// Level of zstd: what container tools push is mostly compressed already.
-const ZSTD_LEVEL: i32 = 3;
 /// Pieces of a body between the network and the writer.
 const QUEUE: usize = 4;
 
@@ -97,7 +90,7 @@ pub(crate) enum UploadError<E> {
 }
 
 /// Why the writer's thread failed: the same, without the body.
-type WriteError = UploadError<std::convert::Infallible>;
+pub(super) type WriteError = UploadError<std::convert::Infallible>;
 
 fn widen<E>(error: WriteError) -> UploadError<E> {
     match error {
@@ -128,25 +121,6 @@ impl ChunkRange {
     fn len(self) -> u64 {
         (self.last - self.first).saturating_add(1)
     }
-}
-
-/// An upload with the right to go on with it.
-struct Held {
-    id: String,
-    repository: RepositoryRow,
-    session: Session,
-    _lock: OwnedMutexGuard<()>,
-    _turn: OwnedSemaphorePermit,
-}
-
-/// What became of a request.
-enum Written {
-    /// The upload can go on after this many bytes.
-    Suspended(u64),
-    /// The blob is visible.
-    Done,
-    /// All of it is stored, and its digest is still to be computed.
-    Unverified(RepositoryRow, BlobRow),
 }
 
 impl Oci {
@@ -184,7 +158,13 @@ impl Oci {
     }
 
     /// Takes the next part of a blob. Returns how much the upload has received then.
-    pub(crate) async fn upload_append<P: Pieces>(&self, repository: &Repository, id: &str, range: Option<ChunkRange>, body: &mut P) -> Result<u64, UploadError<P::Error>> {
+    pub(crate) async fn upload_append<P: Pieces>(
+        &self,
+        repository: &Repository,
+        id: &str,
+        range: Option<ChunkRange>,
+        body: &mut P,
+    ) -> Result<u64, UploadError<P::Error>> {
         let held = self.hold(repository, id, range).await?;
         match self.receive(held, range, body, None).await? {
             Written::Suspended(received) => Ok(received),
@@ -232,11 +212,17 @@ impl Oci {
         {
             return Err(UploadError::OutOfOrder { received: upload.received });
         }
-        Ok(Held { id: id.to_owned(), repository: row, session: Session::from_row(upload)?, _lock: lock, _turn: turn })
+        Ok(Held::new(id, row, Session::from_row(upload)?, lock, turn))
     }
 
     /// Passes a body on to a writer, which goes on with the upload. What came is kept, whatever happens to the request.
-    async fn receive<P: Pieces>(&self, held: Held, range: Option<ChunkRange>, body: &mut P, close: Option<OciDigest>) -> Result<Written, UploadError<P::Error>> {
+    async fn receive<P: Pieces>(
+        &self,
+        held: Held,
+        range: Option<ChunkRange>,
+        body: &mut P,
+        close: Option<OciDigest>,
+    ) -> Result<Written, UploadError<P::Error>> {
         let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
         let store = self.store(held.repository.namespace);
         let writing = tokio::task::spawn_blocking(move || write(held, &store, receiver, close));
@@ -335,63 +321,4 @@ impl Pieces for Copied {
     fn next(&mut self) -> impl Future<Output = Option<Result<Bytes, ReadError>>> + Send {
         self.0.recv()
     }
-}
-
-/// The writer's thread. A body that ends early leaves the upload where it ended.
-fn write(held: Held, store: &NamespaceStore, mut body: mpsc::Receiver<Bytes>, close: Option<OciDigest>) -> Result<Written, WriteError> {
-    let before = held.session.state.len();
-    let Session { mut hasher, state } = held.session;
-    let mut writer = BlobWriter::resume(store, ZSTD_LEVEL, state).map_err(WriteError::Store)?;
-    let mut complete = false;
-    while let Some(bytes) = body.blocking_recv() {
-        if bytes.is_empty() {
-            complete = true;
-            break;
-        }
-        hasher.update(&bytes);
-        writer.push(&bytes).map_err(WriteError::Store)?;
-    }
-    let Some(wanted) = close.filter(|_| complete) else {
-        let session = Session { hasher, state: writer.suspend().map_err(WriteError::Store)? };
-        let row = session.to_row();
-        store.runtime.block_on(save(store, &held.id, before, &row))?;
-        return Ok(Written::Suspended(row.received));
-    };
-    let same_algorithm = matches!((&hasher, wanted.algorithm()), (Hasher::Sha256(_), Algorithm::Sha256) | (Hasher::Sha512(_), Algorithm::Sha512));
-    if same_algorithm {
-        // Before the rest is stored: what is not the blob need not be.
-        let got = hasher.finish().ok_or(WriteError::Cancelled)?;
-        if got != wanted {
-            return Err(UploadError::Digest { wanted, got });
-        }
-    }
-    let size_bytes = writer.len();
-    let content = match writer.short().filter(|short| short.len() <= MAX_INLINE_LEN) {
-        Some(short) => BlobContent::Inline(short.to_vec()),
-        None => BlobContent::Recipe(writer.finish().map_err(WriteError::Store)?),
-    };
-    let blob = BlobRow { size_bytes, content };
-    if !same_algorithm {
-        return Ok(Written::Unverified(held.repository, blob));
-    }
-    let record = async {
-        let mut transaction = store.objects.db.begin().await?;
-        if !oci_upload_delete(&mut transaction, held.repository.id, &held.id).await? {
-            return Err(UploadError::Unknown);
-        }
-        oci_blob_put(&mut transaction, held.repository.id, &wanted, &blob).await?;
-        commit(transaction).await?;
-        Ok::<_, WriteError>(Written::Done)
-    };
-    store.runtime.block_on(record)
-}
-
-async fn save(store: &NamespaceStore, id: &str, before: u64, row: &UploadRow) -> Result<(), WriteError> {
-    let mut transaction = store.objects.db.begin().await?;
-    // Another server went on with it meanwhile, or it was cancelled.
-    if !oci_upload_save(&mut transaction, id, before, row).await? {
-        return Err(UploadError::Unknown);
-    }
-    commit(transaction).await?;
-    Ok(())
 }
