@@ -358,6 +358,7 @@ async fn manifests_are_kept_byte_for_byte_and_only_if_they_are_complete() {
         for path in [location, format!("manifests/{reference}")] {
             let answer = repo.get(&path).await;
             assert_eq!((header(&answer, "content-type"), header(&answer, "docker-content-digest")), (media::MANIFEST, digest.as_str()));
+            assert_eq!(answer.headers().get_all("content-type").iter().count(), 1, "podman takes the last, others the first");
             assert_eq!(answer.text().await.unwrap(), bytes);
             let answer = repo.send("HEAD", &path, &[], "").await;
             assert_eq!(header(&answer, "content-length"), bytes.len().to_string());

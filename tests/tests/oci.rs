@@ -182,11 +182,11 @@ fn podman_and_buildah_push_and_pull() {
     }
     let succeeds = |output: Output, what: &str| assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
     succeeds(tool("buildah", &["push", "--tls-verify=false", &name]), "buildah push");
-    let before = tool("podman", &["image", "inspect", "--format", "{{.Digest}}", &name]).stdout;
+    let before = tool("podman", &["image", "inspect", "--format", "{{.Id}}", &name]).stdout;
     succeeds(tool("podman", &["push", "--tls-verify=false", &name, &format!("docker://{}/tools/again:2", registry.address())]), "podman push");
     succeeds(tool("podman", &["rmi", "--all", "--force"]), "podman rmi");
     succeeds(tool("podman", &["pull", "--tls-verify=false", &name]), "podman pull");
-    let after = tool("podman", &["image", "inspect", "--format", "{{.Digest}}", &name]).stdout;
+    let after = tool("podman", &["image", "inspect", "--format", "{{.Id}}", &name]).stdout;
     assert_eq!(String::from_utf8_lossy(&before), String::from_utf8_lossy(&after));
 }
 

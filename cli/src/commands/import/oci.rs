@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use chunker::Imported;
 use layer_format::manifest::{ImageManifest, LayerManifest, MAX_LAYERS};
-use layer_format::oci::{Algorithm, ImageConfig, OciDigest, oci_architecture};
+use layer_format::oci::{Algorithm, OciDigest, oci_architecture};
 use layer_format::reference::ImageReference;
 use sha2::{Digest as _, Sha256, Sha512};
 
