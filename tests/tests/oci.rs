@@ -152,9 +152,9 @@ fn a_layout_and_an_archive_are_imported() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let refused = home.turbo(["import", "oci", layout.to_str().unwrap(), "--name", "bad"]);
+    let refused = home.turbo(["import", "oci", layout.to_str().unwrap(), "--name", "refused"]);
     assert_ne!(refused.code, Some(0));
-    assert!(!home.turbo(["images"]).stdout.contains("bad"));
+    assert!(!home.turbo(["images"]).stdout.contains("refused"));
 }
 
 #[test]
