@@ -2,7 +2,7 @@
 //!
 //! [`import_directory`] and [`import_tar`] read a tree, cut each file by content ([`cut`]), and write the chunks, recipe
 //! nodes and tree nodes that an [`ObjectSink`] lacks, as packs. [`export_tar`] goes back, from an [`ObjectSource`].
-//! [`capture()`] makes a layer of a sandbox, reading only what changed, and [`restore()`] makes a sandbox of a layer.
+//! [`blob::BlobWriter`] takes in one stream of bytes as it arrives. [`capture()`] makes a layer of a sandbox, reading only what changed, and [`restore()`] makes a sandbox of a layer.
 //! This crate knows no network and no database, and names nothing that is not in `layer-format`.
 //!
 //! * **Deterministic**: equal trees give equal objects, and the same packs byte for byte, whatever the number of threads.
@@ -11,6 +11,7 @@
 //!   [`Imported::skipped`].
 
 mod beneath;
+pub mod blob;
 pub mod capture;
 pub mod cut;
 mod error;
@@ -32,7 +33,7 @@ mod xattr;
 
 pub use capture::{CaptureOptions, Captured, capture, undo_unlocked};
 pub use error::{ImportError, SinkError};
-pub use export::{ExportError, Exported, export_tar};
+pub use export::{ExportError, Exported, export_layer, export_tar};
 pub use import::{ImportOptions, Imported, Skipped, import_directory};
 pub use memory::MemoryStore;
 pub use progress::{Counters, Progress};

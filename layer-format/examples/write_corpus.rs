@@ -14,6 +14,7 @@ use layer_format::manifest::{
     StateImage, StateManifest,
 };
 use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition, Variant};
+use layer_format::oci::{Algorithm, Descriptor, OciDigest, OciManifest, Platform, media};
 use layer_format::recipe::{Extent, NodeRef, Recipe};
 use layer_format::recording::{Arrival, Class, Estimate, Mark, MarkKind, Process, Recording, Request, Timeline, Totals, Wait};
 use layer_format::trace::{Event, Source, Touch, Trace};
@@ -84,6 +85,25 @@ fn main() -> Result<(), Box<dyn Error>> {
     for reference in ["tools/scipy:1.0", "a/b@b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262", "x#abcd"] {
         save("reference", reference.as_bytes())?;
     }
+    let oci = OciDigest::new(Algorithm::Sha256, &[7; 32]).ok_or("a hash of 32 bytes")?;
+    let described = |media_type: &str| Descriptor { annotations: Some([("a".into(), "b".into())].into()), ..Descriptor::new(media_type, oci.clone(), 9) };
+    let image = OciManifest {
+        schema_version: Some(2),
+        config: Some(described(media::CONFIG)),
+        layers: Some(vec![described(media::LAYER_TAR)]),
+        subject: Some(described(media::MANIFEST)),
+        ..OciManifest::default()
+    };
+    save("oci", &serde_json::to_vec(&image)?)?;
+    let platform = Platform { architecture: "arm64".into(), os: "linux".into(), variant: Some("v8".into()) };
+    let listed = Descriptor { platform: Some(platform), ..described(media::MANIFEST) };
+    let index = OciManifest { schema_version: Some(2), media_type: Some(media::INDEX.into()), manifests: Some(vec![listed]), ..OciManifest::default() };
+    save("oci", &serde_json::to_vec(&index)?)?;
+    save(
+        "oci",
+        br#"{"architecture":"amd64","os":"linux","config":{"User":"1","Env":["A=b","=","c"],"Entrypoint":["/a"],"Cmd":["b"],"WorkingDir":"/w/","Labels":{"l":"v"}}}"#,
+    )?;
+    save("oci", oci.as_str().as_bytes())?;
     let event = |time_us, touch| Event { time_us, process: 1, layer: 0, path: 0, touch, source: Source::Missed };
     let events = vec![event(5, Touch::Meta), event(9, Touch::Data { bucket: 300 })];
     let trace = Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events };

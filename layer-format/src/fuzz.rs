@@ -7,6 +7,7 @@ use crate::api::{HaveFilter, PieceHeader, RECORD_HEADER_LEN, Record, decode_bitm
 use crate::frame::Frame;
 use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;
+use crate::oci::{ImageConfig, OciDigest, OciManifest};
 use crate::pack;
 use crate::recipe::Recipe;
 use crate::recording::Recording;
@@ -18,7 +19,7 @@ use crate::tree::Node;
 pub type Target = fn(&[u8]);
 
 /// All entry points, by name.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("tree", tree),
     ("recipe", recipe),
     ("frame", frame),
@@ -31,6 +32,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("model", model),
     ("recording", recording),
     ("api", api),
+    ("oci", oci),
 ];
 
 fn tree(bytes: &[u8]) {
@@ -98,6 +100,20 @@ fn model(bytes: &[u8]) {
 fn recording(bytes: &[u8]) {
     if let Ok(recording) = Recording::decode(bytes) {
         assert_eq!(Recording::decode(&recording.encode()), Ok(recording), "a recording comes back");
+    }
+}
+
+fn oci(bytes: &[u8]) {
+    if let Ok((manifest, media_type, _)) = OciManifest::decode(bytes, None) {
+        let again = serde_json::to_vec(&manifest).unwrap_or_default();
+        assert_eq!(OciManifest::decode(&again, Some(&media_type)).map(|(manifest, ..)| manifest), Ok(manifest), "a manifest comes back");
+    }
+    if let Ok(config) = ImageConfig::decode(bytes) {
+        let (image, layers) = config.stated(&[(crate::Digest::of(b"root"), 1, 0)], "fuzz");
+        assert!(image.encode().is_ok() && layers.iter().all(|layer| layer.encode().is_ok()), "what a configuration states is valid");
+    }
+    if let Ok(digest) = String::from_utf8_lossy(bytes).parse::<OciDigest>() {
+        assert_eq!(digest.hex().len(), 2 * digest.algorithm().output_len(), "a digest has its length");
     }
 }
 

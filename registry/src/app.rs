@@ -17,6 +17,7 @@ use crate::service::launches::Launches;
 use crate::service::learn::Learner;
 use crate::service::nodes::Nodes;
 use crate::service::objects::Objects;
+use crate::service::oci::Oci;
 use crate::service::predict::Models;
 use crate::service::sources::Sources;
 use crate::service::train::Trainer;
@@ -68,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) storage: Arc<dyn BlobStorage>,
     pub(crate) objects: Objects,
     pub(crate) nodes: Arc<Nodes>,
+    pub(crate) oci: Arc<Oci>,
     pub(crate) launcher: Launcher,
     pub(crate) launches: Arc<Launches>,
     pub(crate) learner: Learner,
@@ -97,6 +99,7 @@ impl App {
         let objects = Objects { db: db.clone(), frames };
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
         let limits = &config.limits;
         let sources = Arc::new(Sources::new(limits.traces));
         let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
@@ -112,6 +115,7 @@ impl App {
             storage,
             objects,
             nodes,
+            oci,
             launcher,
             launches: Arc::default(),
             learner,

@@ -15,6 +15,7 @@ pub(crate) mod level;
 pub(crate) mod models;
 pub(crate) mod nodes;
 pub(crate) mod objects;
+pub(crate) mod oci;
 pub(crate) mod outlet;
 pub(crate) mod pack_upload;
 pub(crate) mod pack_verifier;

@@ -20,6 +20,12 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/strace", "strace"),
     ("/usr/bin/git", "git"),
     ("/usr/bin/stress-ng", "stress-ng"),
+    ("/usr/bin/skopeo", "skopeo"),
+    ("/usr/bin/umoci", "umoci"),
+    ("/usr/bin/buildah", "buildah"),
+    ("/usr/bin/podman", "podman"),
+    ("/usr/sbin/dockerd", "docker.io"),
+    ("/usr/bin/ctr", "containerd"),
 ];
 
 /// Name of the user whom privileged test runs become to test what an ordinary user can do.

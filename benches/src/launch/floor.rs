@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use layer_format::recording::Recording;
 use layer_format::trace::{BUCKET_LEN, Touch, Trace};
 use serde::Serialize;
 
@@ -102,7 +103,7 @@ impl Write for Counter {
 pub(crate) fn read_trace(path: &Path) -> Result<Trace> {
     let mut bytes = Vec::new();
     File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).with_context(|| format!("turbo run wrote no {}", path.display()))?;
-    Trace::decode(&bytes).with_context(|| format!("{} is not a trace", path.display()))
+    Recording::decode(&bytes).map(|recording| recording.trace).with_context(|| format!("{} is not a trace", path.display()))
 }
 
 #[cfg(test)]

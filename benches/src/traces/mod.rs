@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use layer_format::recording::Recording;
 use layer_format::trace::Trace;
 
 use crate::link::Side;
@@ -87,18 +88,18 @@ fn record(tools: &Tools, subject: &Subject, args: &Args) -> Result<()> {
         home.run_with(&["--no-model"], &image, run.args)?;
         let file = work.path().join("home/recorded.trace");
         let name = file.to_str().context("the path of the home is not UTF-8")?;
-        let mut best: Option<(Trace, Vec<u8>)> = None;
+        let mut best: Option<Trace> = None;
         for _ in 0..TRIES {
             home.run_with(&["--no-model", "--trace", name], &image, run.args)?;
             let bytes = fs::read(&file).with_context(|| format!("turbo run wrote no {}", file.display()))?;
-            let trace = Trace::decode(&bytes).with_context(|| format!("{} is not a trace", file.display()))?;
-            if best.as_ref().is_none_or(|(best, _)| trace.duration_us < best.duration_us) {
-                best = Some((trace, bytes));
+            let trace = Recording::decode(&bytes).map(|recording| recording.trace).with_context(|| format!("{} is not a trace", file.display()))?;
+            if best.as_ref().is_none_or(|best| trace.duration_us < best.duration_us) {
+                best = Some(trace);
             }
         }
-        let (trace, bytes) = best.context("nothing was recorded")?;
+        let trace = best.context("nothing was recorded")?;
         let target = args.output.join(format!("{}.{}.{}.trace.zst", subject.name, run.role.name(), run.name));
-        let len = write(&target, &bytes)?;
+        let len = write(&target, &trace.encode())?;
         eprintln!(
             "  {}: {} touches of {} paths in {:.2} s, {len} bytes",
             target.display(),

@@ -3,6 +3,7 @@
 pub mod condition;
 mod deb;
 mod finish;
+mod oci;
 mod stated;
 
 use std::io::Read;
@@ -28,6 +29,10 @@ pub enum Import {
     Dir(Source),
     /// Import a tar archive: plain, gzip or zstd; `-` reads a pipe.
     Tar(Source),
+    /// Import an image of container tools: an OCI layout folder, or an OCI archive.
+    Oci(oci::Oci),
+    /// Import what `docker save` or `podman save` wrote.
+    Docker(oci::Oci),
     /// Import Debian packages: .deb files, or names that apt knows.
     Deb(deb::Deb),
 }
@@ -83,6 +88,8 @@ impl Import {
         match self {
             Self::Dir(source) => source.run(app, false),
             Self::Tar(source) => source.run(app, true),
+            Self::Oci(oci) => oci.run(app, oci::Form::Oci),
+            Self::Docker(oci) => oci.run(app, oci::Form::Docker),
             Self::Deb(deb) => deb.run(app),
         }
     }

@@ -13,6 +13,7 @@ use crate::service::closure::ClosureError;
 use crate::service::frames::ReadError;
 use crate::service::image::PutError;
 use crate::service::models::ModelError;
+use crate::service::oci::unpack::UnpackError;
 use crate::service::pack_upload::PackError;
 use crate::service::pack_verifier::InvalidPack;
 use crate::service::state::StatePutError;
@@ -236,6 +237,21 @@ impl From<StatePutError> for ApiError {
             StatePutError::Closure(ClosureError::Invalid { .. }) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IMAGE_INVALID", error),
             StatePutError::Closure(ClosureError::Read(error)) => error.into(),
             StatePutError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<UnpackError> for ApiError {
+    fn from(error: UnpackError) -> Self {
+        let refused = |error: &UnpackError| Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IMAGE_INVALID", chain(error));
+        match error {
+            UnpackError::NotAnImage | UnpackError::Missing(_) | UnpackError::TooManyLayers(_) | UnpackError::Invalid(_) => refused(&error),
+            UnpackError::Layer { source: chunker::ImportError::Sink(_), .. } | UnpackError::Store(_) => Self::internal(&error),
+            UnpackError::Layer { .. } => refused(&error),
+            UnpackError::Put(error) => error.into(),
+            UnpackError::Read(error) => error.into(),
+            UnpackError::Database(error) => error.into(),
+            UnpackError::Cancelled => Self::unavailable(&error),
         }
     }
 }

@@ -122,8 +122,9 @@ pub(crate) async fn get(app: &Shared, call: Call, digest: Digest) -> Result<Resp
     Ok(response)
 }
 
+/// What a range request asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Range {
+pub(super) enum Range {
     /// Several ranges, or none that is understood: the whole is a valid answer.
     Whole,
     /// From, up to but without.
@@ -132,7 +133,8 @@ enum Range {
     Outside,
 }
 
-fn parse_range(text: &str, len: u64) -> Range {
+/// Reads the header `range` of a request for content of this length.
+pub(super) fn parse_range(text: &str, len: u64) -> Range {
     let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else { return Range::Whole };
     match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
         (Ok(first), _) if first >= len && (last.trim().is_empty() || last.trim().parse::<u64>().is_ok()) => Range::Outside,

@@ -129,6 +129,10 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let peer = parts.extensions.get::<traces::Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
     let call = Call { repository, method: parts.method, headers: parts.headers, query, peer, body };
+    if let Action::ManifestGet(reference) | Action::Launch(reference) | Action::LaunchCacheable(reference) = &action {
+        app.oci.image_ensure(&call.repository, reference).await?;
+    }
+    let pushed = if let Action::ManifestPut(reference) = &action { Some((call.repository.clone(), reference.clone())) } else { None };
     let answer = match action {
         Action::Missing => objects::missing(app, call).await,
         Action::PackPut(digest) => packs::put(app, call, digest).await,
@@ -153,6 +157,9 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
         Action::PinPut(reference) => models::pin(app, call, reference).await,
         Action::PinDelete(reference) => models::unpin(app, call, reference).await,
     };
+    if let (Some((repository, reference)), Ok(_)) = (pushed, &answer) {
+        app.oci.render_later(repository, reference);
+    }
     let mut response = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
     response.extensions_mut().insert(RouteLabel(label));
     Ok(response)
