@@ -1,8 +1,8 @@
 //! The answer to a launch: one stream with all that a first start needs, in the order in which it is needed.
 //!
-//! Image, layer manifests, tree roots and model go first. Then what the model predicts is resolved, some items at a
+//! Image, layer manifests and tree roots go first. Then what the model predicts is resolved, some items at a
 //! time and ahead of what is being sent, to tree objects, recipe nodes and chunks. Each part is announced by a `Plan`
-//! before its objects, so that the client knows what it need not ask for.
+//! before its objects, so that the client knows what it need not ask for. The model itself goes behind the first part.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::db::repository::RepositoryRow;
 use crate::db::trace_statistics::trace_statistics_usual;
 
 /// Predicted items that are resolved together: few at first, so that the first bytes leave at once.
-const FIRST_ITEMS: usize = 256;
+const FIRST_ITEMS: usize = 64;
 const ITEMS: usize = 1024;
 /// Items that are resolved at a time.
 const RESOLVES: usize = 16;
@@ -118,6 +118,7 @@ impl Launcher {
             false => None,
         };
         let mut expected = Vec::new();
+        let mut model_item = None;
         let mut budget_bytes = order.budget_bytes;
         if let Some((digest, bytes)) = model {
             let allowance = self.allowance(&order.image.repository, entry_point.as_deref(), &order.architecture).await?;
@@ -133,25 +134,27 @@ impl Launcher {
                     expected = list;
                     expected.retain(|item| order.admission.admits(item.touch, item.probability));
                     if order.model != Some(digest) {
-                        items.push(Item::Model(bytes));
+                        model_item = Some(Item::Model(bytes));
                     }
                 }
                 Err(error) => tracing::error!(model.digest = %digest, %error, "model {digest} is damaged: launching without it"),
             }
         }
+        // What a mount needs fits into the first packets, and is not held up by what follows.
         writer.write(items, true).await?;
         if !complete {
             return Ok(());
         }
         let layers = Arc::new(Layers { nodes: Arc::clone(&self.nodes), namespace, roots });
         if expected.is_empty() {
+            writer.write(model_item.into_iter().collect(), false).await?;
             let triggered = order.manifest.startup(entry_point.as_deref()).next().and_then(|file| file.command.first()).cloned();
             return match triggered.or(entry_point) {
                 Some(program) => self.send_way(writer, &layers, &mut known, launch, &program).await,
                 None => Ok(()),
             };
         }
-        self.send_expected(writer, &layers, &mut known, launch, expected, budget_bytes).await
+        self.send_expected(writer, &layers, &mut known, launch, expected, model_item, budget_bytes).await
     }
 
     async fn object(&self, namespace: NamespaceId, digest: Digest) -> Result<Item, StreamError> {
@@ -219,6 +222,7 @@ impl Launcher {
         known: &mut Known,
         launch: &ActiveLaunch,
         expected: Vec<Expected>,
+        mut model: Option<Item>,
         budget_bytes: u64,
     ) -> Result<(), StreamError> {
         let (sender, mut receiver) = mpsc::channel::<Part>(PARTS_AHEAD);
@@ -238,8 +242,12 @@ impl Launcher {
         let sending = async {
             while let Some(part) = receiver.recv().await {
                 send_part(writer, &self.objects, launch, part).await?;
+                // The client predicts with it where the launch takes another way, which cannot be before it has begun.
+                if let Some(model) = model.take() {
+                    writer.write(vec![model], false).await?;
+                }
             }
-            Ok(())
+            writer.write(model.into_iter().collect(), false).await
         };
         tokio::try_join!(resolving, sending).map(|_| ())
     }
