@@ -51,6 +51,12 @@ impl PackSink for Writer {
     }
 }
 
+impl chunker::ObjectSource for StoreSink<'_> {
+    fn object(&self, digest: &Digest) -> Result<Vec<u8>, chunker::SourceError> {
+        StoreSource(self.store).object(digest)
+    }
+}
+
 /// Reads what an export needs from the local store.
 #[derive(Debug)]
 pub struct StoreSource<'a>(pub &'a Store);

@@ -31,7 +31,7 @@ mod walk;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -143,6 +143,16 @@ impl Store {
     /// The folder that the store lives in.
     pub fn home(&self) -> &Path {
         self.inner.layout.home()
+    }
+
+    /// The folder for what imports remember of the files that they read. All of it is a cache; whoever writes there bounds it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if it cannot be made.
+    pub fn imports_folder(&self) -> Result<PathBuf, StoreError> {
+        let folder = self.inner.layout.imports();
+        layout::create_dir(&folder)?;
+        Ok(folder)
     }
 
     /// A writer for a new pack of this origin. While it exists, nothing is collected or evicted.

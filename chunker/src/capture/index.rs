@@ -31,6 +31,8 @@ const BLOCK_RECORDS: usize = 128;
 const BLOCK_LEN: usize = 64 * 1024;
 /// Longest block that is read, in bytes: one whose last entry is as large as an entry can be.
 const MAX_BLOCK_LEN: usize = 4 << 20;
+/// Seconds that the coarsest times of a file system are apart.
+const COARSEST_S: i64 = 2;
 /// Bytes of a block's checksum.
 const CHECKSUM_LEN: usize = 16;
 
@@ -65,7 +67,7 @@ impl IndexWriter {
     /// Adds a regular file; files come in the order of the tree.
     pub(crate) fn add(&mut self, stamp: &Stamp, entry: &Entry) {
         let Kind::File(recipe) = &entry.kind else { return };
-        if self.out.is_none() || stamp.ctime >= self.believed_before {
+        if self.out.is_none() || !self.believes(stamp.ctime) {
             return;
         }
         self.len += 128 + entry.path.as_bytes().len() + entry.meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
@@ -74,6 +76,15 @@ impl IndexWriter {
         self.entries.push(Entry { path: entry.path.clone(), meta, kind: Kind::File(recipe.clone()) });
         if self.entries.len() >= BLOCK_RECORDS || self.len >= BLOCK_LEN {
             self.end_block();
+        }
+    }
+
+    /// Whether a change from now on gives another `ctime` than this. A time of whole seconds may have been cut to them,
+    /// or to two, by a file system with coarse times.
+    fn believes(&self, ctime: (i64, u32)) -> bool {
+        match ctime {
+            (seconds, 0) => seconds.saturating_add(COARSEST_S) < self.believed_before.0,
+            ctime => ctime < self.believed_before,
         }
     }
 
