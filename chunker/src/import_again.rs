@@ -22,11 +22,11 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use layer_format::Digest;
-use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, openat};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use crate::capture::index::{IndexReader, IndexWriter};
 use crate::capture::known::KnownFiles;
+use crate::clock;
 use crate::error::ImportError;
 use crate::import::{ImportOptions, Imported, import_directory, settings};
 use crate::pipeline;
@@ -42,10 +42,6 @@ const MAX_INDEXES: usize = 64;
 const MAX_INDEX_BYTES: u64 = 512 << 20;
 /// End of the name of an import index.
 const EXTENSION: &str = "index";
-/// File systems whose times come from the clock of this machine, by the type that statfs gives: ext2 to ext4, XFS, Btrfs, tmpfs,
-/// F2FS, bcachefs, ZFS, overlayfs.
-const OWN_CLOCK: [u64; 8] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0xca45_1a4e, 0x2fc1_2fc1, 0x794c_7630];
-
 /// Where import indexes are kept, and whether they are believed.
 #[derive(Clone, Copy, Debug)]
 pub struct ImportAgain<'a> {
@@ -83,7 +79,7 @@ pub fn import_directory_again<S: ObjectSink + ObjectSource>(
     let mut settings = settings(options)?;
     settings.source = Some(store);
     // From now on a change to a file gives it a `ctime` at or after this.
-    let mut writer = IndexWriter::create(&index, machine_now());
+    let mut writer = IndexWriter::create(&index, clock::now());
     let reader = if again.reads_all { None } else { IndexReader::open(&index) };
     let known = KnownFiles { index: reader, dev: Some(dev), sink: store, source: store };
     let scanner = Scanner::open(dir, options, &settings.reader, None, Some(known))?;
@@ -105,8 +101,7 @@ impl Tree {
     /// Fails for a tree on a file system whose times say nothing here, and where it cannot be told.
     fn of(dir: &Path, options: &ImportOptions, folder: &Path) -> io::Result<Self> {
         let fd = openat(CWD, dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let kind = fstatfs(&fd)?.f_type as u64 & 0xffff_ffff;
-        if !OWN_CLOCK.contains(&kind) {
+        if !clock::is_own(&fd) {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let (dev, _) = Identity::of(&fstat(&fd)?).inode();
@@ -115,13 +110,6 @@ impl Tree {
         let name = Digest::of(&[path.as_os_str().as_bytes(), b"\0", options.at.as_bytes()].concat());
         Ok(Self { dev, index: folder.join(format!("{}.{EXTENSION}", &name.to_hex()[..32])) })
     }
-}
-
-/// The clock that file systems of this machine take a time of change from.
-fn machine_now() -> (i64, u32) {
-    let now = clock_gettime(ClockId::RealtimeCoarse);
-    #[allow(clippy::unnecessary_cast, reason = "the fields' types differ between architectures")]
-    (now.tv_sec as i64, now.tv_nsec as u32)
 }
 
 /// Removes the indexes that were written longest ago, as far as there are too many. Failing is no one's loss but the disk's.

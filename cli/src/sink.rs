@@ -67,4 +67,20 @@ impl chunker::ObjectSource for StoreSource<'_> {
         let missing = || chunker::SourceError::message(format!("object {digest} is not here (or damaged); `turbo pull` the image first"));
         found.map(|bytes| bytes.to_vec()).ok_or_else(missing)
     }
+
+    fn each_object(&self, digests: &[Digest], each: &mut dyn FnMut(usize, &[u8]) -> bool) -> Result<(), chunker::SourceError> {
+        let mut missing = None;
+        let read = self.0.read_each(digests, &mut |number, bytes| match bytes {
+            Some(bytes) => each(number, bytes),
+            None => {
+                missing = digests.get(number);
+                false
+            }
+        });
+        read.map_err(|error| chunker::SourceError::new("the local store could not be read", error))?;
+        match missing {
+            Some(digest) => Err(chunker::SourceError::message(format!("object {digest} is not here (or damaged); `turbo pull` the image first"))),
+            None => Ok(()),
+        }
+    }
 }

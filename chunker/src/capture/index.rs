@@ -179,23 +179,29 @@ impl IndexReader {
         (head[..3] == MAGIC[..] && head[3] == VERSION).then_some(Self { file, block: Vec::new() })
     }
 
-    /// Content and attributes of this file, if they are known of exactly this stamp. Paths must be asked for in the order of
-    /// the tree.
-    pub(crate) fn find(&mut self, path: &LayerPath, stamp: &Stamp) -> Option<(Recipe, Xattrs)> {
+    /// What is known of the file with this path. Paths must be asked for in the order of the tree.
+    pub(crate) fn record(&mut self, path: &LayerPath) -> Option<(Stamp, Recipe, Xattrs)> {
         loop {
             match self.block.last() {
                 Some((_, entry)) if entry.path > *path => return None,
                 Some(_) => {
-                    let (known, entry) = self.block.pop()?;
+                    let (stamp, entry) = self.block.pop()?;
                     if entry.path == *path {
                         let Kind::File(recipe) = entry.kind else { return None };
-                        return (known == *stamp).then_some((recipe, entry.meta.xattrs));
+                        return Some((stamp, recipe, entry.meta.xattrs));
                     }
                 }
                 // The end, or damage: nothing more is known.
                 None => self.block = self.next_block().ok().flatten().filter(|block| !block.is_empty())?,
             }
         }
+    }
+
+    /// Content and attributes of this file, if they are known of exactly this stamp. Paths must be asked for in the order of
+    /// the tree.
+    pub(crate) fn find(&mut self, path: &LayerPath, stamp: &Stamp) -> Option<(Recipe, Xattrs)> {
+        let (known, recipe, xattrs) = self.record(path)?;
+        (known == *stamp).then_some((recipe, xattrs))
     }
 
     fn next_block(&mut self) -> io::Result<Option<Vec<(Stamp, Entry)>>> {

@@ -109,7 +109,8 @@ impl Source {
             let folder = store.imports_folder()?;
             let again = ImportAgain { folder: &folder, reads_all: self.verify_content };
             let done = chunker::import_directory_again(&self.source, &options, &again, &sink, &bar);
-            done.map(|ImportedAgain { imported, files_read }| (imported, Details { files_read: Some(files_read), ..Details::default() })).map_err(anyhow::Error::from)
+            done.map(|ImportedAgain { imported, files_read }| (imported, Details { files_read: Some(files_read), ..Details::default() }))
+                .map_err(anyhow::Error::from)
         };
         drop(bar);
         let (imported, details) = imported.with_context(|| format!("{} was not imported", self.source.display()))?;

@@ -8,6 +8,7 @@
 //! states/HEX.json         the manifest of a state, as its digest covers it
 //! tmp/                    packs being written; each is locked by its writer
 //! imports/                what imports remember of the files that they read: a cache
+//! checkouts/              what checkouts remember of the directories that they made, and a lock for each
 //! running/                one file a running process, locked by it, that lists the images it uses
 //! content.lock            held shared by who relies on packs that no image names yet, exclusively by who removes packs
 //! ```
@@ -91,6 +92,10 @@ impl Layout {
 
     pub(crate) fn imports(&self) -> PathBuf {
         self.home.join("imports")
+    }
+
+    pub(crate) fn checkouts(&self) -> PathBuf {
+        self.home.join("checkouts")
     }
 
     pub(crate) fn running(&self) -> PathBuf {
