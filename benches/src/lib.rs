@@ -3,7 +3,7 @@
 //! `link` joins two network namespaces by a link of a given rate and delay. `app` says what is
 //! launched and `rootfs` builds what it runs in, without privilege. `place` and `turbo` start
 //! registry and client at the ends of a link, `oracle` is the opponent, `launch` measures and `report` prints.
-//! `vm` measures what the VM costs where nothing has to be fetched.
+//! `vm` measures what the VM costs where nothing has to be fetched, `store` the chunk store against other tools.
 
 pub mod app;
 pub mod demo;
@@ -13,6 +13,7 @@ pub mod oracle;
 pub mod place;
 pub mod report;
 pub mod rootfs;
+pub mod store;
 mod sys;
 pub mod turbo;
 pub mod vm;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, launch, vm};
+use benchmarks::{demo, launch, store, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -17,6 +17,7 @@ struct Cli {
 enum Verb {
     Launch(launch::Args),
     Vm(vm::Args),
+    Store(store::Args),
     #[command(hide = true)]
     VmRunner(vm::RunnerArgs),
     Demo(demo::Args),
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Store(args) => store::run(&args),
         Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Rootfs(args) => demo::print_rootfs(&args),

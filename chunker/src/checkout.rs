@@ -62,11 +62,11 @@ pub struct CheckoutOptions<'a> {
 pub struct CheckedOut {
     /// Entries of the directory, itself among them.
     pub entries: u64,
-    /// Bytes of data in its files, without holes; a file with several names counts once.
+    /// Bytes of content, with holes; a file with several names counts once.
     pub bytes: u64,
-    /// Files written, and bytes of data written to them.
+    /// Files written.
     pub written_files: u64,
-    /// See `written_files`.
+    /// Bytes of data written to them, without holes.
     pub written_bytes: u64,
     /// Files that were there already.
     pub kept_files: u64,

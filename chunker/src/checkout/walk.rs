@@ -153,6 +153,7 @@ impl Walk<'_, '_> {
         let stamp = self.known.find(&entry.path, &entry.kind, &entry.meta);
         if let Kind::File(recipe @ Recipe::Nodes { .. }) = &entry.kind {
             self.done.counted.entries += 1;
+            self.done.counted.bytes += entry.len();
             if self.shared.is_kept(&directory, &entry, stamp.as_ref(), &mut self.done)? {
                 return Ok(());
             }

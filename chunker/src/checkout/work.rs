@@ -68,12 +68,12 @@ pub(super) fn work(batches: &Receiver<Vec<Job>>, shared: &Shared<'_>) -> Result<
         if shared.stop.load(Ordering::Relaxed) {
             break;
         }
-        let (entries, bytes) = (batch.len() as u64, done.counted.bytes);
+        let (entries, bytes) = (batch.len() as u64, done.counted.written_bytes);
         if let Err(error) = shared.batch(batch, &mut done) {
             shared.stop.store(true, Ordering::Relaxed);
             return Err(error);
         }
-        shared.progress.advance(entries, done.counted.bytes - bytes);
+        shared.progress.advance(entries, done.counted.written_bytes - bytes);
     }
     Ok(done)
 }
@@ -103,6 +103,7 @@ impl Shared<'_> {
                         continue;
                     };
                     done.counted.entries += 1;
+                    done.counted.bytes += entry.len();
                     if self.is_kept(directory, entry, stamp.as_ref(), done)? {
                         continue;
                     }
@@ -170,7 +171,6 @@ impl Shared<'_> {
             Old::Kept { has_its_time: true } => {}
         }
         done.counted.kept_files += 1;
-        done.counted.bytes += entry.len();
         Ok(true)
     }
 
@@ -224,7 +224,6 @@ impl Writer<'_, '_> {
         if bytes.len() != piece.len as usize {
             return Err(RestoreError::Object { digest, source: FormatError::Truncated { what: "chunk" } });
         }
-        self.done.counted.bytes += bytes.len() as u64;
         self.done.counted.written_bytes += bytes.len() as u64;
         match &self.batch[piece.job] {
             Job::Part(large, _) => {
