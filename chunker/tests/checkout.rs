@@ -384,7 +384,7 @@ fn a_hostile_tree_reaches_nothing_outside_and_leaves_nothing() {
         ("a name more below a link", vec![directory(""), link("a"), linked("b"), linked("a/c")]),
         ("below a file", vec![directory(""), file("a", data(4)), file("a/b", data(4))]),
         ("below nothing", vec![directory(""), file("a/b/c", data(4))]),
-        ("endless", vec![directory(""), file("a", Recipe::Extents(vec![Extent::Hole(1 << 61), Extent::Hole(1 << 61)]))]),
+        ("endless", vec![directory(""), file("a", Recipe::Extents(vec![Extent::Hole(1 << 62), Extent::Hole(1 << 62)]))]),
         ("another length", vec![directory(""), file("a", data(5))]),
         ("a chunk that is not there", vec![directory(""), file("a", unknown)]),
     ];
