@@ -19,6 +19,7 @@
 
 pub(crate) mod index;
 pub(crate) mod known;
+pub(crate) mod oldest;
 pub(crate) mod unlock;
 pub(crate) mod walk;
 

@@ -19,13 +19,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use layer_format::Digest;
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
 use crate::capture::index::{IndexReader, IndexWriter};
 use crate::capture::known::KnownFiles;
+use crate::capture::oldest::forget_oldest;
 use crate::clock;
 use crate::error::ImportError;
 use crate::import::{ImportOptions, Imported, import_directory, settings};
@@ -37,11 +37,9 @@ use crate::sink::ObjectSink;
 use crate::sorted::Sorted;
 use crate::source::ObjectSource;
 
-/// Most import indexes that are kept, and most bytes of them: the one written last stays in any case.
-const MAX_INDEXES: usize = 64;
-const MAX_INDEX_BYTES: u64 = 512 << 20;
 /// End of the name of an import index.
 const EXTENSION: &str = "index";
+
 /// Where import indexes are kept, and whether they are believed.
 #[derive(Clone, Copy, Debug)]
 pub struct ImportAgain<'a> {
@@ -85,7 +83,7 @@ pub fn import_directory_again<S: ObjectSink + ObjectSource>(
     let scanner = Scanner::open(dir, options, &settings.reader, None, Some(known))?;
     let imported = pipeline::run(&settings, store, progress, Sorted::with_index(&mut writer), |feed| scanner.run(feed))?;
     writer.finish();
-    forget_old(again.folder, &index);
+    forget_oldest(again.folder, &index);
     Ok(ImportedAgain { imported, files_read: settings.reader.opened.load(Ordering::Relaxed) })
 }
 
@@ -109,48 +107,5 @@ impl Tree {
         // Records are found by the path in the layer, so an import to another place has an index of its own.
         let name = Digest::of(&[path.as_os_str().as_bytes(), b"\0", options.at.as_bytes()].concat());
         Ok(Self { dev, index: folder.join(format!("{}.{EXTENSION}", &name.to_hex()[..32])) })
-    }
-}
-
-/// Removes the indexes that were written longest ago, as far as there are too many. Failing is no one's loss but the disk's.
-fn forget_old(folder: &Path, newest: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    let mut found: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
-    for entry in entries.flatten() {
-        if let Ok(meta) = entry.metadata()
-            && entry.path() != newest
-        {
-            found.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), entry.path()));
-        }
-    }
-    found.sort_unstable_by(|one, other| other.cmp(one));
-    let mut bytes = std::fs::metadata(newest).map_or(0, |meta| meta.len());
-    for (at, (_, len, path)) in found.into_iter().enumerate() {
-        bytes = bytes.saturating_add(len);
-        if at + 1 >= MAX_INDEXES || bytes > MAX_INDEX_BYTES {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn old_indexes_are_forgotten_and_the_newest_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |number: usize| folder.path().join(format!("{number}.index"));
-        for number in 0..MAX_INDEXES + 5 {
-            let file = std::fs::File::create(path(number)).unwrap();
-            file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1000 + number as u64)).unwrap();
-        }
-        // The newest is the one just written, whatever its time says.
-        forget_old(folder.path(), &path(0));
-        let left: Vec<usize> = (0..MAX_INDEXES + 5).filter(|number| path(*number).exists()).collect();
-        assert_eq!(left, [0].into_iter().chain(6..MAX_INDEXES + 5).collect::<Vec<_>>());
-        std::fs::File::create(path(1000)).unwrap().set_len(MAX_INDEX_BYTES + 1).unwrap();
-        forget_old(folder.path(), &path(1000));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -13,6 +13,7 @@ use super::place::Place;
 use super::work::Both;
 use crate::beneath::{DIRECTORY, open_directory};
 use crate::capture::index::{IndexReader, IndexWriter};
+use crate::capture::oldest::forget_oldest;
 use crate::clock;
 use crate::read::Stamp;
 use crate::restore::RestoreError;
@@ -111,5 +112,8 @@ pub(super) fn remember(layers: &[Digest], source: &dyn ObjectSource, place: &Pla
         }
     }
     index.finish();
+    if let Some(folder) = place.index.parent() {
+        forget_oldest(folder, &place.index);
+    }
     Ok(())
 }

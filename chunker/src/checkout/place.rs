@@ -158,7 +158,7 @@ impl Place {
     }
 
     fn note(&self, text: &str) -> Result<(), RestoreError> {
-        let beside = self.record.with_extension("new");
+        let beside = self.record.with_extension("made-new");
         let written = std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, &self.record));
         written.map_err(|source| RestoreError::Write { step: "note the making of", path: LayerPath::root(), target: self.target.clone(), source })
     }
