@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn write(path: &Path, count: u64) {
-        let mut writer = IndexWriter::create(path, (101, 0));
+        let mut writer = IndexWriter::create(path, (200, 0));
         (0..count).for_each(|number| writer.add(&stamp(number), &entry(number)));
         writer.finish();
     }
@@ -277,6 +277,14 @@ mod tests {
         let mut reader = IndexReader::open(&path).unwrap();
         assert!(reader.find(&entry(499).path, &stamp(499)).is_some());
         assert_eq!(reader.find(&entry(500).path, &stamp(500)), None);
+        // Whole seconds may be all that the file system keeps, or every other one.
+        for (now, is_believed) in [((100, 5), false), ((102, 999_999_999), false), ((103, 0), true)] {
+            let mut writer = IndexWriter::create(&path, now);
+            writer.add(&stamp(1000), &entry(1000));
+            writer.finish();
+            let mut reader = IndexReader::open(&path).unwrap();
+            assert_eq!(reader.find(&entry(1000).path, &stamp(1000)).is_some(), is_believed, "{now:?}");
+        }
     }
 
     #[test]
