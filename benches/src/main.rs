@@ -19,6 +19,8 @@ enum Verb {
     Vm(vm::Args),
     Store(store::Args),
     #[command(hide = true)]
+    StoreHelper(store::HelperArgs),
+    #[command(hide = true)]
     VmRunner(vm::RunnerArgs),
     Demo(demo::Args),
     /// Make the root filesystem of an application, and print its path and start command.
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         Verb::Launch(args) => launch::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Store(args) => store::run(&args),
+        Verb::StoreHelper(args) => store::help(&args),
         Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Rootfs(args) => demo::print_rootfs(&args),

@@ -50,6 +50,47 @@ pub struct Args {
     pub write_readme: bool,
 }
 
+/// Work that takes memory, for a process of its own: what a measured process is said to take is never less than what the one that
+/// started it once had.
+#[derive(Debug, clap::Args)]
+pub struct HelperArgs {
+    what: Helper,
+    one: PathBuf,
+    other: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Helper {
+    /// Succeeds if two trees have the same content.
+    Compare,
+    /// And the same modes and times.
+    CompareStrictly,
+    /// Makes the first tree what the second is.
+    Change,
+}
+
+impl Helper {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Compare => "compare",
+            Self::CompareStrictly => "compare-strictly",
+            Self::Change => "change",
+        }
+    }
+}
+
+/// Does the work of a helper.
+///
+/// # Errors
+/// If trees differ, or cannot be read or changed.
+pub fn help(args: &HelperArgs) -> Result<()> {
+    match args.what {
+        Helper::Change => trees::change_to(&args.one, &args.other),
+        what if trees::are_same(&args.one, &args.other, what == Helper::CompareStrictly)? => Ok(()),
+        _ => bail!("{} and {} differ", args.one.display(), args.other.display()),
+    }
+}
+
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -83,7 +124,7 @@ pub struct Measured {
     pub cpu_s: f64,
     /// Memory of the largest process.
     pub peak_bytes: u64,
-    /// Bytes by which the files of the repository grew.
+    /// Bytes by which the files of the repository grew; caches are not counted, of any tool.
     pub stored_bytes: i64,
     /// Whether what was restored is the original; `None` if it was not compared.
     pub is_right: Option<bool>,

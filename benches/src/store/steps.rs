@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::peers::Peer;
 use super::trees::{self, Tree};
-use super::{Measured, Step};
+use super::{Helper, Measured, Step};
 use crate::sys::{self, Usage};
 use crate::turbo::Tools;
 
@@ -58,6 +58,16 @@ fn measure(mut command: Command, log: &Path, what: &str) -> Result<Option<(f64, 
     Ok(None)
 }
 
+/// Whether a helper succeeds with these trees.
+fn help(what: Helper, one: &Path, other: &Path) -> Result<bool> {
+    let own = std::env::current_exe().context("this program has no path")?;
+    let status = Command::new(own).args(["store-helper", what.word()]).arg(one).arg(other).stderr(Stdio::null()).status().context("cannot start a helper")?;
+    Ok(status.success())
+}
+
+/// What Turbo keeps in its store to save time, and could lose.
+const CACHES: [&str; 2] = ["imports", "checkouts"];
+
 struct Recorder<'a> {
     tree: &'a Tree,
     tool: &'a str,
@@ -74,7 +84,7 @@ impl Recorder<'_> {
         rustix::fs::sync();
         let what = format!("{} {} {step:?}", self.tool, self.tree.name);
         let done = measure(command, &self.log, &what)?;
-        let stored = trees::stored_bytes(self.repository)?;
+        let stored = trees::stored_bytes(self.repository, &CACHES)?;
         let grown = stored as i64 - self.stored as i64;
         self.stored = stored;
         let Some((wall_s, usage)) = done else { return Ok(false) };
@@ -99,7 +109,8 @@ impl Recorder<'_> {
         let candidates = [Some(inner), Some(restored.to_owned()), only];
         let mut is_right = false;
         for candidate in candidates.into_iter().flatten().filter(|candidate| candidate.is_dir()) {
-            is_right |= trees::are_same(&candidate, original, strict)?;
+            let what = if strict { Helper::CompareStrictly } else { Helper::Compare };
+            is_right |= help(what, &candidate, original)?;
         }
         if !is_right {
             eprintln!("{} {}: what was restored is not the original", self.tool, self.tree.name);
@@ -144,9 +155,9 @@ pub(super) fn turbo(tools: &Tools, data: &Path, tree: &Tree, work: &Path, compar
     std::thread::sleep(SETTLE);
     let home = place.other.join("home");
     ok &= measure(command(&home, &["import", "dir", "--name", "bench/tree:1"], &[&place.out.join("t")]), &recorder.log, "import the copy")?.is_some();
-    trees::change_to(&place.out.join("t"), &v2)?;
+    ok &= help(Helper::Change, &place.out.join("t"), &v2)?;
     std::thread::sleep(SETTLE);
-    (recorder.repository, recorder.stored) = (&home, trees::stored_bytes(&home)?);
+    (recorder.repository, recorder.stored) = (&home, trees::stored_bytes(&home, &CACHES)?);
     ok &= recorder.step(Step::SecondInPlace, command(&home, &["import", "dir", "--name", "bench/tree:2"], &[&place.out.join("t")]))?;
     if !ok {
         bail!("turbo failed with {}", tree.name);
@@ -186,7 +197,7 @@ pub(super) fn peer(peer: &Peer, data: &Path, tree: &Tree, work: &Path, compares:
     if !peer.init.is_empty() && measure(bash(peer.init), &recorder.log, "make a repository")?.is_none() {
         return Ok(());
     }
-    recorder.stored = trees::stored_bytes(&place.repository)?;
+    recorder.stored = trees::stored_bytes(&place.repository, &CACHES)?;
     if !recorder.step(Step::First, bash(peer.first))? || !recorder.step(Step::Second, bash(peer.second))? {
         return Ok(());
     }
