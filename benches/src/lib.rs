@@ -5,7 +5,7 @@
 //! registry and client at the ends of a link, `oracle` is the opponent, `launch` measures and `report` prints.
 //! `traces` records what the replay simulator is fed with, and `replay` feeds it.
 //! `recording` measures what it costs to record a run.
-//! `vm` measures what the VM costs where nothing has to be fetched.
+//! `vm` measures what the VM costs where nothing has to be fetched, `store` the chunk store against other tools.
 
 pub mod app;
 pub mod demo;
@@ -19,6 +19,7 @@ pub mod recording;
 pub mod replay;
 pub mod report;
 pub mod rootfs;
+pub mod store;
 mod sys;
 pub mod traces;
 pub mod turbo;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, herd, launch, recording, replay, traces, vm};
+use benchmarks::{demo, herd, launch, recording, replay, store, traces, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -23,6 +23,9 @@ enum Verb {
     Traces(traces::Args),
     Recording(recording::Args),
     Vm(vm::Args),
+    Store(store::Args),
+    #[command(hide = true)]
+    StoreHelper(store::HelperArgs),
     #[command(hide = true)]
     VmRunner(vm::RunnerArgs),
     Demo(demo::Args),
@@ -39,6 +42,8 @@ fn main() -> ExitCode {
         Verb::Traces(args) => traces::run(&args),
         Verb::Recording(args) => recording::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Store(args) => store::run(&args),
+        Verb::StoreHelper(args) => store::help(&args),
         Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Rootfs(args) => demo::print_rootfs(&args),

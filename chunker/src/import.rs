@@ -97,7 +97,7 @@ impl Skipped {
 /// nothing is left out silently. On an error, packs finished before stay in the sink, and are of use to the next try.
 pub fn import_directory(dir: &Path, options: &ImportOptions, sink: &dyn ObjectSink, progress: &dyn Progress) -> Result<Imported, ImportError> {
     let settings = settings(options)?;
-    let scanner = Scanner::open(dir, options, &settings.reader, None)?;
+    let scanner = Scanner::open(dir, options, &settings.reader, None, None)?;
     pipeline::run(&settings, sink, progress, Sorted::default(), |feed| scanner.run(feed))
 }
 

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use chunker::ImportOptions;
+use chunker::{ImportAgain, ImportOptions, ImportedAgain};
 use layer_format::LayerPath;
 use layer_format::manifest::Mode;
 use layer_format::reference::ImageReference;
@@ -51,6 +51,10 @@ pub struct Source {
     /// Leave this path of the source out; may be given more than once.
     #[arg(long, value_name = "PATH")]
     exclude: Vec<String>,
+    /// Read every file of a directory. Otherwise files that have not changed since they were last imported from there, by device,
+    /// inode, size and both times of change, are not read.
+    #[arg(long)]
+    verify_content: bool,
     #[command(flatten)]
     content: Content,
     #[command(flatten)]
@@ -107,13 +111,17 @@ impl Source {
                 Some("-") => Box::new(std::io::stdin()),
                 _ => Box::new(std::fs::File::open(&self.source).with_context(|| format!("opening {}", self.source.display()))?),
             };
-            chunker::import_tar(reader, &options, &sink, &bar).map_err(anyhow::Error::from)
+            chunker::import_tar(reader, &options, &sink, &bar).map(|imported| (imported, Details::default())).map_err(anyhow::Error::from)
         } else {
-            chunker::import_directory(&self.source, &options, &sink, &bar).map_err(anyhow::Error::from)
+            let folder = store.imports_folder()?;
+            let again = ImportAgain { folder: &folder, reads_all: self.verify_content };
+            let done = chunker::import_directory_again(&self.source, &options, &again, &sink, &bar);
+            done.map(|ImportedAgain { imported, files_read }| (imported, Details { files_read: Some(files_read), ..Details::default() }))
+                .map_err(anyhow::Error::from)
         };
         drop(bar);
-        let imported = imported.with_context(|| format!("{} was not imported", self.source.display()))?;
-        finish(app, &self.name, imported, stated, Details::default())
+        let (imported, details) = imported.with_context(|| format!("{} was not imported", self.source.display()))?;
+        finish(app, &self.name, imported, stated, details)
     }
 
     fn import_options(&self) -> Result<ImportOptions> {

@@ -40,6 +40,9 @@ pub(super) struct Details {
     /// Files that several packages have: the path, and the packages, of which the last has it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) conflicts: Vec<(String, Vec<String>)>,
+    /// Files of a directory that were opened and read; the others are those of an earlier import.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) files_read: Option<u64>,
 }
 
 /// Names the image, if all that it states makes sense for what was imported. Before that nothing is to be seen of it.
