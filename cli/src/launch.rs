@@ -34,7 +34,7 @@ use report::{ImageUsed, Report, StatsFile, total};
 
 /// How far the kernel reads ahead, in bytes, unless asked otherwise. Each byte is fetched if it is not here: this is what
 /// a random read costs on a thin line.
-pub const DEFAULT_READAHEAD: u32 = 32 * 1024;
+pub const DEFAULT_READAHEAD: u32 = 16 * 1024;
 
 /// The same, in bytes, if every image of the run is here as a whole: what the kernel grants.
 const LOCAL_READAHEAD: u32 = 128 * 1024;

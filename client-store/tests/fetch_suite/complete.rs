@@ -90,7 +90,7 @@ fn random_interruptions_end_in_a_complete_image() {
             4 => run.cache.evict(&run.needed()[rng.random_range(0..run.needed().len())]),
             _ => *mood = Mood { launch: run.image.preamble(), ..Mood::default() },
         });
-        std::thread::sleep(Duration::from_millis(rng.random_range(0..120)));
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..500)));
         let done = completion.progress().state == State::Done;
         session.finish();
         drop(session);

@@ -83,6 +83,14 @@ impl Known {
     }
 }
 
+/// What is expected of a launch.
+struct Forecast {
+    items: Vec<Expected>,
+    /// The model that says so, unless the client has it.
+    model: Option<Item>,
+    budget_bytes: u64,
+}
+
 /// A part of what is predicted, located.
 struct Part(Vec<(Digest, Location)>);
 
@@ -154,7 +162,7 @@ impl Launcher {
                 None => Ok(()),
             };
         }
-        self.send_expected(writer, &layers, &mut known, launch, expected, model_item, budget_bytes).await
+        self.send_expected(writer, &layers, &mut known, launch, Forecast { items: expected, model: model_item, budget_bytes }).await
     }
 
     async fn object(&self, namespace: NamespaceId, digest: Digest) -> Result<Item, StreamError> {
@@ -221,10 +229,9 @@ impl Launcher {
         layers: &Arc<Layers>,
         known: &mut Known,
         launch: &ActiveLaunch,
-        expected: Vec<Expected>,
-        mut model: Option<Item>,
-        budget_bytes: u64,
+        forecast: Forecast,
     ) -> Result<(), StreamError> {
+        let Forecast { items: expected, mut model, budget_bytes } = forecast;
         let (sender, mut receiver) = mpsc::channel::<Part>(PARTS_AHEAD);
         let resolving = async move {
             let mut budget = budget_bytes;

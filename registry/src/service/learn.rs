@@ -27,7 +27,7 @@ use super::plausible::{layers_of, plausible};
 use super::resolve::Layers;
 use super::sources::{Source, Sources};
 use crate::db::held_trace::{HeldTrace, NewHeldTrace, Used, held_trace_delete, held_trace_insert, held_trace_list, held_trace_overflow, held_trace_used};
-use crate::db::image_model::{ImageModel, image_model_get, image_model_set};
+use crate::db::image_model::{ImageModel, image_model_get, image_model_served, image_model_set};
 use crate::db::manifest::{manifest_get, manifest_newest};
 use crate::db::model::{model_get, model_put};
 use crate::db::repository::{RepositoryRow, repository_find, repository_set_model};
@@ -77,6 +77,12 @@ impl Learner {
             self.metrics.trace_refused("implausible");
             return Ok(());
         }
+        // Where all is local the kernel reads ahead further than it would on a launch that streams: such a run teaches more
+        // than is needed, and so only those who know nothing.
+        if trace.events.iter().all(|event| event.source == layer_format::trace::Source::Local) && self.is_served(image).await? {
+            self.metrics.trace_refused("local");
+            return Ok(());
+        }
         let accepted = {
             let mut db = self.objects.db.read().await?;
             trace_statistics_accepted(&mut db, image.repository.id, &trace.entry_point, &trace.architecture).await?
@@ -91,6 +97,12 @@ impl Learner {
             }
         }
         Ok(())
+    }
+
+    /// Whether launches of the image get a model already.
+    async fn is_served(&self, image: &Image) -> Result<bool, DbError> {
+        let mut db = self.objects.db.read().await?;
+        Ok(image_model_served(&mut db, image.repository.id, &image.digest).await?.is_some())
     }
 
     /// Holds a trace out. Gives those that had to make room for it.
