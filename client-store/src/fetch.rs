@@ -193,6 +193,8 @@ pub(crate) struct Shared {
     pub(crate) latency: Latency,
     /// Bytes that may be wasted beyond the budget: nodes, which are bounded by themselves.
     pub(crate) allowance: AtomicU64,
+    /// Bytes wasted by a model that proved wrong: they do not count against what is guessed after it.
+    pub(crate) forgiven: AtomicU64,
     /// Wakes the pump.
     pub(crate) wake: Notify,
     /// Name of the launch whose stream is open, for requests that take objects out of it.
@@ -282,7 +284,7 @@ impl Shared {
             budget = budget.min(self.options.memory_bytes as u64 / 2);
         }
         budget += self.allowance.load(Ordering::Relaxed);
-        budget.saturating_sub(usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get())
+        budget.saturating_sub((usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get()).saturating_sub(self.forgiven.load(Ordering::Relaxed)))
     }
 
     /// Whether something is fetched ahead: if it is likelier than P\*, and the likelier the less is left of the waste budget, so that
@@ -290,7 +292,8 @@ impl Shared {
     pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
         let usage = self.memory.lock().usage();
         let budget = self.options.waste_budget_bytes.max(usage.needed / WASTE_SHARE) + self.allowance.load(Ordering::Relaxed);
-        let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()) as f64 / budget.max(1) as f64;
+        let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()).saturating_sub(self.forgiven.load(Ordering::Relaxed));
+        let spent = spent as f64 / budget.max(1) as f64;
         let least = if self.options.strict { STRICT } else { f64::from(SURE) * (LEAST_PART + (1.0 - LEAST_PART) * spent.min(1.0)) };
         let link = self.link.lock().clone();
         move |len, probability| f64::from(probability) > link.threshold(len.into()) && f64::from(probability) >= least
@@ -325,6 +328,7 @@ impl Fetcher {
             counters: Counters::default(),
             latency: Latency::default(),
             allowance: AtomicU64::new(0),
+            forgiven: AtomicU64::new(0),
             wake: Notify::new(),
             launch_id: Mutex::default(),
             started: Instant::now(),
@@ -504,6 +508,13 @@ impl Fetcher {
     /// These bytes of nodes that are asked for ahead of use are bounded by whoever asks, not by the waste budget.
     pub(crate) fn allow(&self, bytes: u64) {
         self.shared.allowance.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The model proved wrong: what it wasted so far, as far as the budget goes, is not charged to what follows. So all that
+    /// a launch wastes is at most twice the budget, and a wrong model costs little more than none.
+    pub(crate) fn forgive(&self) {
+        let wasted = self.shared.memory.lock().usage().ahead_unused + self.shared.counters.bytes_wasted.get();
+        self.shared.forgiven.store(wasted.min(self.shared.options.waste_budget_bytes), Ordering::Relaxed);
     }
 
     /// Whether an object of this length and probability would be fetched ahead now.

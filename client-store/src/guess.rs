@@ -59,10 +59,6 @@ const KNOWN_MISSES: u32 = 2;
 /// Most events that wait, and most files of which is known whether they were touched.
 const MAX_EVENTS: usize = 8192;
 const MAX_FILES: usize = 1 << 17;
-/// Bytes that guesses may waste beyond the waste budget: a guess is right less often than a model is, and one that
-/// fills a link which would be idle costs less than the round trip that it saves; nor shall a wrong model, which has
-/// spent the budget, leave guesses without means.
-const GUESS_BYTES: u64 = 32 << 20;
 /// Most entries of a directory that are looked at.
 pub(crate) const MAX_CHILDREN: usize = 2048;
 
@@ -133,7 +129,6 @@ struct Inner {
     misses: HashMap<File, u32>,
     windows: Windows,
     is_active: bool,
-    was_active: bool,
     closing: bool,
 }
 
@@ -172,7 +167,6 @@ impl Guess {
             misses: HashMap::new(),
             windows: Windows::default(),
             is_active: false,
-            was_active: false,
             closing: false,
         };
         Self { nodes, roots, seeds, is_enabled: true, inner: Mutex::new(inner), work: Condvar::new() }
@@ -185,13 +179,7 @@ impl Guess {
 
     /// Whether guesses are made in the background, and of what lies beside a miss: while no model tells better.
     pub fn set_active(&self, is_active: bool) {
-        let mut inner = self.inner.lock();
-        inner.is_active = is_active;
-        let is_first = is_active && !std::mem::replace(&mut inner.was_active, true);
-        drop(inner);
-        if is_first {
-            self.nodes.fetcher().allow(GUESS_BYTES);
-        }
+        self.inner.lock().is_active = is_active;
         self.work.notify_one();
     }
 

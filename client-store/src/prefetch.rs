@@ -169,6 +169,7 @@ impl Prefetcher {
                 tracing::debug!("the model does not know this launch; what it predicted is left");
                 self.nodes.fetcher().leave_stream();
                 self.nodes.fetcher().stop_prefetch();
+                self.nodes.fetcher().forgive();
                 self.inner.lock().waiting.clear();
             }
             Some(Turn::Back) => self.guess.set_active(false),

@@ -130,8 +130,8 @@ impl App {
         if self.0.tls.is_some() { "https" } else { "http" }
     }
 
-    /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], and closes
-    /// the database.
+    /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], leaves
+    /// conversions of images undone, and closes the database.
     pub async fn close(&self) {
         self.0.trainer.lock().take();
         let task = self.0.trainer_task.lock().take();
@@ -140,6 +140,7 @@ impl App {
         {
             tracing::warn!("stopped before all traces were merged");
         }
+        self.0.oci.close().await;
         self.0.db.close().await;
     }
 }

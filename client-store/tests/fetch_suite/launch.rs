@@ -266,8 +266,8 @@ fn a_hostile_model_costs_at_most_the_budget() {
     assert_eq!(layer.read(&entry, 0, 1 << 20, Default::default()).unwrap(), run.image.contents[&read]);
     std::thread::sleep(Duration::from_millis(500));
     let stats = session.stats();
-    // Lengths of tree nodes are not known before they are here.
-    assert!(stats.bytes_wasted <= budget + 300_000, "{stats:?}");
+    // The model's, and once it proved wrong as much again for guesses. Lengths of tree nodes are not known before they are here.
+    assert!(stats.bytes_wasted <= 2 * budget + 300_000, "{stats:?}");
     session.finish();
 }
 

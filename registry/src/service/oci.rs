@@ -30,7 +30,9 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use self::locks::KeyLocks;
 use super::nodes::Nodes;
@@ -59,6 +61,8 @@ pub(crate) struct Oci {
     sessions: KeyLocks,
     /// Conversions in progress: whoever wants the same one waits for it.
     converting: KeyLocks,
+    /// Conversions that nobody waits for.
+    background: Mutex<JoinSet<()>>,
 }
 
 /// All places are taken, and stay so.
@@ -67,6 +71,19 @@ pub(crate) struct Oci {
 pub(crate) struct Crowded;
 
 impl Oci {
+    /// Runs a conversion that nobody waits for, until it is done or the server stops.
+    fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut background = self.background.lock();
+        while background.try_join_next().is_some() {}
+        background.spawn(task);
+    }
+
+    /// Ends what runs in the background: it is done again when somebody asks for it.
+    pub(crate) async fn close(&self) {
+        let mut background = std::mem::take(&mut *self.background.lock());
+        background.shutdown().await;
+    }
+
     pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>) -> Arc<Self> {
         Arc::new(Self {
             objects,
@@ -77,6 +94,7 @@ impl Oci {
             conversions: Semaphore::new(CONVERSIONS),
             sessions: KeyLocks::default(),
             converting: KeyLocks::default(),
+            background: Mutex::default(),
         })
     }
 

@@ -63,6 +63,8 @@ async fn a_launch_takes_one_round_trip_and_two_with_tls() {
             // On a warm connection it is one more, with TLS or without.
             if lanes == 0 {
                 client.head(&"tools/app:1".parse().unwrap()).await.unwrap();
+                // The connection is free again a moment after its answer.
+                tokio::time::sleep(Duration::from_millis(300)).await;
                 let before: u64 = relay.connections.lock().unwrap().iter().map(|turns| turns.count.load(Ordering::SeqCst)).sum();
                 let count = relay.connections.lock().unwrap().len();
                 let launched = launch(&client, "tools/app:1").await;

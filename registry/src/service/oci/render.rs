@@ -58,7 +58,7 @@ impl Oci {
     /// Starts to compute the digests of an image that was pushed.
     pub(crate) fn render_later(self: &Arc<Self>, repository: Repository, reference: Reference) {
         let oci = Arc::clone(self);
-        tokio::spawn(async move {
+        self.in_background(async move {
             let rendered = async {
                 let image = image_get(&oci.objects.db, &repository, &reference).await?.ok_or(RenderError::Gone)?;
                 oci.render(&repository, &image.repository, image.digest).await

@@ -79,7 +79,7 @@ impl Oci {
     /// Starts to take an image apart, for whoever may want to run it.
     pub(crate) fn unpack_later(self: &Arc<Self>, repository: Repository, tag: String, digest: OciDigest) {
         let oci = Arc::clone(self);
-        tokio::spawn(async move {
+        self.in_background(async move {
             match oci.unpack(&repository, &tag, &digest).await {
                 Ok(()) => tracing::info!(repository = repository.as_str(), tag, manifest.digest = %digest, "{repository}:{tag} can be run"),
                 Err(UnpackError::NotAnImage) => {}
