@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::rootfs::{in_root, run};
+use crate::next_version;
+use crate::rootfs::{self, Recipe, copy_entries, in_root, run, run_once};
 
 /// An application to launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -18,6 +19,22 @@ pub enum App {
     Tsc,
     /// A small Java program; without a compiler on this machine, the runtime listing its modules.
     Java,
+}
+
+/// Which of two versions of an application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// The one that is out.
+    First,
+    /// The next.
+    Second,
+}
+
+impl Version {
+    /// The name of its tree in the dataset, where that is not the version's own.
+    fn tree(self) -> &'static str {
+        if self == Self::First { "v1" } else { "v2" }
+    }
 }
 
 const PYTHON_PROGRAM: &str = r#"
@@ -80,8 +97,33 @@ impl App {
         }
     }
 
+    /// The root filesystem of a version, built below `cache` or found there. With a dataset the versions are those that
+    /// the dataset brings; else the second is the first with files moved, changed and renamed.
+    ///
+    /// # Errors
+    /// If it cannot be built, or the application does not run in it.
+    pub fn root(self, version: Version, dataset: Option<&Path>, cache: &Path) -> Result<PathBuf> {
+        let suffix = if version == Version::Second { "-2" } else { "" };
+        let name = format!("{}{}{suffix}", self.name(), if dataset.is_some() { "-dataset" } else { "" });
+        let derived = version == Version::Second && dataset.is_none();
+        let base = match derived {
+            true => Some(self.root(Version::First, None, cache)?),
+            false => dataset.filter(|_| self == Self::Java).map(|dataset| dataset.join("img-java").join(version.tree())),
+        };
+        let packages = if derived { &[] } else { self.packages(dataset.is_some()) };
+        let recipe = Recipe { name: &name, base, packages, made_from: format!("dataset {dataset:?}") };
+        rootfs::build(&recipe, cache, |root| {
+            if derived {
+                next_version::derive(root)?
+            } else {
+                self.finish(root, version, dataset)?
+            };
+            run_once(root, &self.command(root)?).with_context(|| format!("{} does not run in its root filesystem", self.name()))
+        })
+    }
+
     /// The Debian packages of its root filesystem. With a dataset, what the dataset brings is left out.
-    pub fn packages(self, with_dataset: bool) -> &'static [&'static str] {
+    fn packages(self, with_dataset: bool) -> &'static [&'static str] {
         match (self, with_dataset) {
             (Self::Scipy, false) => &["python3-scipy"],
             (Self::Scipy, true) => &["python3-numpy", "libstdc++6"],
@@ -92,17 +134,9 @@ impl App {
         }
     }
 
-    /// A whole root filesystem that the dataset has for it.
-    pub fn dataset_root(self, dataset: &Path) -> Option<PathBuf> {
-        (self == Self::Java).then(|| dataset.join("img-java/v1"))
-    }
-
     /// Brings the unpacked packages into the state in which their installation scripts would leave
     /// them, as far as a launch sees it, and adds the program.
-    ///
-    /// # Errors
-    /// If the dataset lacks a tree, or a program of the root filesystem does not run.
-    pub fn finish(self, root: &Path, dataset: Option<&Path>) -> Result<()> {
+    fn finish(self, root: &Path, version: Version, dataset: Option<&Path>) -> Result<()> {
         let app = root.join("app");
         fs::create_dir_all(&app).with_context(|| format!("cannot create {}", app.display()))?;
         match self {
@@ -110,14 +144,14 @@ impl App {
                 write(&app.join("main.py"), PYTHON_PROGRAM)?;
                 if let Some(dataset) = dataset {
                     let library = root.join("usr/local/lib").join(python_version(root)?).join("dist-packages");
-                    copy_entries(&dataset.join("scipy/1.15.2"), &library)?;
+                    let tree = if version == Version::First { "1.15.2" } else { "1.15.3" };
+                    copy_entries(&dataset.join("scipy").join(tree), &library)?;
                 }
-                // What the packages' scripts do: without it Python would compile every module at every start.
-                run(in_root(root, "/usr/bin/python3", &["-m", "compileall", "-q", "-j", "0", "/usr/lib", "/usr/local/lib"])?)
+                compile_python(root)
             }
             Self::Tsc => {
                 write(&app.join("hello.ts"), TYPESCRIPT_PROGRAM)?;
-                dataset.map_or(Ok(()), |dataset| copy_entries(&dataset.join("jsapp/v1"), &app))
+                dataset.map_or(Ok(()), |dataset| copy_entries(&dataset.join("jsapp").join(version.tree()), &app))
             }
             Self::Java => {
                 let java = java_home(root)?;
@@ -125,7 +159,7 @@ impl App {
                 if !root.join(&java[1..]).join("lib/server/classes.jsa").exists() {
                     run(in_root(root, &format!("{java}/bin/java"), &["-Xshare:dump"])?)?;
                 }
-                compile_java(&app)
+                compile_java(&app, "Main", JAVA_PROGRAM).map(drop)
             }
         }
     }
@@ -152,19 +186,13 @@ impl App {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text.trim_start()).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Copies all entries of a folder into another, with their times and modes.
-fn copy_entries(from: &Path, to: &Path) -> Result<()> {
-    if !from.is_dir() {
-        bail!("the dataset has no {}", from.display());
-    }
-    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
-    let mut copy = Command::new("cp");
-    copy.args(["-a", "--reflink=auto"]).arg(from.join(".")).arg(to);
-    run(copy)
+/// What the packages' scripts do: without it Python would compile every module at every start.
+pub(crate) fn compile_python(root: &Path) -> Result<()> {
+    run(in_root(root, "/usr/bin/python3", &["-m", "compileall", "-q", "-j", "0", "/usr/lib", "/usr/local/lib"])?)
 }
 
 fn python_version(root: &Path) -> Result<String> {
@@ -174,7 +202,7 @@ fn python_version(root: &Path) -> Result<String> {
 }
 
 /// The Java runtime's folder, as seen from inside.
-fn java_home(root: &Path) -> Result<String> {
+pub(crate) fn java_home(root: &Path) -> Result<String> {
     let folder = root.join("usr/lib/jvm");
     let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
     let home = entries.flatten().find(|entry| entry.path().join("bin/java").exists() && entry.file_type().is_ok_and(|kind| kind.is_dir()));
@@ -182,15 +210,15 @@ fn java_home(root: &Path) -> Result<String> {
     Ok(format!("/usr/lib/jvm/{}", home.file_name().display()))
 }
 
-/// Compiles the program if this machine has a compiler; else the application is the runtime alone.
-fn compile_java(app: &Path) -> Result<()> {
+/// Compiles a program if this machine has a compiler, and says whether it did.
+pub(crate) fn compile_java(app: &Path, class: &str, text: &str) -> Result<bool> {
     let present = Command::new("javac").arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !present.is_ok_and(|status| status.success()) {
-        return Ok(());
+        return Ok(false);
     }
-    let source = app.join("Main.java");
-    write(&source, JAVA_PROGRAM)?;
+    let source = app.join(format!("{class}.java"));
+    write(&source, text)?;
     let mut compiler = Command::new("javac");
     compiler.args(["--release", "17", "-d"]).arg(app).arg(&source);
-    run(compiler)
+    run(compiler).map(|()| true)
 }

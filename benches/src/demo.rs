@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::app::App;
+use crate::app::{App, Version};
 use crate::link::Side;
 use crate::place::{LinkKind, Place};
-use crate::rootfs;
 use crate::turbo::{Home, Launch, Registry, Tools};
 
 const IMAGE: &str = "demo/scipy:1.0";
@@ -38,7 +37,7 @@ pub fn run(args: &Args) -> Result<()> {
     let (root, startup) = match (&args.root, &args.startup_file) {
         (Some(root), Some(startup)) => (root.clone(), startup.clone()),
         _ => {
-            let root = rootfs::build(App::Scipy, None, &args.cache)?;
+            let root = App::Scipy.root(Version::First, None, &args.cache)?;
             let startup = App::Scipy.command(&root)?.join(" ");
             (root, startup)
         }
@@ -117,7 +116,7 @@ pub struct RootfsArgs {
 /// If it cannot be made.
 pub fn print_rootfs(args: &RootfsArgs) -> Result<()> {
     let dataset: Option<&Path> = args.dataset.as_deref();
-    let root = rootfs::build(args.app, dataset, &args.cache)?;
+    let root = args.app.root(Version::First, dataset, &args.cache)?;
     println!("{}\n{}", root.display(), args.app.command(&root)?.join(" "));
     Ok(())
 }

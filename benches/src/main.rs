@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, launch, vm};
+use benchmarks::{demo, herd, launch, recording, replay, store, traces, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -16,7 +16,16 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Launch(launch::Args),
+    Herd(herd::Args),
+    #[command(hide = true)]
+    HerdClient(herd::ClientArgs),
+    Replay(replay::Args),
+    Traces(traces::Args),
+    Recording(recording::Args),
     Vm(vm::Args),
+    Store(store::Args),
+    #[command(hide = true)]
+    StoreHelper(store::HelperArgs),
     #[command(hide = true)]
     VmRunner(vm::RunnerArgs),
     Demo(demo::Args),
@@ -27,7 +36,14 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Verb::Launch(args) => launch::run(&args),
+        Verb::Herd(args) => herd::run(&args),
+        Verb::HerdClient(args) => herd::run_clients(&args),
+        Verb::Replay(args) => replay::run(&args),
+        Verb::Traces(args) => traces::run(&args),
+        Verb::Recording(args) => recording::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Store(args) => store::run(&args),
+        Verb::StoreHelper(args) => store::help(&args),
         Verb::VmRunner(args) => vm::serve(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Rootfs(args) => demo::print_rootfs(&args),

@@ -1,7 +1,6 @@
-//! What a benchmark prints: one table in Markdown, the machine and the day with it, and every single
+//! What benchmarks print has in common: the machine and the day, a place in the README for a table, and every single
 //! measurement as JSON.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,13 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::launch::{Series, Way};
-
-/// A launch with a model may take this share of the practical oracle's time.
-const TARGET: f64 = 0.65;
-
 /// When and where something was measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Setting {
     /// Version of the shape of the file with all measurements.
     version: u32,
@@ -35,55 +29,7 @@ impl Setting {
     /// # Errors
     /// If the filesystem of `work` cannot be asked for its type.
     pub fn here(work: &Path, rounds: u32) -> Result<Self> {
-        Ok(Self { version: 1, date: today()?, machine: machine(), filesystem: filesystem(work)?, rounds })
-    }
-}
-
-/// The launches of one call of the benchmark.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    #[serde(flatten)]
-    setting: Setting,
-    series: Vec<Series>,
-}
-
-impl Report {
-    /// A report about this machine, today. `work` is the folder with the homes.
-    ///
-    /// # Errors
-    /// If the filesystem of `work` cannot be asked for its type.
-    pub fn new(work: &Path, rounds: u32, series: Vec<Series>) -> Result<Self> {
-        Ok(Self { setting: Setting::here(work, rounds)?, series })
-    }
-
-    /// The table, with a line above that says what was measured where.
-    pub fn markdown(&self) -> String {
-        let mut text = format!(
-            "Seconds from the command to the end of the application, and megabytes received: medians of {} rounds, client on {}.\n\
-             Measured on {}; {}.\n\n\
-             | application | link | pull, then run | on demand | with a model | all local | oracle | model / oracle (target ≤ {TARGET}) |\n\
-             |---|---|---|---|---|---|---|---|\n",
-            self.setting.rounds, self.setting.filesystem, self.setting.date, self.setting.machine
-        );
-        for series in &self.series {
-            let seconds = |way| series.median(way, |launch| launch.seconds);
-            let cell = |way| format!("{:.1} s, {:.0} MB", seconds(way), series.median(way, |launch| launch.received_bytes as f64) / 1e6);
-            let ratio = seconds(Way::Model) / seconds(Way::Oracle);
-            let reached = if ratio <= TARGET { "reached" } else { "not reached" };
-            // Writing to a string does not fail.
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} | {} | {:.1} s | {} | {ratio:.2} {reached} |",
-                series.app,
-                series.link,
-                cell(Way::Pull),
-                cell(Way::OnDemand),
-                cell(Way::Model),
-                seconds(Way::Warm),
-                cell(Way::Oracle),
-            );
-        }
-        text
+        Ok(Self { version: 2, date: today()?, machine: machine(), filesystem: filesystem(work)?, rounds })
     }
 }
 

@@ -2,14 +2,14 @@
 //!
 //! apt-get runs with lists, status and cache of its own: it sees an empty machine, takes the sources
 //! of this one and changes nothing of it. The packages are unpacked, not installed: no script of
-//! theirs runs, and what a launch misses of that is made good here and in [`App::finish`].
+//! theirs runs, and what a launch misses of that is made good here and in the `finish` of who builds one.
 //! A finished root filesystem is kept, with a note of what it was made from, and used again.
 
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
@@ -19,11 +19,10 @@ use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
 
-use crate::app::App;
 use crate::sys;
 
 /// Part of the note on a root filesystem: raised when one built before is no longer good enough.
-const RECIPE_VERSION: u32 = 1;
+const RECIPE_VERSION: u32 = 2;
 /// Package lists older than this are renewed before use.
 const LISTS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -31,45 +30,71 @@ const LISTS_MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 const ALTERNATIVES: &[(&str, &[&str])] =
     &[("libblas.so.3", &["openblas-pthread", "blas"]), ("liblapack.so.3", &["openblas-pthread", "lapack"]), ("libopenblas.so.0", &["openblas-pthread"])];
 
-/// Builds the root filesystem of an application below `cache`, or finds it there. `dataset` is a
-/// folder of trees that are used instead of packages.
+/// What a root filesystem is made of.
+#[derive(Debug)]
+pub struct Recipe<'a> {
+    /// Its name: the folder it is built in.
+    pub name: &'a str,
+    /// A tree that it begins with, copied.
+    pub base: Option<PathBuf>,
+    /// Debian packages, unpacked with all that they depend on.
+    pub packages: &'a [&'a str],
+    /// What else it is made from, for the note that tells whether one built before is still the same.
+    pub made_from: String,
+}
+
+/// Builds a root filesystem below `cache`, or finds it there. `finish` brings the unpacked packages into the state in
+/// which their installation scripts would leave them, and adds what is launched.
 ///
 /// # Errors
-/// If there is no apt-get or dpkg-deb, a package cannot be had, or the application does not run in the result.
-pub fn build(app: App, dataset: Option<&Path>, cache: &Path) -> Result<PathBuf> {
-    let packages = app.packages(dataset.is_some());
-    let name = if dataset.is_some() { format!("{}-dataset", app.name()) } else { app.name().to_owned() };
-    let (root, note_path) = (cache.join(&name), cache.join(format!("{name}.note")));
-    let note = format!("version {RECIPE_VERSION}\npackages {packages:?}\ndataset {dataset:?}\n");
+/// If there is no apt-get or dpkg-deb, a package cannot be had, or `finish` fails.
+pub fn build(recipe: &Recipe<'_>, cache: &Path, finish: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let Recipe { name, base, packages, made_from } = recipe;
+    let (root, note_path) = (cache.join(name), cache.join(format!("{name}.note")));
+    let note = format!("version {RECIPE_VERSION}\nbase {base:?}\npackages {packages:?}\n{made_from}\n");
     if fs::read_to_string(&note_path).is_ok_and(|kept| kept == note) {
         return Ok(root);
     }
-    eprintln!("building the root filesystem of {} in {}", app.name(), root.display());
+    eprintln!("building the root filesystem {}", root.display());
     let _ = fs::remove_file(&note_path);
-    for old in [&root, &cache.join(format!("{name}.partial"))] {
+    let partial = cache.join(format!("{name}.partial"));
+    for old in [&root, &partial] {
         if old.exists() {
             fs::remove_dir_all(old).with_context(|| format!("cannot remove {}", old.display()))?;
         }
     }
-    let partial = cache.join(format!("{name}.partial"));
-    skeleton(&partial)?;
-    if let Some(tree) = dataset.and_then(|dataset| app.dataset_root(dataset)) {
-        fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
-        let mut copy = Command::new("cp");
-        copy.args(["-a", "--reflink=auto"]).arg(tree).arg(&partial);
-        run(copy)?;
+    match base {
+        Some(tree) => copy_entries(tree, &partial)?,
+        None => skeleton(&partial)?,
     }
     if !packages.is_empty() {
         let apt = Apt::new(cache)?;
         apt.update()?;
-        apt.unpack(packages, &name, &partial)?;
+        apt.unpack(packages, name, &partial)?;
         alternatives(&partial)?;
     }
-    app.finish(&partial, dataset)?;
-    run_once(&partial, &app.command(&partial)?).with_context(|| format!("{} does not run in its root filesystem", app.name()))?;
+    for scratch in ["tmp", "var/tmp"] {
+        let path = partial.join(scratch);
+        fs::create_dir_all(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)))
+            .with_context(|| format!("cannot make {}", path.display()))?;
+    }
+    finish(&partial)?;
     fs::rename(&partial, &root).with_context(|| format!("cannot rename {}", partial.display()))?;
     fs::write(&note_path, note).with_context(|| format!("cannot write {}", note_path.display()))?;
     Ok(root)
+}
+
+/// Copies all entries of a folder into another, with their times and modes.
+///
+/// # Errors
+/// If there is no such folder, or it cannot be copied.
+pub(crate) fn copy_entries(from: &Path, to: &Path) -> Result<()> {
+    ensure!(from.is_dir(), "there is no {}", from.display());
+    fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+    let mut copy = Command::new("cp");
+    copy.args(["-a", "--reflink=auto"]).arg(from.join(".")).arg(to);
+    run(copy)
 }
 
 /// What an empty root filesystem has before any package.
@@ -193,7 +218,8 @@ pub fn run_once(root: &Path, command: &[String]) -> Result<()> {
     let (program, arguments) = command.split_first().context("an application without a program")?;
     run(in_root(root, program, &arguments.iter().map(String::as_str).collect::<Vec<_>>())?)?;
     let tmp = root.join("tmp");
-    fs::remove_dir_all(&tmp).and_then(|()| fs::create_dir(&tmp)).with_context(|| format!("cannot empty {}", tmp.display()))
+    let empty = || fs::remove_dir_all(&tmp).and_then(|()| fs::create_dir(&tmp)).and_then(|()| fs::set_permissions(&tmp, fs::Permissions::from_mode(0o1777)));
+    empty().with_context(|| format!("cannot empty {}", tmp.display()))
 }
 
 /// A command inside a root filesystem, with this machine's `/dev` and `/proc`, and nothing of its

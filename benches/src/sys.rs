@@ -37,6 +37,34 @@ pub(crate) fn in_child(child: impl FnOnce() -> u8) -> io::Result<()> {
     }
 }
 
+/// What a process took, with all those that it waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Usage {
+    /// Seconds of processor time, in user and kernel.
+    pub(crate) cpu_s: f64,
+    /// Memory of the largest of the processes, in bytes.
+    pub(crate) peak_bytes: u64,
+}
+
+/// Waits for a child; whether it succeeded, and what it took. The child must not be waited for again.
+pub(crate) fn wait_usage(child: &std::process::Child) -> io::Result<(bool, Usage)> {
+    let (mut status, pid) = (0, child.id() as libc::pid_t);
+    // SAFETY: rusage is plain integers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to locals that outlive the call.
+        match unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } {
+            -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            -1 => return Err(io::Error::last_os_error()),
+            _ => break,
+        }
+    }
+    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+    let cpu_s = seconds(usage.ru_utime) + seconds(usage.ru_stime);
+    let succeeded = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
+    Ok((succeeded, Usage { cpu_s, peak_bytes: usage.ru_maxrss as u64 * 1024 }))
+}
+
 /// Leaves the given namespaces of the calling thread for new ones.
 pub(crate) fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     // SAFETY: unsafe only because of CLONE_FILES, which would part the descriptor tables of threads

@@ -1,6 +1,7 @@
 //! The product under measurement: its two programs, started at the ends of a [`Place`].
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ impl Tools {
 /// A registry at the server's end; ends when dropped.
 #[derive(Debug)]
 pub struct Registry {
-    _process: Spawned,
+    process: Spawned,
     url: String,
 }
 
@@ -70,7 +71,19 @@ impl Registry {
         }
         let mut process = Spawned::spawn(place.command(Side::Server, command)?)?;
         process.wait_listening(port, REGISTRY_START).with_context(|| format!("the registry did not start; see {}", log.display()))?;
-        Ok(Self { _process: process, url: format!("http://{address}") })
+        Ok(Self { process, url: format!("http://{address}") })
+    }
+}
+
+impl Registry {
+    /// Its address, as a URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 }
 
@@ -82,6 +95,8 @@ pub struct Home<'a> {
     url: &'a str,
     side: Side,
     path: PathBuf,
+    /// Whose processes the client's are, if not the caller's.
+    user: Option<u32>,
 }
 
 /// What `turbo run --stats` writes. Fields that this version of the program does not write are zero.
@@ -95,6 +110,7 @@ pub struct RunStats {
     pub total_us: u64,
     pub demand_misses: u64,
     pub stall_us: u64,
+    pub demand_p99_us: u64,
     pub bytes_fetched: u64,
     pub bytes_received: u64,
     pub bytes_needed: u64,
@@ -102,6 +118,13 @@ pub struct RunStats {
     pub bytes_wasted: u64,
     pub requests: u64,
     pub hit_rate: f64,
+}
+
+impl RunStats {
+    /// Bytes that were of no use, in proportion to those that were.
+    pub fn waste(&self) -> f64 {
+        self.bytes_wasted as f64 / self.bytes_fetched.saturating_sub(self.bytes_wasted).max(1) as f64
+    }
 }
 
 impl<'a> Home<'a> {
@@ -112,7 +135,12 @@ impl<'a> Home<'a> {
     pub fn create(tools: &'a Tools, place: &'a Place, registry: &'a Registry, side: Side, path: PathBuf) -> Result<Self> {
         remove(&path)?;
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        Ok(Self { tools, place, url: &registry.url, side, path })
+        Ok(Self { tools, place, url: &registry.url, side, path, user: None })
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// `turbo ARGS` in this home.
@@ -121,7 +149,20 @@ impl<'a> Home<'a> {
         command.args(args).env("TURBO_HOME", &self.path).env("TURBO_HUB", self.url);
         shield(&mut command, &self.path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(user) = self.user {
+            command.uid(user).gid(user).current_dir("/");
+        }
         self.place.command(self.side, command)
+    }
+
+    /// From now on the home is that user's, and what runs in it runs as that user. Only root can do that.
+    ///
+    /// # Errors
+    /// If the home cannot be given away.
+    pub fn become_user(&mut self, user: u32) -> Result<()> {
+        std::os::unix::fs::chown(&self.path, Some(user), Some(user)).with_context(|| format!("cannot give {} away", self.path.display()))?;
+        self.user = Some(user);
+        Ok(())
     }
 
     /// Runs `turbo ARGS` to its end.
@@ -154,10 +195,18 @@ impl<'a> Home<'a> {
     /// # Errors
     /// If the application fails or no statistics are written.
     pub fn run(&self, flags: &[&str], image: &str) -> Result<RunStats> {
-        let file = self.path.with_extension("stats.json");
+        self.run_with(flags, image, &[])
+    }
+
+    /// `turbo run`; `flags` come before the image, `args` are the application's.
+    ///
+    /// # Errors
+    /// As [`Home::run`].
+    pub fn run_with(&self, flags: &[&str], image: &str, args: &[&str]) -> Result<RunStats> {
+        let file = self.path.join("stats.json");
         let _ = fs::remove_file(&file);
         let name = file.to_str().context("the path of the home is not UTF-8")?;
-        self.call(&[&["run", "--stats", name], flags, &[image]].concat())?;
+        self.call(&[&["run", "--stats", name], flags, &[image, "--"], args].concat())?;
         let text = fs::read_to_string(&file).with_context(|| format!("turbo run wrote no {}", file.display()))?;
         serde_json::from_str(&text).with_context(|| format!("{} is not what turbo run --stats should write", file.display()))
     }
@@ -174,7 +223,7 @@ impl Drop for Home<'_> {
 /// Nothing that the user of this machine has set may change what is measured.
 fn shield(command: &mut Command, home: &Path) {
     command.env("TURBO_CONFIG", home.join("config.toml"));
-    for variable in ["TURBO_TOKEN", "TURBO_CACHE_SIZE", "TURBO_WAIT", "TURBO_SEND_TRACES", "TURBO_LOG"] {
+    for variable in ["TURBO_TOKEN", "TURBO_CACHE_SIZE", "TURBO_WAIT", "TURBO_TRACES", "TURBO_LOG"] {
         command.env_remove(variable);
     }
 }
@@ -198,6 +247,14 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// For people who watch.
+    pub fn in_words(&self) -> String {
+        let stats = self.stats.map_or_else(String::new, |stats| {
+            format!(", {} misses, {:.1} % there, {:.0} % wasted", stats.demand_misses, 100.0 * stats.hit_rate, 100.0 * stats.waste())
+        });
+        format!("{:.2} s, {:.1} MB{stats}", self.seconds, self.received_bytes as f64 / 1e6)
+    }
+
     /// Measures `launch`. What is not yet on disk is written first, so that it does not disturb.
     ///
     /// # Errors

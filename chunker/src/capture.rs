@@ -19,6 +19,7 @@
 
 pub(crate) mod index;
 pub(crate) mod known;
+pub(crate) mod oldest;
 pub(crate) mod unlock;
 pub(crate) mod walk;
 
@@ -38,6 +39,7 @@ use crate::sink::ObjectSink;
 use crate::sorted::Sorted;
 use crate::source::ObjectSource;
 use index::{IndexReader, IndexWriter};
+use known::KnownFiles;
 use unlock::Unlocker;
 use walk::CaptureWalk;
 
@@ -95,8 +97,9 @@ pub fn capture<S: ObjectSink + ObjectSource>(upper: &Path, options: &CaptureOpti
     // From now on a change to a file gives it a `ctime` at or after this.
     let begun = file_system_now(upper).map_err(|error| failed(error.into()))?;
     let mut index = IndexWriter::create(&path, begun);
-    let walk = CaptureWalk { leave_out: options.leave_out, index: IndexReader::open(&path), unlocker, sink: store, source: store };
-    let scanner = Scanner::open(upper, &import, &settings.reader, Some(walk))?;
+    let walk = CaptureWalk { leave_out: options.leave_out, unlocker };
+    let known = KnownFiles { index: IndexReader::open(&path), dev: None, sink: store, source: store };
+    let scanner = Scanner::open(upper, &import, &settings.reader, Some(walk), Some(known))?;
     let imported = pipeline::run(&settings, store, progress, Sorted::with_index(&mut index), |feed| scanner.run(feed))?;
     index.finish();
     Ok(Captured { imported, files_read: settings.reader.opened.load(Ordering::Relaxed) })

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::ops::Range;
 
-use layer_format::entry::{Entry, Kind};
+use layer_format::entry::{Entry, Kind, Meta};
 use layer_format::recipe::{Extent, RangeStep, RangeWalk, Recipe};
 use layer_format::{Digest, FormatError, LayerPath};
 
@@ -63,10 +63,31 @@ pub enum ExportError {
 /// [`ExportError::Source`] and [`ExportError::Object`] for a store that lacks or damaged an object,
 /// [`ExportError::Write`] for the output.
 pub fn export_tar(layers: &[Digest], source: &dyn ObjectSource, out: impl Write, progress: &dyn Progress) -> Result<Exported, ExportError> {
+    export(Merge::new(layers, source), source, out, progress)
+}
+
+/// Writes one layer with this root as a tar in the form of an OCI image's layer: as [`export_tar`], and what it hides of lower
+/// layers as `.wh.NAME`, and `.wh..wh..opq` in a directory that hides all. Importing it with
+/// [`crate::ImportOptions::oci_whiteouts`] gives the same root again. The bytes for a root never change: digests of what others
+/// have pulled rest on that.
+///
+/// # Errors
+/// As [`export_tar`].
+pub fn export_layer(root: Digest, source: &dyn ObjectSource, out: impl Write, progress: &dyn Progress) -> Result<Exported, ExportError> {
+    export(Merge::layer(root, source), source, out, progress)
+}
+
+fn export(mut merge: Merge<'_>, source: &dyn ObjectSource, out: impl Write, progress: &dyn Progress) -> Result<Exported, ExportError> {
     let mut writer = TarWriter { out, source, progress, first_names: HashMap::new(), exported: Exported::default() };
-    let mut merge = Merge::new(layers, source);
     while let Some((layer, entry)) = merge.next()? {
-        writer.entry(layer, &entry)?;
+        match (&entry.kind, entry.path.split()) {
+            (Kind::Whiteout, Some((parent, name))) => writer.marker(parent, &[b".wh.", name].concat())?,
+            (Kind::Directory { opaque: true }, _) if merge.hides() => {
+                writer.entry(layer, &entry)?;
+                writer.marker(entry.path.as_bytes(), b".wh..wh..opq")?;
+            }
+            _ => writer.entry(layer, &entry)?,
+        }
     }
     writer.finish()
 }
@@ -85,6 +106,14 @@ struct TarWriter<'a, W> {
 }
 
 impl<W: Write> TarWriter<'_, W> {
+    /// An empty file that says what a layer hides.
+    fn marker(&mut self, parent: &[u8], name: &[u8]) -> Result<(), ExportError> {
+        let path = LayerPath::new(parent).and_then(|parent| parent.join(name));
+        let path = path.map_err(|_| ExportError::Write(io::Error::other("a name is too long to be marked as hidden")))?;
+        let entry = Entry { path, meta: Meta::default(), kind: Kind::File(Recipe::Extents(Vec::new())) };
+        self.entry(0, &entry)
+    }
+
     fn entry(&mut self, layer: usize, entry: &Entry) -> Result<(), ExportError> {
         let mut pax = PaxRecords::of(entry);
         let mut header = Header::of(entry, &mut pax);

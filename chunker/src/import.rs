@@ -33,6 +33,8 @@ pub struct ImportOptions {
     /// `.wh.NAME` is a whiteout and `.wh..wh..opq` makes its directory opaque, as in the layers of OCI images; otherwise
     /// these are plain names. Only for tars.
     pub oci_whiteouts: bool,
+    /// Most bytes of the uncompressed archive: a small one can be made that decompresses without end. Only for tars.
+    pub max_tar_bytes: u64,
     /// Paths relative to the source that are left out, with all that is below. Only for directories.
     pub exclude: Vec<LayerPath>,
 }
@@ -40,7 +42,7 @@ pub struct ImportOptions {
 impl Default for ImportOptions {
     fn default() -> Self {
         let (at, exclude) = (LayerPath::root(), Vec::new());
-        Self { at, zstd_level: 3, threads: 0, owner: None, overlay: false, oci_whiteouts: false, exclude }
+        Self { at, zstd_level: 3, threads: 0, owner: None, overlay: false, oci_whiteouts: false, max_tar_bytes: u64::MAX, exclude }
     }
 }
 
@@ -95,7 +97,7 @@ impl Skipped {
 /// nothing is left out silently. On an error, packs finished before stay in the sink, and are of use to the next try.
 pub fn import_directory(dir: &Path, options: &ImportOptions, sink: &dyn ObjectSink, progress: &dyn Progress) -> Result<Imported, ImportError> {
     let settings = settings(options)?;
-    let scanner = Scanner::open(dir, options, &settings.reader, None)?;
+    let scanner = Scanner::open(dir, options, &settings.reader, None, None)?;
     pipeline::run(&settings, sink, progress, Sorted::default(), |feed| scanner.run(feed))
 }
 

@@ -2,7 +2,9 @@
 //!
 //! [`import_directory`] and [`import_tar`] read a tree, cut each file by content ([`cut`]), and write the chunks, recipe
 //! nodes and tree nodes that an [`ObjectSink`] lacks, as packs. [`export_tar`] goes back, from an [`ObjectSource`].
+//! [`blob::BlobWriter`] takes in one stream of bytes as it arrives.
 //! [`capture()`] makes a layer of a sandbox, reading only what changed, and [`restore()`] makes a sandbox of a layer.
+//! [`checkout()`] makes a plain directory of a stack of layers.
 //! This crate knows no network and no database, and names nothing that is not in `layer-format`.
 //!
 //! * **Deterministic**: equal trees give equal objects, and the same packs byte for byte, whatever the number of threads.
@@ -11,11 +13,15 @@
 //!   [`Imported::skipped`].
 
 mod beneath;
+pub mod blob;
 pub mod capture;
+pub mod checkout;
+mod clock;
 pub mod cut;
 mod error;
 mod export;
 mod import;
+mod import_again;
 mod memory;
 pub mod pipeline;
 mod progress;
@@ -31,9 +37,11 @@ pub mod tar_import;
 mod xattr;
 
 pub use capture::{CaptureOptions, Captured, capture, undo_unlocked};
+pub use checkout::{CheckedOut, CheckoutOptions, checkout};
 pub use error::{ImportError, SinkError};
-pub use export::{ExportError, Exported, export_tar};
+pub use export::{ExportError, Exported, export_layer, export_tar};
 pub use import::{ImportOptions, Imported, Skipped, import_directory};
+pub use import_again::{ImportAgain, ImportedAgain, import_directory_again};
 pub use memory::MemoryStore;
 pub use progress::{Counters, Progress};
 pub use restore::{RestoreError, RestoreOptions, Restored, restore};

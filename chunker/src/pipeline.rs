@@ -36,7 +36,9 @@ mod sequencer;
 mod worker;
 
 pub(crate) use batch::{Batch, Begin, FileToRead, Item, KnownFile, Link, Span};
+pub(crate) use compress::{Compressor, FrameJob};
 pub(crate) use feed::{DataError, Feed};
+pub(crate) use pack_writer::PackWriter;
 pub(crate) use packer::{Packer, present};
 pub(crate) use sequencer::{Collect, Settings, run};
 

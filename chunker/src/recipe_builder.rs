@@ -14,6 +14,17 @@ pub(crate) struct RecipeBuilder {
 }
 
 impl RecipeBuilder {
+    /// Goes on where [`Self::into_parts`] ended.
+    pub(crate) fn resume(nodes: Vec<NodeRef>, open: Vec<Extent>) -> Self {
+        let len = nodes.iter().map(|node| node.len).sum::<u64>() + open.iter().map(Extent::len).sum::<u64>();
+        Self { open, nodes, len }
+    }
+
+    /// The nodes that are finished, and the extents after them.
+    pub(crate) fn into_parts(self) -> (Vec<NodeRef>, Vec<Extent>) {
+        (self.nodes, self.open)
+    }
+
     /// Adds the next extent; `put` stores a finished node.
     pub(crate) fn push<E>(&mut self, extent: Extent, put: &mut impl FnMut(Vec<u8>) -> Result<Digest, E>) -> Result<(), E> {
         // A node is only finished when more extents follow: until then all may fit the entry.

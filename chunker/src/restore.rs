@@ -72,6 +72,14 @@ pub enum RestoreError {
         /// The rule that it breaks.
         rule: &'static str,
     },
+    /// What is in the place of a checkout is not to be replaced.
+    #[error("{} {reason}", target.display())]
+    Occupied {
+        /// The place.
+        target: PathBuf,
+        /// What is there, and what to do.
+        reason: &'static str,
+    },
     /// The file system did not do what it should.
     #[error("could not {step} {path} below {}", target.display())]
     Write {

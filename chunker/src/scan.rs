@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat, fstat, open
 use rustix::io::Errno;
 
 use crate::beneath::{DIRECTORY, open_directory};
+use crate::capture::known::KnownFiles;
 use crate::capture::walk::CaptureWalk;
 use crate::error::ImportError;
 use crate::import::{ImportOptions, Skipped, parents};
@@ -55,17 +56,25 @@ pub(crate) struct Scanner<'a> {
     read: HashSet<(u64, u64)>,
     /// Set for the capture of a sandbox.
     capture: Option<CaptureWalk<'a>>,
+    /// Files that need not be read, and whether stamps are wanted to know them again.
+    known: Option<KnownFiles<'a>>,
 }
 
 impl<'a> Scanner<'a> {
     /// Opens the source, which may itself be named through symbolic links.
-    pub(crate) fn open(source: &'a Path, options: &'a ImportOptions, reader: &'a FileReader, capture: Option<CaptureWalk<'a>>) -> Result<Self, ImportError> {
+    pub(crate) fn open(
+        source: &'a Path,
+        options: &'a ImportOptions,
+        reader: &'a FileReader,
+        capture: Option<CaptureWalk<'a>>,
+        known: Option<KnownFiles<'a>>,
+    ) -> Result<Self, ImportError> {
         let flags = DIRECTORY.difference(OFlags::NOFOLLOW);
         let root = openat(CWD, source, flags, Mode::empty()).map_err(|error| match error {
             Errno::NOTDIR => ImportError::NotADirectory { path: source.to_owned() },
             error => ImportError::read("open", source.to_owned(), error),
         })?;
-        Ok(Self { source, root, options, reader, pending: BinaryHeap::new(), read: HashSet::new(), capture })
+        Ok(Self { source, root, options, reader, pending: BinaryHeap::new(), read: HashSet::new(), capture, known })
     }
 
     /// Describes the whole tree to `feed`.
@@ -137,7 +146,8 @@ impl<'a> Scanner<'a> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
                 let mut begin = Box::new(Begin::new(Entry { path, meta, kind: Kind::File(Recipe::Extents(Vec::new())) }, link));
-                begin.stamp = self.capture.is_some().then(|| Stamp::of(&stat));
+                let stamped = self.known.as_ref().is_some_and(|known| known.believes(identity.inode().0));
+                begin.stamp = stamped.then(|| Stamp::of(&stat));
                 return self.file(FileToRead { directory: Arc::clone(directory), name, identity, begin }, feed);
             }
             FileType::Directory => {
@@ -188,8 +198,8 @@ impl<'a> Scanner<'a> {
             feed.begin(file.begin)?;
             return feed.end();
         }
-        if let Some(capture) = &mut self.capture {
-            file = match capture.known(file, feed)? {
+        if let Some(known) = &mut self.known {
+            file = match known.pass_on(file, feed)? {
                 Some(file) => file,
                 None => return Ok(()),
             };

@@ -8,7 +8,8 @@
 //! * A later entry of the same path replaces the earlier one. Missing parents are created: 0755, owner 0:0, time 0.
 //! * Nothing may lie below what is not a directory: an entry that another tool would extract *through* a symbolic link
 //!   is refused. A hard link names an earlier entry.
-//! * The stream must end as a tar does: one that was cut short is refused.
+//! * The stream must end as a tar does: one that was cut short is refused. A layer of an OCI image, whose digest says that it is
+//!   whole, may end behind its last entry: some tools write no end.
 //!
 //! Content is cut as it streams by; the tree is sorted, so all entries are kept until the end (about 350 bytes each).
 

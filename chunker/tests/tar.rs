@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use chunker::{ImportError, ImportOptions, MemoryStore, TarError, export_tar, import_directory, import_tar};
+use chunker::{ImportError, ImportOptions, MemoryStore, TarError, export_layer, export_tar, import_directory, import_tar};
 use common::{FoundKind, Rng, Tree, every_kind, import, import_bytes, path, plain, random_tree, read_back, read_directory};
 use layer_format::Digest;
 use layer_format::entry::Kind;
@@ -472,6 +472,63 @@ fn oci_whiteouts_are_only_taken_where_asked_for() {
     assert_eq!(found[&path("d")].kind, FoundKind::Other(Kind::Directory { opaque: true }));
     assert_eq!(found[&path("e")].kind, FoundKind::Other(Kind::Directory { opaque: true }));
     assert_eq!(names(&read(false)).len(), 10);
+}
+
+#[test]
+fn a_layer_is_written_with_what_it_hides() {
+    let tar = new()
+        .file("a/.wh.gone", b"")
+        .file("d/.wh..wh..opq", b"")
+        .file("d/new", b"1")
+        .file(".wh.e", b"")
+        .file("e/x", b"x")
+        .file(".wh.top", b"")
+        .file("plain", b"content")
+        .end();
+    let store = MemoryStore::new();
+    let options = ImportOptions { oci_whiteouts: true, ..ImportOptions::default() };
+    let root = import_tar(&tar[..], &options, &store, &()).unwrap().root;
+    let layer = || {
+        let mut out = Vec::new();
+        export_layer(root, &store, &mut out, &()).unwrap();
+        out
+    };
+    let written = layer();
+    assert_eq!(import_tar(&written[..], &options, &store, &()).unwrap().root, root);
+    assert_eq!(names(&tree(&written)), ["/", "/.wh.top", "/a", "/d", "/e", "/plain", "/a/.wh.gone", "/d/.wh..wh..opq", "/d/new", "/e/.wh..wh..opq", "/e/x"]);
+    // Digests that container tools have seen rest on these bytes: they never change.
+    assert_eq!(Digest::of(&written).to_hex(), "97cf62f312b35dd9f42eae31423c0137d39644b9b9b4952ad8240c4e72c88750");
+    assert_eq!(layer(), written);
+}
+
+#[test]
+fn only_a_layer_may_lack_its_end() {
+    let tar = new().file("one", b"1").file("two", b"22").end();
+    let store = MemoryStore::new();
+    let import = |len: usize, oci_whiteouts| import_tar(&tar[..len], &ImportOptions { oci_whiteouts, ..ImportOptions::default() }, &store, &());
+    let whole = import(tar.len(), false).unwrap().root;
+    let last = tar.chunks(512).rposition(|block| block[0] != 0).unwrap() * 512;
+    for len in [last + 512, last + 2] {
+        assert_eq!(import(len, true).unwrap().root, whole, "{len}");
+        assert!(import(len, false).is_err(), "{len}");
+    }
+    for len in [last + 1, last - 100, 512] {
+        assert!(import(len, true).is_err(), "{len}");
+    }
+}
+
+#[test]
+fn an_archive_that_decompresses_without_end_is_refused() {
+    let tar = new().file("zeros", &vec![0; 3 << 20]).end();
+    let store = MemoryStore::new();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    packed.write_all(&tar).unwrap();
+    let packed = packed.finish().unwrap();
+    for bytes in [&tar, &packed] {
+        let import = |max_tar_bytes| import_tar(&bytes[..], &ImportOptions { max_tar_bytes, ..ImportOptions::default() }, &store, &());
+        assert!(matches!(import(2 << 20), Err(ImportError::Tar(TarError::TooLong { .. }))));
+        assert!(import(4 << 20).is_ok());
+    }
 }
 
 #[test]

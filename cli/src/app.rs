@@ -1,9 +1,10 @@
 //! What commands share: settings, output, and the store, registry and runtime, each opened when first needed.
 
 use std::cell::{Cell, OnceCell};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use client_store::remote::{Registry, RegistryOptions};
+use client_store::remote::{self, Registry, RegistryOptions};
 use client_store::{Store, StoreOptions};
 
 use crate::config::Settings;
@@ -17,6 +18,8 @@ pub struct App {
     pub settings: Settings,
     /// Where and how results are printed.
     pub output: Output,
+    /// Whether a launch says what it does.
+    pub is_verbose: bool,
     store: OnceCell<Store>,
     registry: OnceCell<Registry>,
     runtime: OnceCell<tokio::runtime::Runtime>,
@@ -32,7 +35,15 @@ impl std::fmt::Debug for App {
 impl App {
     /// An app in which nothing is open yet.
     pub fn new(settings: Settings, output: Output, background: Option<Background>) -> Self {
-        Self { settings, output, store: OnceCell::new(), registry: OnceCell::new(), runtime: OnceCell::new(), background: Cell::new(background) }
+        Self {
+            settings,
+            output,
+            is_verbose: false,
+            store: OnceCell::new(),
+            registry: OnceCell::new(),
+            runtime: OnceCell::new(),
+            background: Cell::new(background),
+        }
     }
 
     /// What makes this the second process of a detached run, once.
@@ -51,6 +62,11 @@ impl App {
     /// Ends without waiting for requests that no one waits for.
     pub fn close(self) {
         drop(self.store);
+        if let Some(link) = self.registry.get().and_then(Registry::measured_link)
+            && let Err(error) = remote::remember_link(&self.settings.home, &self.settings.hub, link)
+        {
+            tracing::debug!(%error, "what was measured of the link is not remembered");
+        }
         if let Some(runtime) = self.runtime.into_inner() {
             runtime.shutdown_background();
         }
@@ -68,8 +84,16 @@ impl App {
     /// The configured registry. Makes no request.
     pub fn registry(&self) -> Result<Registry> {
         let open = || {
-            Registry::new(&self.settings.hub, RegistryOptions { token: Settings::token(), ..RegistryOptions::default() })
-                .with_context(|| format!("the registry {} cannot be used", self.settings.hub))
+            let options = RegistryOptions {
+                token: Settings::token(),
+                renew_token: Some(Arc::new(|| Settings::token_of_file().or_else(Settings::token))),
+                ca_file: self.settings.ca_file.clone(),
+                link: remote::recall_link(&self.settings.home, &self.settings.hub),
+                lanes: self.settings.lanes,
+                cached_launch: self.settings.cached_launch,
+                ..RegistryOptions::default()
+            };
+            Registry::new(&self.settings.hub, options).with_context(|| format!("the registry {} cannot be used", self.settings.hub))
         };
         get_or_try_init(&self.registry, open).cloned()
     }

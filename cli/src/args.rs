@@ -30,7 +30,7 @@ pub struct Turbo {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t, help_heading = "Settings")]
     pub format: Format,
-    /// Tell more on stderr; twice for more.
+    /// Tell more on stderr: of a launch what it waits for and receives; twice for more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Settings")]
     pub verbose: u8,
 }
@@ -107,7 +107,7 @@ pub enum Command {
     /// What was learned about an image's launches.
     #[command(subcommand)]
     Profile(profile::Profile),
-    /// Recorded first touches of runs.
+    /// Recordings of runs: make one, draw it, and see what another link would make of it.
     #[command(subcommand)]
     Trace(trace::Trace),
     /// Show or change the configuration.

@@ -29,9 +29,21 @@ pub struct File {
     /// Seconds that a read waits for a registry that cannot be reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<u64>,
+    /// File of certificates that are trusted besides those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Whether launches are asked for in the form that caches between may keep.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cached_launch: Option<bool>,
     /// Whether traces of runs are sent to the registry.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub send_traces: Option<bool>,
+    pub traces: Option<bool>,
+    /// Whether every byte of the network costs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metered: Option<bool>,
+    /// Whether a run brings the rest of its images here when it needs nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub background: Option<bool>,
     /// Whether images and `--isolate` may let the application write to the host (`merge`); if not, write-copy holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_merge: Option<bool>,
@@ -52,9 +64,27 @@ pub struct Options {
     /// Seconds that a read waits for a registry that cannot be reached [default: 60].
     #[arg(long, env = "TURBO_WAIT", global = true, hide_short_help = true, value_name = "SECONDS", help_heading = "Settings")]
     pub wait: Option<u64>,
+    /// File of certificates, PEM, that are trusted besides those of the system: for a registry with a certificate of your own.
+    #[arg(long, env = "TURBO_CA", global = true, hide_short_help = true, value_name = "FILE", help_heading = "Settings")]
+    pub ca_file: Option<PathBuf>,
+    /// Whether to launch what was never here in the form that a caching HTTP proxy may keep: for sites where many machines
+    /// start the same applications [default: false].
+    #[arg(long, env = "TURBO_CACHED_LAUNCH", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
+    pub cached_launch: Option<bool>,
+    /// Connections beside that of a launch request that carry parts of its answer [default: 0].
+    #[arg(long, env = "TURBO_LANES", global = true, hide = true, value_name = "COUNT")]
+    pub lanes: Option<u8>,
     /// Whether traces of runs are sent to the registry, to learn from [default: true].
-    #[arg(long, env = "TURBO_SEND_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
-    pub send_traces: Option<bool>,
+    #[arg(long, env = "TURBO_TRACES", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
+    pub traces: Option<bool>,
+    /// Whether every byte of the network costs: then only what is nearly sure to be used is fetched ahead, and nothing in the
+    /// background [default: false].
+    #[arg(long, env = "TURBO_METERED", global = true, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = clap::builder::BoolishValueParser::new(), help_heading = "Settings")]
+    pub metered: Option<bool>,
+    /// Whether a run brings the rest of its images here when it needs nothing else, so that the next start needs no network
+    /// [default: true].
+    #[arg(long, env = "TURBO_BACKGROUND", global = true, hide_short_help = true, value_name = "BOOL", value_parser = clap::builder::BoolishValueParser::new(), help_heading = "Settings")]
+    pub background: Option<bool>,
     /// Whether applications may write to folders of the host (isolation mode merge); where the configuration file forbids it
     /// no option allows it [default: true].
     #[arg(long, env = "TURBO_ALLOW_MERGE", global = true, hide_short_help = true, value_name = "BOOL", help_heading = "Settings")]
@@ -78,8 +108,19 @@ pub struct Settings {
     pub cache_size: u64,
     /// Seconds that a read waits.
     pub wait: u64,
+    /// File of certificates that are trusted besides those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Whether launches are asked for in the form that caches between may keep.
+    pub cached_launch: bool,
+    /// Lanes of a launch, if they were stated.
+    #[serde(skip)]
+    pub lanes: Option<u8>,
     /// Whether traces are sent.
-    pub send_traces: bool,
+    pub traces: bool,
+    /// Whether every byte of the network costs.
+    pub metered: bool,
+    /// Whether runs bring the rest of their images here.
+    pub background: bool,
     /// Whether the isolation mode merge is allowed.
     pub allow_merge: bool,
     /// The configuration file, which need not exist.
@@ -107,7 +148,12 @@ impl Settings {
             hub_configured,
             cache_size: options.cache_size.or(file.cache_size).unwrap_or(0),
             wait: options.wait.or(file.wait).unwrap_or(DEFAULT_WAIT_S),
-            send_traces: options.send_traces.or(file.send_traces).unwrap_or(true),
+            ca_file: options.ca_file.clone().or(file.ca_file).map(std::path::absolute).transpose().context("the file of certificates has no name")?,
+            cached_launch: options.cached_launch.or(file.cached_launch).unwrap_or(false),
+            lanes: options.lanes,
+            traces: options.traces.or(file.traces).unwrap_or(true),
+            metered: options.metered.or(file.metered).unwrap_or(false),
+            background: options.background.or(file.background).unwrap_or(true),
             // The stricter holds: what an administrator forbids stays forbidden.
             allow_merge: options.allow_merge.unwrap_or(true) && file.allow_merge.unwrap_or(true),
             config,
@@ -119,9 +165,17 @@ impl Settings {
         base_folder("XDG_CACHE_HOME", ".cache").ok()
     }
 
-    /// The bearer token for the registry, if there is one.
+    /// The bearer token for the registry, if there is one: that of `TURBO_TOKEN`, or what is in the file that
+    /// `TURBO_TOKEN_FILE` names.
     pub fn token() -> Option<String> {
-        std::env::var("TURBO_TOKEN").ok().filter(|token| !token.is_empty())
+        std::env::var("TURBO_TOKEN").ok().filter(|token| !token.is_empty()).or_else(Self::token_of_file)
+    }
+
+    /// What is in the file that `TURBO_TOKEN_FILE` names, as it is now.
+    pub fn token_of_file() -> Option<String> {
+        let path = std::env::var_os("TURBO_TOKEN_FILE").filter(|path| !path.is_empty())?;
+        let text = std::fs::read_to_string(&path).inspect_err(|error| tracing::warn!("the token cannot be read from {}: {error}", path.display())).ok()?;
+        Some(text.trim().to_owned()).filter(|token| !token.is_empty())
     }
 }
 

@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use client_store::complete::{Progress, State};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -59,7 +60,7 @@ pub enum Op {
 }
 
 /// What a container that runs does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Where it is.
     pub phase: Phase,
@@ -73,6 +74,32 @@ pub struct Status {
     pub frozen: bool,
     /// Version of the turbo that runs it.
     pub turbo: String,
+    /// Images of which the rest is being brought here.
+    #[serde(default)]
+    pub completions: Vec<Completing>,
+}
+
+/// An image of which the rest is being brought here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Completing {
+    /// Its name.
+    pub image: String,
+    /// How far it is.
+    #[serde(flatten)]
+    pub progress: Progress,
+}
+
+impl Completing {
+    /// In few words: `local 63 %, completing 2.1 MB/s`; nothing before its size is known.
+    pub fn words(&self) -> Option<String> {
+        let Progress { state, total_bytes, local_bytes, bytes_per_s } = self.progress;
+        let percent = local_bytes.checked_mul(100)?.checked_div(total_bytes)?;
+        Some(match state {
+            State::Running => format!("local {percent} %, completing {}/s", crate::output::bytes(bytes_per_s)),
+            State::Done => "local".into(),
+            _ => format!("local {percent} %"),
+        })
+    }
 }
 
 /// Where a container that runs is.

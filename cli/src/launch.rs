@@ -5,12 +5,14 @@ pub mod visit;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use client_store::session::Finished;
+use client_store::{Policy, Timeline, anonymous};
 use layer_format::LayerPath;
 use layer_format::manifest::{Mode, StateImage};
+use layer_format::recording::MarkKind;
 use layer_format::reference::ImageReference;
 use layer_format::trace::Trace;
 use vm::RunSpec;
@@ -22,16 +24,17 @@ use crate::detach::Background;
 use crate::exit::Exit;
 use crate::isolation::{self, Level};
 use crate::join::Description;
+use crate::live::Live;
 use crate::output::note;
 use crate::stack::{self, Role, Stack};
 use crate::startup::{self, Candidate, Startup, Wish};
 use crate::states::sharing::Visibility;
-use crate::{environment, history, states, traces};
+use crate::{environment, history, outbox, states, traces};
 use report::{ImageUsed, Report, StatsFile, total};
 
 /// How far the kernel reads ahead, in bytes, unless asked otherwise. Each byte is fetched if it is not here: this is what
 /// a random read costs on a thin line.
-pub const DEFAULT_READAHEAD: u32 = 32 * 1024;
+pub const DEFAULT_READAHEAD: u32 = 16 * 1024;
 
 /// The same, in bytes, if every image of the run is here as a whole: what the kernel grants.
 const LOCAL_READAHEAD: u32 = 128 * 1024;
@@ -56,8 +59,15 @@ pub struct Launch {
     pub trace: Option<PathBuf>,
     pub pull: bool,
     pub offline: bool,
-    pub predict: bool,
+    pub policy: Policy,
+    pub background: bool,
     pub readahead: u32,
+    /// Record first touches.
+    pub record: bool,
+    /// How the run goes, if somebody wants to know.
+    pub timeline: Option<Arc<Timeline>>,
+    /// Whether traces are sent to the registry, if the configuration allows it.
+    pub upload_traces: bool,
     /// Whether, and for whom, the state at the end is saved to the registry.
     pub share: Option<Visibility>,
     /// Options of the command line that only the start of a container heeds.
@@ -73,8 +83,10 @@ pub fn warn<T>(what: &str, result: Result<T>) {
 
 impl Launch {
     /// Runs to the end of the application.
-    pub fn run(self, app: &App, launcher: vm::Launcher, mut container: Locked, background: Option<Background>) -> Result<Exit> {
+    pub fn run(mut self, app: &App, launcher: vm::Launcher, mut container: Locked, background: Option<Background>) -> Result<Exit> {
         let begun = Instant::now();
+        let is_live = app.is_verbose && background.is_none();
+        self.timeline = (is_live || self.trace.is_some()).then(|| Timeline::new(begun));
         container.container.started_s = now_s();
         if background.is_none() {
             container.forget_logs();
@@ -101,9 +113,11 @@ impl Launch {
         background: Option<Background>,
         begun: Instant,
     ) -> Result<Exit> {
+        let live = self.timeline.as_ref().filter(|_| app.is_verbose && background.is_none()).map(Live::start);
         let (stats_file, trace_file) = (Report::open(&self.stats)?, Report::open(&self.trace)?);
         let store = app.store()?;
         let mut stack = Stack::start(app, &store, &self.request(&container.container.stack))?;
+        self.mark(MarkKind::Manifest, micros(begun));
         // On a full disk the run goes on; what it uses may then be evicted, and is fetched again.
         let running = store.running(&stack.digests()).context("the store could not be told what runs");
         let _running = running.map_err(|error| warn::<()>("what runs is not protected from eviction", Err(error)));
@@ -118,6 +132,9 @@ impl Launch {
         let spec = self.spec(app, container, &stack, &startup, rules, begun)?;
         stack.remember(&store)?;
         let taker = states::at_start(app, &store, container, &stack)?;
+        if let Some(live) = &live {
+            live.application_starts();
+        }
         let mut running = launcher.start(spec, stack.layers())?;
         control.running(&mut running, &description)?;
         if let Some(background) = background {
@@ -127,6 +144,7 @@ impl Launch {
         container.container.exit_code = None;
         warn("how the container is started could not be noted", container.save());
         warn("which images were used could not be noted", history::record(&app.settings.home, &stack));
+        control.set_completions(stack.members.iter().filter_map(|member| Some((member.reference.to_string(), member.session.completion()?))).collect());
         if let Some(taker) = taker.clone() {
             control.set_capture(Box::new(move || taker.capture_now().map(|id| id.to_string())));
         }
@@ -134,13 +152,22 @@ impl Launch {
         control.ending();
         let exit_us = micros(begun);
         let timings = running.timings();
+        self.mark(MarkKind::Mounted, timings.mounted_us);
+        self.mark(MarkKind::Started, timings.started_us);
+        self.mark(MarkKind::Exited, exit_us);
         drop(running);
         if let Some(taker) = &taker {
             states::at_stop(app, &store, container, taker, self.share);
         }
-        let traces = finish(app, &store, &stack);
-        if let (Some(file), Some(trace)) = (trace_file, traces.get(startup.image.unwrap_or_else(|| first_named(&stack)))) {
-            file.write(&trace.encode());
+        let traces = finish(app, &store, &stack, app.settings.traces && self.upload_traces && !self.offline);
+        let which = startup.image.unwrap_or_else(|| first_named(&stack));
+        let recording = self.timeline.as_ref().and_then(|timeline| Some(report::recording(timeline, &stack, which, traces.into_iter().nth(which)?)));
+        if let Some(live) = live {
+            live.finish();
+            recording.iter().for_each(|recording| note(report::summed_up(recording)));
+        }
+        if let (Some(file), Some(recording)) = (trace_file, &recording) {
+            file.write(&recording.encode());
         }
         let exit = exit_of(status);
         if let Some(file) = stats_file {
@@ -165,7 +192,16 @@ impl Launch {
             startup_file: self.startup_file.as_deref(),
             pull: self.pull,
             offline: self.offline,
-            predict: self.predict,
+            policy: self.policy,
+            background: self.background,
+            record: self.record,
+            timeline: self.timeline.as_ref(),
+        }
+    }
+
+    fn mark(&self, kind: MarkKind, time_us: u64) {
+        if let Some(timeline) = &self.timeline {
+            timeline.mark(kind, time_us);
         }
     }
 
@@ -266,20 +302,30 @@ fn host_visible(rules: &vm::Rules) -> bool {
     rules.mode(&LayerPath::root()) < Mode::Full
 }
 
-/// Ends all sessions, and keeps what they learned. The traces, as the stack's images.
-fn finish(app: &App, store: &client_store::Store, stack: &Stack) -> Vec<Trace> {
-    // All are on their way before the first is waited for.
-    let ends: Vec<_> = stack.members.iter().map(|member| member.session.finish()).collect();
-    let traces: Vec<Trace> = ends.into_iter().map(Finished::wait).collect();
+/// Ends all sessions, and keeps what they learned; the registry is told behind the user's back. The traces, as the stack's
+/// images.
+fn finish(app: &App, store: &client_store::Store, stack: &Stack, tell: bool) -> Vec<Trace> {
+    let traces: Vec<Trace> = stack.members.iter().map(|member| member.session.finish()).collect();
+    let mut left = false;
     for (member, trace) in stack.members.iter().zip(&traces) {
         let repository = &member.reference.repository;
         if let Some(model) = member.session.model() {
             warn("which model was used is not remembered", store.model_put(repository, &model).map_err(Into::into));
         }
         // A run that touched nothing has nothing to tell that the one before it did not.
-        if !trace.events.is_empty() {
-            traces::save(&app.settings.home, repository, trace);
+        if trace.events.is_empty() {
+            continue;
         }
+        traces::save(&app.settings.home, repository, trace);
+        if tell && !member.manifest().no_profiling {
+            let trace = anonymous(trace, member.manifest());
+            let result = outbox::leave(&app.settings.home, &app.settings.hub, repository, &trace.encode());
+            left |= result.is_ok();
+            warn("the registry does not learn from this run", result);
+        }
+    }
+    if left {
+        warn("the registry does not learn from this run yet", outbox::send_in_background(app));
     }
     traces
 }

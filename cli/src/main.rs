@@ -24,6 +24,8 @@ mod images;
 mod isolation;
 mod join;
 mod launch;
+mod live;
+mod outbox;
 mod output;
 mod place;
 mod progress;
@@ -74,13 +76,16 @@ fn run(arguments: Turbo, output: Output) -> Result<Exit> {
             let background = detach::Background::take();
             (Forks::both()?, background)
         }
+        Command::Trace(command) if command.starts() => (Forks::both()?, None),
         // Both sides may be containers that do not run.
         Command::Cp(_) => (Forks::launchers(2)?, None),
         _ => (Forks::default(), None),
     };
     log(arguments.verbose);
     let settings = Settings::load(&arguments.settings)?;
-    let app = App::new(settings, output, background);
+    let mut app = App::new(settings, output, background);
+    app.is_verbose = arguments.verbose > 0;
+    let app = app;
     let result = match arguments.command {
         Command::Run(command) => command.run(&app, forks),
         Command::New(command) => command.run(&app, forks),
@@ -114,7 +119,7 @@ fn run(arguments: Turbo, output: Output) -> Result<Exit> {
         Command::Verify(command) => command.run(&app),
         Command::Stats(command) => command.run(&app),
         Command::Profile(command) => command.run(&app),
-        Command::Trace(command) => command.run(&app),
+        Command::Trace(command) => command.run(&app, forks),
         Command::Config(command) => command.run(&app, &arguments.settings),
         Command::Doctor(command) => command.run(&app),
         Command::Version(command) => command.run(&app),
@@ -143,7 +148,7 @@ fn log(verbose: u8) {
     let filter = EnvFilter::try_from_env("TURBO_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(live::LogWriter::default)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()

@@ -68,7 +68,8 @@ impl Output {
 
 /// Tells people something on stderr.
 pub fn note(message: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{message}");
+    // Log messages are written like this, too: nothing gets into a line that is drawn.
+    let _ = writeln!(crate::live::LogWriter, "{message}");
 }
 
 /// Whether stderr is a terminal: then progress is shown.

@@ -218,7 +218,7 @@ fn references(images: &[ImageReference]) -> Vec<String> {
 }
 
 /// The name of the first image's repository, without its namespace.
-fn default_name(images: &[ImageReference]) -> String {
+pub fn default_name(images: &[ImageReference]) -> String {
     let first = images.first().map(|image| image.repository.as_str()).unwrap_or_default();
     first.rsplit('/').next().unwrap_or_default().to_owned()
 }

@@ -51,6 +51,12 @@ impl PackSink for Writer {
     }
 }
 
+impl chunker::ObjectSource for StoreSink<'_> {
+    fn object(&self, digest: &Digest) -> Result<Vec<u8>, chunker::SourceError> {
+        StoreSource(self.store).object(digest)
+    }
+}
+
 /// Reads what an export needs from the local store.
 #[derive(Debug)]
 pub struct StoreSource<'a>(pub &'a Store);
@@ -60,5 +66,21 @@ impl chunker::ObjectSource for StoreSource<'_> {
         let found = self.0.get(digest).map_err(|error| chunker::SourceError::new("the local store could not be read", error))?;
         let missing = || chunker::SourceError::message(format!("object {digest} is not here (or damaged); `turbo pull` the image first"));
         found.map(|bytes| bytes.to_vec()).ok_or_else(missing)
+    }
+
+    fn each_object(&self, digests: &[Digest], each: &mut dyn FnMut(usize, &[u8]) -> bool) -> Result<(), chunker::SourceError> {
+        let mut missing = None;
+        let read = self.0.read_each(digests, &mut |number, bytes| match bytes {
+            Some(bytes) => each(number, bytes),
+            None => {
+                missing = digests.get(number);
+                false
+            }
+        });
+        read.map_err(|error| chunker::SourceError::new("the local store could not be read", error))?;
+        match missing {
+            Some(digest) => Err(chunker::SourceError::message(format!("object {digest} is not here (or damaged); `turbo pull` the image first"))),
+            None => Ok(()),
+        }
     }
 }

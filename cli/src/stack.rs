@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use client_store::store::ImageOrigin;
-use client_store::{LayerView, Session, Store};
+use client_store::{LayerView, Policy, Session, Store, Timeline};
 use layer_format::Digest;
 use layer_format::manifest::{ImageManifest, LayerManifest, StateImage};
 use layer_format::reference::ImageReference;
@@ -51,8 +51,14 @@ pub struct Request<'a> {
     pub pull: bool,
     /// Never ask it.
     pub offline: bool,
-    /// Use what earlier runs taught.
-    pub predict: bool,
+    /// What is fetched ahead, unless offline.
+    pub policy: Policy,
+    /// Bring the rest of the images here, if the settings allow it.
+    pub background: bool,
+    /// Record first touches.
+    pub record: bool,
+    /// Told how the run goes.
+    pub timeline: Option<&'a Arc<Timeline>>,
 }
 
 /// An image of a run.

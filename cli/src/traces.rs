@@ -1,8 +1,13 @@
-//! Traces of the last runs, kept beside the store: the newest of each repository.
+//! Traces of the last runs, kept beside the store: the newest of each repository. And recordings, in files: what they
+//! say in numbers ([`summary`]) and as a picture ([`waterfall`]).
+
+pub mod summary;
+pub mod waterfall;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use layer_format::recording::Recording;
 use layer_format::reference::Repository;
 use layer_format::trace::Trace;
 
@@ -34,4 +39,13 @@ pub fn load(home: &Path, repository: &Repository) -> Result<Trace> {
         read => read.with_context(|| format!("reading {}", path.display()))?,
     };
     Trace::decode(&bytes).with_context(|| format!("{} is damaged", path.display()))
+}
+
+/// A recording, or a bare trace, from a file.
+///
+/// # Errors
+/// If it cannot be read, or is neither.
+pub fn open(file: &Path) -> Result<Recording> {
+    let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    Recording::decode(&bytes).with_context(|| format!("{} is neither a recording nor a trace", file.display()))
 }

@@ -21,6 +21,7 @@ mod saver;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -36,7 +37,8 @@ use crate::cache::ObjectCache;
 use crate::error::FetchError;
 use crate::link::Link;
 use crate::origin::Origin;
-use crate::stats::{Counters, RunStats};
+use crate::stats::{Counters, Latency, RunStats};
+use crate::timeline::Timeline;
 use memory::Memory;
 use plan::Plan;
 use queue::{Queue, Slot};
@@ -54,6 +56,10 @@ pub const DEFAULT_WASTE_BUDGET_BYTES: u64 = 32 << 20;
 /// file, or of one that is read in order. Only what the reader knows of a file's own shape may claim it; a prediction of
 /// a model never does, so the budget binds whatever a model says.
 pub(crate) const SURE: f32 = 0.6;
+/// What is less likely than this part of [`SURE`] is never fetched ahead; when the budget is spent, what is less than that.
+const LEAST_PART: f64 = 0.3;
+/// On a metered link nothing less likely is fetched ahead.
+const STRICT: f64 = 0.9;
 /// Beyond the budget, one byte in this many used ones may be wasted.
 const WASTE_SHARE: u64 = 5;
 
@@ -79,8 +85,12 @@ pub struct FetcherOptions {
     pub memory_bytes: usize,
     /// Bytes fetched ahead and not used at which prefetching stops (or a fifth of the used ones, if that is more).
     pub waste_budget_bytes: u64,
+    /// Fetch ahead only what is nearly sure to be used.
+    pub strict: bool,
     /// Never make a request.
     pub offline: bool,
+    /// Told of waits, requests and arrivals.
+    pub timeline: Option<Arc<Timeline>>,
 }
 
 impl FetcherOptions {
@@ -95,7 +105,9 @@ impl FetcherOptions {
             stall_limit: DEFAULT_STALL_LIMIT,
             memory_bytes: DEFAULT_MEMORY_BYTES,
             waste_budget_bytes: DEFAULT_WASTE_BUDGET_BYTES,
+            strict: false,
             offline: false,
+            timeline: None,
         }
     }
 }
@@ -128,6 +140,8 @@ pub struct Candidate {
     pub len: u32,
     /// How likely it is needed, `0.0..=1.0`.
     pub probability: f32,
+    /// In how many microseconds from now it is needed, if that is known; else 0.
+    pub within_us: u32,
 }
 
 /// What candidates are chosen by, when an object has to be asked for.
@@ -175,6 +189,12 @@ pub(crate) struct Shared {
     pub(crate) link: Mutex<Link>,
     pub(crate) saver: Arc<Saver>,
     pub(crate) counters: Counters,
+    /// How long threads waited for what they needed.
+    pub(crate) latency: Latency,
+    /// Bytes that may be wasted beyond the budget: nodes, which are bounded by themselves.
+    pub(crate) allowance: AtomicU64,
+    /// Bytes wasted by a model that proved wrong: they do not count against what is guessed after it.
+    pub(crate) forgiven: AtomicU64,
     /// Wakes the pump.
     pub(crate) wake: Notify,
     /// Name of the launch whose stream is open, for requests that take objects out of it.
@@ -218,13 +238,18 @@ impl Shared {
         let len = bytes.len();
         let mut queue = self.queue.lock();
         let job = queue.landed(&digest);
-        let ahead = job.as_ref().is_none_or(|job| job.waiters == 0);
+        let background = job.as_ref().is_some_and(|job| job.background && job.waiters == 0);
+        let ahead = !background && job.as_ref().is_none_or(|job| job.waiters == 0);
         {
             let mut memory = self.memory.lock();
             let first = memory.arrived(&digest, len, ahead);
-            memory.keep(digest, bytes.clone());
+            // What no one asked for goes to the store, and leaves in memory what is used.
+            if !background {
+                memory.keep(digest, bytes.clone());
+            }
             self.counters.bytes_fetched.add(len as u64);
             match (first, &job) {
+                _ if background => self.counters.bytes_background.add(len as u64),
                 (false, None) => self.counters.bytes_wasted.add(len as u64),
                 _ if ahead => self.counters.bytes_prefetched.add(len as u64),
                 _ => {}
@@ -258,7 +283,20 @@ impl Shared {
             // It lives in memory only: what does not fit would be fetched again.
             budget = budget.min(self.options.memory_bytes as u64 / 2);
         }
-        budget.saturating_sub(usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get())
+        budget += self.allowance.load(Ordering::Relaxed);
+        budget.saturating_sub((usage.ahead_unused + ahead_flying + self.counters.bytes_wasted.get()).saturating_sub(self.forgiven.load(Ordering::Relaxed)))
+    }
+
+    /// Whether something is fetched ahead: if it is likelier than P\*, and the likelier the less is left of the waste budget, so that
+    /// what is unlikely does not take it from what is likely.
+    pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
+        let usage = self.memory.lock().usage();
+        let budget = self.options.waste_budget_bytes.max(usage.needed / WASTE_SHARE) + self.allowance.load(Ordering::Relaxed);
+        let spent = (usage.ahead_unused + self.counters.bytes_wasted.get()).saturating_sub(self.forgiven.load(Ordering::Relaxed));
+        let spent = spent as f64 / budget.max(1) as f64;
+        let least = if self.options.strict { STRICT } else { f64::from(SURE) * (LEAST_PART + (1.0 - LEAST_PART) * spent.min(1.0)) };
+        let link = self.link.lock().clone();
+        move |len, probability| f64::from(probability) > link.threshold(len.into()) && f64::from(probability) >= least
     }
 
     fn is_offline(&self) -> bool {
@@ -288,6 +326,9 @@ impl Fetcher {
             link: Mutex::default(),
             saver,
             counters: Counters::default(),
+            latency: Latency::default(),
+            allowance: AtomicU64::new(0),
+            forgiven: AtomicU64::new(0),
             wake: Notify::new(),
             launch_id: Mutex::default(),
             started: Instant::now(),
@@ -326,6 +367,8 @@ impl Fetcher {
             let started = Instant::now();
             let waits = self.ask(wanted, &missing, &mut found, choose)?;
             let deadline = started + shared.options.wait_limit;
+            let _waiting = shared.options.timeline.as_ref().filter(|_| !waits.is_empty());
+            let _waiting = _waiting.map(|timeline| timeline.waiting(waits.len(), waits.iter().all(|wait| !wait.is_new)));
             let mut failure = None;
             for wait in &waits {
                 // One that failed decides; the others are left without waiting.
@@ -338,7 +381,9 @@ impl Fetcher {
                 }
             }
             drop(waits);
-            shared.counters.stall_us.add(started.elapsed().as_micros() as u64);
+            let stalled = started.elapsed();
+            shared.counters.stall_us.add(stalled.as_micros() as u64);
+            shared.latency.add(stalled);
             if let Some(failure) = failure {
                 return Err(failure);
             }
@@ -381,13 +426,13 @@ impl Fetcher {
             let joined = queue.join(digest, len, expected, now);
             any_new |= joined.new;
             shared.counters.demand_misses.add(1);
-            waits.push(Wait { fetcher: self, at: *at, digest, slot: joined.slot });
+            waits.push(Wait { fetcher: self, at: *at, digest, slot: joined.slot, is_new: joined.new });
         }
         if any_new {
             let mut room = shared.waste_room(queue.ahead_flying);
             for rider in &riders {
                 let len = u64::from(if rider.len == 0 { queue::UNKNOWN_LEN } else { rider.len });
-                let affordable = room >= len || rider.probability >= SURE;
+                let affordable = room >= len || (rider.probability >= SURE && !shared.options.strict);
                 if !affordable || plan.is_expected(&rider.digest) || shared.in_memory(&rider.digest) {
                     continue;
                 }
@@ -422,10 +467,8 @@ impl Fetcher {
             Room { read_ahead: link.read_ahead(), predicted: link.window() }
         };
         let mut candidates = choose(room);
-        {
-            let link = self.shared.link.lock();
-            candidates.retain(|candidate| f64::from(candidate.probability) > link.threshold(candidate.len.into()));
-        }
+        let admits = self.shared.admission();
+        candidates.retain(|candidate| admits(candidate.len, candidate.probability));
         let mut bytes = 0;
         let mut absent = self.absent(candidates);
         absent.retain(|candidate| {
@@ -452,13 +495,45 @@ impl Fetcher {
         FetchError::Unreachable { digest, waited_s: started.elapsed().as_secs(), reason: reason.unwrap_or_else(|| "the registry does not answer".into()) }
     }
 
+    /// The application used an object that it did not get from here: counts it, and says where it came from.
+    pub(crate) fn used(&self, digest: &Digest, len: usize) -> Source {
+        self.shared.memory.lock().used(digest, len, false)
+    }
+
+    /// Whether an object is on this machine, so far as that can be told without reading it.
+    pub(crate) fn is_here(&self, digest: &Digest) -> bool {
+        self.shared.in_memory(digest) || self.shared.options.cache.contains(std::slice::from_ref(digest)).is_ok_and(|here| here == [true])
+    }
+
+    /// These bytes of nodes that are asked for ahead of use are bounded by whoever asks, not by the waste budget.
+    pub(crate) fn allow(&self, bytes: u64) {
+        self.shared.allowance.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The model proved wrong: what it wasted so far, as far as the budget goes, is not charged to what follows. So all that
+    /// a launch wastes is at most twice the budget, and a wrong model costs little more than none.
+    pub(crate) fn forgive(&self) {
+        let wasted = self.shared.memory.lock().usage().ahead_unused + self.shared.counters.bytes_wasted.get();
+        self.shared.forgiven.store(wasted.min(self.shared.options.waste_budget_bytes), Ordering::Relaxed);
+    }
+
+    /// Whether an object of this length and probability would be fetched ahead now.
+    pub(crate) fn admission(&self) -> impl Fn(u32, f32) -> bool + use<> {
+        self.shared.admission()
+    }
+
+    /// The delivery rate as last measured, in uncompressed bytes a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.shared.link.lock().rate()
+    }
+
     /// An object that is on this machine. Makes no request, and does not count as use.
     pub fn local(&self, digest: &Digest) -> Option<Bytes> {
         self.shared.find(digest)
     }
 
-    /// Queues objects to be fetched ahead of use, in this order, before or behind what is queued already. Those that
-    /// are here, or that the launch stream will bring, are left out. Does nothing offline.
+    /// Queues objects to be fetched ahead of use, the most urgent first ([`crate::link::Link::urgency`]), with `replan` before
+    /// all that is queued already. Those that are here, or that the launch stream will bring, are left out. Does nothing offline.
     pub fn prefetch(&self, candidates: Vec<Candidate>, replan: bool) {
         if self.shared.is_offline() {
             return;
@@ -477,10 +552,55 @@ impl Fetcher {
             if replan {
                 queue.replan();
             }
+            let (link, since) = (self.shared.link.lock().clone(), self.shared.now());
             for candidate in absent.iter().filter(|candidate| !plan.is_expected(&candidate.digest)) {
-                queue.enqueue(candidate, now);
+                let len = if candidate.len == 0 { queue::UNKNOWN_LEN } else { candidate.len };
+                let urgency = link.urgency(len.into(), candidate.probability, Duration::from_micros(candidate.within_us.into()));
+                queue.enqueue(candidate, since + urgency, now);
             }
         }
+        self.shared.wake.notify_one();
+    }
+
+    /// Brings objects here in this order when nothing else is wanted of the link. What does not come is forgotten.
+    pub(crate) fn bring(&self, objects: &[(Digest, u32)]) {
+        if !self.shared.is_offline() {
+            self.shared.queue.lock().bring(objects);
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Objects of [`Fetcher::bring`] that have not come, and are not forgotten.
+    pub(crate) fn background_left(&self) -> usize {
+        self.shared.queue.lock().background_left()
+    }
+
+    /// For how long no thread has had to wait for anything.
+    pub(crate) fn quiet_for(&self) -> Duration {
+        let last = self.shared.queue.lock().last_demand;
+        last.unwrap_or(self.shared.started).elapsed()
+    }
+
+    /// Whether nothing is being fetched ahead of use, nor announced.
+    pub(crate) fn is_idle(&self) -> bool {
+        let is_open = self.shared.plan.lock().open;
+        let queue = self.shared.queue.lock();
+        !is_open && !queue.has_prefetch() && queue.demand_requests + queue.prefetch_requests == 0
+    }
+
+    /// Whether the store failed last time.
+    pub(crate) fn is_store_failing(&self) -> bool {
+        self.shared.saver.is_failing()
+    }
+
+    /// Prefixes of the objects that the launch stream has announced and not brought yet.
+    pub(crate) fn planned(&self) -> Vec<u64> {
+        self.shared.plan.lock().outstanding()
+    }
+
+    /// Leaves the launch stream: what it has not brought is fetched as needed.
+    pub(crate) fn leave_stream(&self) {
+        self.shared.plan.lock().leave();
         self.shared.wake.notify_one();
     }
 
@@ -492,6 +612,16 @@ impl Fetcher {
     /// Reads the launch of an image: see [`LaunchStream`].
     pub fn launch(&self, options: LaunchOptions) -> LaunchStream {
         LaunchStream::start(self.shared.clone(), options)
+    }
+
+    /// Whether only what is nearly sure to be used is fetched ahead.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.shared.options.strict
+    }
+
+    /// What is told of waits and arrivals.
+    pub(crate) fn timeline(&self) -> Option<&Arc<Timeline>> {
+        self.shared.options.timeline.as_ref()
     }
 
     /// Whether no request can ever be made.
@@ -508,12 +638,14 @@ impl Fetcher {
     pub fn stats(&self) -> RunStats {
         let usage = self.shared.memory.lock().usage();
         let mut stats = self.shared.counters.report();
-        stats.bytes_received = stats.bytes_fetched;
+        stats.bytes_received = self.shared.options.origin.as_ref().and_then(|origin| origin.received_bytes()).unwrap_or(stats.bytes_fetched);
         stats.bytes_needed = usage.needed;
         stats.local_bytes = usage.local;
         stats.bytes_prefetched_used = usage.ahead_used;
         stats.bytes_wasted += usage.ahead_unused;
         stats.hit_rate = 1.0;
+        let micros = |share| self.shared.latency.quantile(share).as_micros() as u64;
+        (stats.demand_p50_us, stats.demand_p99_us, stats.demand_max_us) = (micros(0.5), micros(0.99), micros(1.0));
         stats.store_error = self.shared.saver.failure().map(|error| error.to_string());
         let link = self.shared.link.lock();
         stats.round_trip_us = link.round_trip().as_micros() as u64;
@@ -558,6 +690,8 @@ struct Wait<'a> {
     at: usize,
     digest: Digest,
     slot: Arc<Slot>,
+    /// Nobody had asked for it, nor was it announced.
+    is_new: bool,
 }
 
 impl Drop for Wait<'_> {

@@ -18,8 +18,19 @@ pub const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(50);
 pub const INITIAL_RATE: f64 = 4e6;
 /// Bounds of [`Link::window`], in bytes.
 pub const WINDOW_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=32 << 20;
+/// The smallest window until this many samples of the rate were taken: the first ones are of answers too short to tell.
+const FIRST_WINDOW_BYTES: u64 = 2 << 20;
+const SAMPLES: u32 = 8;
 /// Bounds of [`Link::read_ahead`], in bytes.
 pub const READ_AHEAD_BYTES: std::ops::RangeInclusive<u64> = 32 << 10..=4 << 20;
+
+/// What one connection carries in a round trip, once it has warmed up, in bytes; and most requests for prefetches.
+const CONNECTION_BYTES: usize = 512 << 10;
+const MAX_REQUESTS: usize = 6;
+/// A prefetch of so many bytes that is sure to be used may wait this many round trips longer than one of none: what is
+/// likely goes before what is half as likely also if it was thought of some round trips later.
+const PIECE_LEN: f64 = 65536.0;
+const PATIENCE: f64 = 8.0;
 
 /// A sample is taken over at least this time, so that what lay in a socket's buffer does not look like a fast link.
 const SAMPLE: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(100);
@@ -57,6 +68,8 @@ impl Best {
 pub struct Link {
     round_trips: Best,
     rates: Best,
+    /// How many samples of the rate were taken.
+    samples: u32,
     /// Answers that are arriving.
     open: u32,
     /// Start and bytes of the sample that is being taken.
@@ -85,6 +98,7 @@ impl Link {
         if elapsed >= span {
             let rate = *sum as f64 / elapsed.as_secs_f64();
             self.sample = Some((now, 0));
+            self.samples = self.samples.saturating_add(1);
             self.rates.add(rate, now, RATE_WINDOW, f64::max);
         }
     }
@@ -120,7 +134,8 @@ impl Link {
     /// How many bytes of prefetch may be on the way: twice the bandwidth-delay product, within [`WINDOW_BYTES`]. Twice,
     /// so that a rate that was underestimated can be seen to be higher.
     pub fn window(&self) -> u64 {
-        ((2.0 * self.product()) as u64).clamp(*WINDOW_BYTES.start(), *WINDOW_BYTES.end())
+        let least = if self.samples >= SAMPLES { *WINDOW_BYTES.start() } else { FIRST_WINDOW_BYTES };
+        ((2.0 * self.product()) as u64).clamp(least, *WINDOW_BYTES.end())
     }
 
     /// How many bytes may ride along with a miss without a prediction: what arrives in one round trip. So a miss at
@@ -134,6 +149,19 @@ impl Link {
     pub fn threshold(&self, len: u64) -> f64 {
         let transfer = len as f64 / self.rate();
         transfer / (self.round_trip().as_secs_f64() + transfer)
+    }
+
+    /// In which order to fetch ahead of use: the smaller goes first. What is needed `within` this time goes before what is
+    /// needed a round trip later; of what is needed at the same time, that which saves more waiting for each second of the
+    /// link, P·r / (s/b), goes first.
+    pub fn urgency(&self, len: u64, probability: f32, within: Duration) -> Duration {
+        let pieces = len as f64 / PIECE_LEN / f64::from(probability.clamp(0.01, 1.0));
+        within + self.round_trip().mul_f64((PATIENCE * pieces).clamp(0.0, 1e4))
+    }
+
+    /// How many requests for prefetches may be under way: enough that connections together carry the window.
+    pub fn requests(&self) -> usize {
+        (self.window() as usize).div_ceil(CONNECTION_BYTES).clamp(3, MAX_REQUESTS)
     }
 
     fn product(&self) -> f64 {

@@ -105,6 +105,11 @@ pub trait Origin: Send + Sync {
     /// Opens connections ahead of need, so that a first demand does not wait for a handshake. Errors do not matter.
     fn warm_up(&self, connections: usize) -> BoxFuture<'static, ()>;
 
+    /// Bytes of answers as they came over the wire, if they are counted.
+    fn received_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Sends an encoded trace.
     fn put_trace(&self, repository: &Repository, trace: Vec<u8>) -> BoxFuture<'static, Result<(), OriginError>>;
 }

@@ -7,12 +7,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use layer_format::trace::{BUCKET_LEN, Event, MAX_EVENTS, MAX_PATHS, MAX_TRACE_LEN, Source, Touch, Trace};
 use layer_format::{Digest, LayerPath};
 use parking_lot::Mutex;
+
+use crate::timeline::Timeline;
 
 /// Number of tables, so that threads rarely meet.
 const SHARDS: usize = 16;
@@ -37,6 +40,28 @@ struct List {
     numbers: HashMap<LayerPath, u32>,
     processes: HashMap<u32, u16>,
     encoded: usize,
+    details: Option<TraceDetails>,
+}
+
+/// What is recorded of first touches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recording {
+    /// Nothing, and nothing is predicted while the run lasts: to measure what recording costs.
+    Off,
+    /// All of them.
+    #[default]
+    Touches,
+}
+
+/// What a timeline says of a trace.
+#[derive(Clone, Debug)]
+pub struct TraceDetails {
+    /// When the trace's times begin.
+    pub started: Instant,
+    /// For each process number of the trace the one of the timeline.
+    pub processes: Vec<u16>,
+    /// For each event about how many bytes it needed.
+    pub sizes: Vec<u32>,
 }
 
 /// First touches of one run of one image.
@@ -48,6 +73,8 @@ pub struct Recorder {
     list: Mutex<List>,
     full: AtomicBool,
     counts: [AtomicU64; 3],
+    is_off: bool,
+    timeline: Option<Arc<Timeline>>,
 }
 
 impl Default for Recorder {
@@ -59,31 +86,55 @@ impl Default for Recorder {
 impl Recorder {
     /// Starts recording now.
     pub fn new() -> Self {
+        Self::with(Recording::default(), None)
+    }
+
+    /// Starts recording now. With a timeline, sizes and the timeline's numbers of processes are kept as well.
+    pub fn with(recording: Recording, timeline: Option<Arc<Timeline>>) -> Self {
+        let started = Instant::now();
+        let details = timeline.is_some().then(|| TraceDetails { started, processes: Vec::new(), sizes: Vec::new() });
         Self {
-            started: Instant::now(),
+            started,
             hasher: RandomState::new(),
             shards: Default::default(),
-            list: Mutex::default(),
+            list: Mutex::new(List { details, ..List::default() }),
             full: AtomicBool::new(false),
             counts: Default::default(),
+            is_off: recording == Recording::Off,
+            timeline,
         }
     }
 
-    /// A tree leaf answered for `path`. Says whether it is the first time that this leaf answers for anything.
-    pub fn meta(&self, layer: u8, leaf: &Digest, path: &LayerPath, pid: u32, source: Source) -> bool {
+    /// A tree leaf, whose length is asked for if it matters, answered for `path`. Says whether it is the first time that
+    /// this leaf answers for anything.
+    pub fn meta(&self, layer: u8, leaf: &Digest, path: &LayerPath, pid: u32, source: Source, len: impl FnOnce() -> usize) -> bool {
+        if self.is_off {
+            return false;
+        }
         let node = leaf.prefix64();
         if !self.shards[node as usize % SHARDS].lock().nodes.insert((layer, node)) {
             return false;
         }
         self.count(source, 1);
-        self.record(layer, path, pid, [(Touch::Meta, source)]);
+        let len = self.timeline.as_ref().map_or(0, |_| len() as u64);
+        self.record(layer, path, pid, [(Touch::Meta, source)], len);
         true
     }
 
-    /// The bytes `range` of the file at `path` were read; `source` tells, for a bucket, where its bytes came from.
-    /// Calls `first` with each bucket that was not read before.
-    pub fn data(&self, layer: u8, path: &LayerPath, range: std::ops::Range<u64>, pid: u32, source: impl Fn(u32) -> Source, mut first: impl FnMut(u32)) {
-        if range.is_empty() {
+    /// The bytes `range` of the file at `path`, which has `len`, were read; `source` tells, for a bucket, where its bytes
+    /// came from. Calls `first` with each bucket that was not read before.
+    #[expect(clippy::too_many_arguments, reason = "what a read is: where, what, by whom, and who wants to know")]
+    pub fn data(
+        &self,
+        layer: u8,
+        path: &LayerPath,
+        len: u64,
+        range: std::ops::Range<u64>,
+        pid: u32,
+        source: impl Fn(u32) -> Source,
+        mut first: impl FnMut(u32),
+    ) {
+        if range.is_empty() || self.is_off {
             return;
         }
         let file = self.hasher.hash_one((layer, path.as_bytes()));
@@ -111,18 +162,24 @@ impl Recorder {
         for (_, source) in &touches {
             self.count(*source, 1);
         }
-        self.record(layer, path, pid, touches);
+        self.record(layer, path, pid, touches, len);
         new.into_iter().for_each(&mut first);
     }
 
     fn count(&self, source: Source, more: u64) {
         self.counts[source as usize].fetch_add(more, Ordering::Relaxed);
+        if let Some(timeline) = &self.timeline {
+            timeline.touched(source, more);
+        }
     }
 
-    fn record(&self, layer: u8, path: &LayerPath, pid: u32, touches: impl IntoIterator<Item = (Touch, Source)>) {
+    /// `len` is that of the leaf or the file.
+    fn record(&self, layer: u8, path: &LayerPath, pid: u32, touches: impl IntoIterator<Item = (Touch, Source)>, len: u64) {
         if self.full.load(Ordering::Relaxed) {
             return;
         }
+        // Outside the lock: it may read a process's name.
+        let lane = self.timeline.as_ref().map(|timeline| timeline.process(pid).unwrap_or_default());
         let mut list = self.list.lock();
         let list = &mut *list;
         // Under the lock, so that events ascend in time.
@@ -143,12 +200,20 @@ impl Recorder {
             true => *list.processes.entry(pid).or_insert(next),
             false => list.processes.get(&pid).copied().unwrap_or(u16::MAX),
         };
+        if let (Some(details), Some(lane)) = (&mut list.details, lane)
+            && usize::from(process) == details.processes.len()
+        {
+            details.processes.push(lane);
+        }
         for (touch, source) in touches {
             if list.events.len() >= MAX_EVENTS || list.encoded >= MAX_ENCODED {
                 return self.full.store(true, Ordering::Relaxed);
             }
             list.encoded += 12;
             list.events.push(Event { time_us, process, layer, path: number, touch, source });
+            if let Some(details) = &mut list.details {
+                details.sizes.push(size(touch, len));
+            }
         }
     }
 
@@ -166,6 +231,12 @@ impl Recorder {
         }
     }
 
+    /// What a timeline says of the trace; empty without one.
+    pub fn details(&self) -> TraceDetails {
+        let none = || TraceDetails { started: self.started, processes: Vec::new(), sizes: Vec::new() };
+        self.list.lock().details.clone().unwrap_or_else(none)
+    }
+
     /// What was recorded until now. `entry_point` and `architecture` are cut to what a trace can hold.
     pub fn trace(&self, image: Digest, entry_point: &str, architecture: &str) -> Trace {
         let list = self.list.lock();
@@ -178,6 +249,15 @@ impl Recorder {
             events: list.events.clone(),
         }
     }
+}
+
+/// How many bytes a touch needs of a leaf or a file of `len` bytes.
+fn size(touch: Touch, len: u64) -> u32 {
+    let needed = match touch {
+        Touch::Meta => len,
+        Touch::Data { bucket } => len.saturating_sub(u64::from(bucket) * BUCKET_LEN).min(BUCKET_LEN),
+    };
+    u32::try_from(needed).unwrap_or(u32::MAX)
 }
 
 fn cut(text: &str, max: usize) -> String {
@@ -198,14 +278,14 @@ mod tests {
 
     #[test]
     fn each_bucket_once_in_order() {
-        let recorder = Recorder::new();
+        let recorder = Recorder::default();
         let mut seen = Vec::new();
         for (from, to) in [(0, 1), (0, 16384), (16000, 17000), (100 * 16384, 230 * 16384), (0, 240 * 16384), (5, 5)] {
-            recorder.data(1, &path("a"), from..to, 7, |_| Source::Missed, |bucket| seen.push(bucket));
+            recorder.data(1, &path("a"), 1 << 40, from..to, 7, |_| Source::Missed, |bucket| seen.push(bucket));
         }
         let mut expected: Vec<u32> = [0, 1].into_iter().chain(100..230).chain(2..100).chain(230..240).collect();
         assert_eq!(seen, expected);
-        recorder.data(0, &path("a"), 0..1, 8, |_| Source::Local, |bucket| expected.push(bucket));
+        recorder.data(0, &path("a"), 1 << 40, 0..1, 8, |_| Source::Local, |bucket| expected.push(bucket));
         assert_eq!(expected.len(), 241);
         let trace = recorder.trace(Digest::of(b"i"), "é".repeat(600).as_str(), "x86_64");
         assert_eq!((trace.events.len(), trace.paths.len()), (241, 1));
@@ -217,19 +297,19 @@ mod tests {
 
     #[test]
     fn a_leaf_counts_once_in_each_layer() {
-        let recorder = Recorder::new();
+        let recorder = Recorder::default();
         let leaf = Digest::of(b"leaf");
-        assert!(recorder.meta(0, &leaf, &path("x"), 1, Source::Prefetched));
-        assert!(!recorder.meta(0, &leaf, &path("y"), 1, Source::Local));
-        assert!(recorder.meta(1, &leaf, &path("y"), 1, Source::Local));
+        assert!(recorder.meta(0, &leaf, &path("x"), 1, Source::Prefetched, || 0));
+        assert!(!recorder.meta(0, &leaf, &path("y"), 1, Source::Local, || 0));
+        assert!(recorder.meta(1, &leaf, &path("y"), 1, Source::Local, || 0));
         assert!(recorder.hit_rate() == 1.0 && recorder.trace(leaf, "", "").events.len() == 2);
     }
 
     #[test]
     fn stops_at_the_bound_and_the_last_bucket() {
-        let recorder = Recorder::new();
-        recorder.data(0, &path("huge"), 0..BUCKET_LEN * (MAX_EVENTS as u64 + 1000), 1, |_| Source::Local, |_| ());
-        recorder.data(0, &path("huge"), u64::MAX - 1..u64::MAX, 1, |_| Source::Local, |_| ());
+        let recorder = Recorder::default();
+        recorder.data(0, &path("huge"), 1 << 40, 0..BUCKET_LEN * (MAX_EVENTS as u64 + 1000), 1, |_| Source::Local, |_| ());
+        recorder.data(0, &path("huge"), 1 << 40, u64::MAX - 1..u64::MAX, 1, |_| Source::Local, |_| ());
         let trace = recorder.trace(Digest::of(b""), "", "");
         assert_eq!(trace.events.len(), MAX_EVENTS);
         assert!(Trace::decode(&trace.encode()).is_ok());

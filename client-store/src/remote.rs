@@ -4,20 +4,26 @@
 //! who want it. Nothing that arrives here is verified against a digest, except manifests: objects are verified by
 //! whoever asked for them. No body takes more memory than its bound.
 
+mod access;
 mod http;
+mod lanes;
+mod models;
 mod origin_impl;
 pub mod retry;
 mod states;
 mod stream;
 mod upload;
+mod wire;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use layer_format::Digest;
 use layer_format::api::{
-    BITMAP_MEDIA_TYPE, Capabilities, DIGEST_HEADER, DIGESTS_MEDIA_TYPE, IMAGE_MEDIA_TYPE, ManifestPut, Tags, decode_bitmap, encode_digests,
+    BITMAP_MEDIA_TYPE, Capabilities, DIGEST_HEADER, DIGESTS_MEDIA_TYPE, IMAGE_MEDIA_TYPE, LinkHint, ManifestPut, Tags, decode_bitmap, encode_digests,
 };
 use layer_format::manifest::MAX_MANIFEST_LEN;
 use layer_format::model::MAX_MODEL_LEN;
@@ -25,14 +31,28 @@ use layer_format::reference::{HEAD, ImageReference, Repository, Revision};
 use reqwest::{Method, StatusCode};
 
 use crate::origin::OriginError;
+use access::Access;
+pub use access::TokenSource;
 pub use states::RemoteState;
 pub use stream::StreamDecoder;
+use wire::LinkMeter;
+pub use wire::{recall_link, remember_link};
 
 /// How a registry is reached.
 #[derive(Clone)]
 pub struct RegistryOptions {
     /// Sent as a bearer token, if there is one.
     pub token: Option<String>,
+    /// Asked for another token when the registry does not accept one.
+    pub renew_token: Option<TokenSource>,
+    /// File of certificates, PEM, that are trusted besides those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The link as earlier runs measured it.
+    pub link: Option<LinkHint>,
+    /// Connections beside that of a launch request that carry parts of its answer; by the link if `None`.
+    pub lanes: Option<u8>,
+    /// Launch in the form that caches between may keep, as long as nothing of the image is here.
+    pub cached_launch: bool,
     /// How long a connection may take to come about.
     pub connect_timeout: Duration,
     /// How long nothing may arrive while an answer is due, or be taken while a body is sent.
@@ -41,15 +61,23 @@ pub struct RegistryOptions {
 
 impl Default for RegistryOptions {
     fn default() -> Self {
-        Self { token: None, connect_timeout: Duration::from_secs(10), idle_timeout: Duration::from_secs(30) }
+        Self {
+            token: None,
+            renew_token: None,
+            ca_file: None,
+            link: None,
+            lanes: None,
+            cached_launch: false,
+            connect_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
+        }
     }
 }
 
 impl std::fmt::Debug for RegistryOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { token, connect_timeout, idle_timeout } = self;
-        let token = token.as_ref().map(|_| "…");
-        f.debug_struct("RegistryOptions").field("token", &token).field("connect_timeout", connect_timeout).field("idle_timeout", idle_timeout).finish()
+        let token = self.token.as_ref().map(|_| "…");
+        f.debug_struct("RegistryOptions").field("token", &token).field("ca_file", &self.ca_file).field("link", &self.link).finish_non_exhaustive()
     }
 }
 
@@ -57,6 +85,8 @@ impl std::fmt::Debug for RegistryOptions {
 #[derive(Clone, Debug)]
 pub struct Registry {
     inner: Arc<Inner>,
+    /// Bytes of answers that came through this handle.
+    received: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -65,6 +95,10 @@ struct Inner {
     url: String,
     client: reqwest::Client,
     options: RegistryOptions,
+    access: Access,
+    link: LinkMeter,
+    /// Whether it runs on this machine.
+    is_loopback: bool,
 }
 
 /// An image manifest as the registry has it; its bytes match its digest.
@@ -87,8 +121,27 @@ impl Registry {
         if !matches!(parsed.scheme(), "http" | "https") || parsed.host_str().is_none() {
             return Err(fail("a registry's URL starts with http:// or https://".into()));
         }
-        let client = http::client(&options).map_err(|error| fail(http::reason(&error)))?;
-        Ok(Self { inner: Arc::new(Inner { url: url.trim_end_matches('/').to_owned(), client, options }) })
+        let is_loopback = match parsed.host_str().map(|host| host.trim_matches(['[', ']'])) {
+            Some("localhost") => true,
+            Some(host) => host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback()),
+            None => false,
+        };
+        let certificates = http::certificates(options.ca_file.as_deref()).map_err(fail)?;
+        let client = http::client(&options, certificates).map_err(|error| fail(http::reason(&error)))?;
+        let access = Access::new(options.token.clone(), options.renew_token.clone());
+        let url = url.trim_end_matches('/').to_owned();
+        Ok(Self { inner: Arc::new(Inner { url, client, options, access, link: LinkMeter::default(), is_loopback }), received: Arc::default() })
+    }
+
+    /// The same registry and connections, with a count of received bytes of its own.
+    #[must_use]
+    pub fn counted(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), received: Arc::default() }
+    }
+
+    /// The link as measured so far; `None` if too little came over it.
+    pub fn measured_link(&self) -> Option<LinkHint> {
+        self.inner.link.hint()
     }
 
     /// The URL.
@@ -211,7 +264,7 @@ impl Registry {
     /// [`OriginError`].
     pub async fn capabilities(&self) -> Result<Capabilities, OriginError> {
         let request = self.inner.client.get(format!("{}/v1/capabilities", self.inner.url));
-        let response = self.send(self.authorised(request), || "its native API".to_owned()).await?;
+        let response = self.send(request, || "its native API".to_owned()).await?;
         self.json(response).await
     }
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use layer_format::api::{HaveFilter, LaunchRequest};
@@ -13,28 +13,30 @@ use layer_format::manifest::{ImageManifest, LayerManifest, Manifest};
 use layer_format::model::Model;
 use layer_format::reference::{ImageReference, Revision};
 use layer_format::trace::Trace;
-use layer_format::{Digest, FormatError};
+use layer_format::{Digest, FormatError, LayerPath};
 use parking_lot::Mutex;
 
 use crate::cache::ObjectCache;
+use crate::complete::{Completion, CompletionOptions};
 use crate::error::FetchError;
 use crate::fetch::{self, Fetcher, FetcherOptions, LaunchError, LaunchOptions, LaunchStream, Wanted, no_candidates};
+use crate::guess::Guess;
 use crate::origin::Origin;
 use crate::prefetch::{Policy, Prefetcher};
 use crate::reader::{DEFAULT_NODE_BYTES, LayerReader, Nodes};
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, Recording, TraceDetails};
 use crate::stats::RunStats;
+use crate::timeline::Timeline;
 use crate::view::LayerView;
 
 /// Most uncompressed bytes that a launch stream may carry, unless configured otherwise.
 pub const DEFAULT_LAUNCH_BUDGET_BYTES: u64 = 1 << 30;
 /// Connections opened at the start of a run: for the launch, demands and prefetches.
 const CONNECTIONS: usize = 3;
-/// How long the end of a run waits for its trace to be sent.
-pub const TRACE_LIMIT: Duration = Duration::from_secs(3);
-
-/// The same for a registry from which nothing came in this run.
-pub const UNHEARD_LIMIT: Duration = Duration::from_millis(200);
+/// Most bytes fetched in vain on a metered link.
+const METERED_WASTE_BYTES: u64 = 2 << 20;
+/// Most words of start commands that are looked at.
+const MAX_SEEDS: usize = 32;
 
 /// Why a run could not start.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -102,8 +104,14 @@ pub struct SessionOptions {
     pub have: Option<HaveFilter>,
     /// A model in the local store to predict with until the registry sends a newer one.
     pub model: Option<Digest>,
-    /// Send the trace at the end.
-    pub send_trace: bool,
+    /// Every byte costs: only what is nearly sure is fetched ahead, and next to nothing may be wasted.
+    pub metered: bool,
+    /// Bring the rest of the image here while the application runs and needs nothing. Not if metered or offline.
+    pub completion: Option<CompletionOptions>,
+    /// What is recorded of first touches.
+    pub recording: Recording,
+    /// Told how the run goes; the images of a run share one.
+    pub timeline: Option<Arc<Timeline>>,
 }
 
 impl SessionOptions {
@@ -127,7 +135,10 @@ impl SessionOptions {
             launch_budget_bytes: DEFAULT_LAUNCH_BUDGET_BYTES,
             have: None,
             model: None,
-            send_trace: true,
+            metered: false,
+            completion: None,
+            recording: Recording::default(),
+            timeline: None,
         }
     }
 }
@@ -146,6 +157,8 @@ struct Models {
     prefetcher: Option<Arc<Prefetcher>>,
     /// The launch stream will bring nothing more of what it was to bring.
     is_alone: bool,
+    /// Nothing more comes at all, so no model either.
+    has_ended: bool,
 }
 
 impl Models {
@@ -164,13 +177,21 @@ impl Models {
                 prefetcher.fetch_launch_list();
             }
         }
+        if self.has_ended {
+            prefetcher.set_alone();
+        }
         self.prefetcher = Some(prefetcher);
     }
 
-    fn left_alone(&mut self) {
-        self.is_alone = true;
+    /// The launch stream ended, after all that it was to bring or not.
+    fn ended(&mut self, whole: bool) {
+        self.has_ended = true;
+        self.is_alone |= !whole;
         if let Some(prefetcher) = &self.prefetcher {
-            prefetcher.fetch_launch_list();
+            prefetcher.set_alone();
+            if !whole {
+                prefetcher.fetch_launch_list();
+            }
         }
     }
 }
@@ -186,13 +207,13 @@ pub struct Session {
     fetcher: Arc<Fetcher>,
     recorder: Arc<Recorder>,
     models: Arc<Mutex<Models>>,
-    prefetcher: Option<(Arc<Prefetcher>, std::thread::JoinHandle<()>)>,
+    prefetcher: Option<Arc<Prefetcher>>,
+    guess: Arc<Guess>,
+    completion: Option<Arc<Completion>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
     launch: Option<LaunchStream>,
-    origin: Option<Arc<dyn Origin>>,
-    runtime: tokio::runtime::Handle,
     entry_point: Option<String>,
     architecture: String,
-    send_trace: bool,
     is_local: bool,
 }
 
@@ -208,7 +229,7 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`] if the manifests cannot be had within the wait limit.
-    pub fn start(options: SessionOptions) -> Result<Self, SessionError> {
+    pub fn start(mut options: SessionOptions) -> Result<Self, SessionError> {
         let named = match &options.image.revision {
             Revision::Digest(digest) => Some(*digest),
             _ => options.digest,
@@ -217,13 +238,18 @@ impl Session {
             wait_limit: options.wait_limit,
             stall_limit: options.stall_limit,
             memory_bytes: options.memory_bytes,
-            waste_budget_bytes: options.waste_budget_bytes,
+            waste_budget_bytes: if options.metered { options.waste_budget_bytes.min(METERED_WASTE_BYTES) } else { options.waste_budget_bytes },
+            strict: options.metered,
             offline: options.policy == Policy::Offline,
+            timeline: options.timeline.clone(),
             ..FetcherOptions::new(options.cache.clone(), options.origin.clone(), options.image.repository.clone(), options.runtime.clone())
         }));
+        if let Some(timeline) = &options.timeline {
+            timeline.attach(&fetcher);
+        }
         let given = options.manifest.clone().filter(|bytes| named == Some(Digest::of(bytes)));
         let local = named.and_then(|digest| Some((digest, given.or_else(|| fetcher.local(&digest))?)));
-        let models = Arc::new(Mutex::new(Models { is_alone: true, ..Models::default() }));
+        let models = Arc::new(Mutex::new(Models { is_alone: true, has_ended: true, ..Models::default() }));
         if options.policy == Policy::Predicted
             && let Some(digest) = options.model
             && let Some(model) = fetcher.local(&digest).and_then(|bytes| Model::decode(&bytes).ok())
@@ -253,24 +279,35 @@ impl Session {
         }
 
         let nodes = Arc::new(Nodes::new(fetcher.clone(), DEFAULT_NODE_BYTES));
-        let recorder = Arc::new(Recorder::new());
+        let recorder = Arc::new(Recorder::with(options.recording, options.timeline.clone()));
         let roots: Vec<Digest> = layer_manifests.iter().map(|layer| layer.root).collect();
-        let prefetcher = match options.policy {
-            Policy::Predicted if !fetcher.is_offline() && !options.is_complete => {
-                let prefetcher = Arc::new(Prefetcher::new(nodes.clone(), roots.clone(), entry_point.clone(), options.architecture.clone()));
-                models.lock().attach(prefetcher.clone());
-                let for_thread = prefetcher.clone();
-                let thread = std::thread::Builder::new().name("turbo-prefetch".into()).spawn(move || for_thread.run());
-                let thread =
-                    thread.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })?;
-                Some((prefetcher, thread))
-            }
-            _ => None,
-        };
-        let layers = (0..=u8::MAX).zip(roots).map(|(number, root)| {
-            let prefetcher = prefetcher.as_ref().map(|(prefetcher, _)| prefetcher.clone());
-            Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher))
+        let needs_network = !fetcher.is_offline() && !options.is_complete;
+        let guess = Arc::new(match needs_network {
+            true => Guess::new(nodes.clone(), roots.clone(), seeds(&manifest, entry_point.as_deref())),
+            false => Guess::disabled(nodes.clone()),
         });
+        let mut threads = Vec::new();
+        let prefetcher = (needs_network && options.policy == Policy::Predicted)
+            .then(|| Arc::new(Prefetcher::new(nodes.clone(), guess.clone(), roots.clone(), entry_point.clone(), options.architecture.clone())));
+        let completion = options.completion.take().filter(|_| needs_network && !options.metered);
+        let completion = completion.map(|how| Arc::new(Completion::new(fetcher.clone(), options.cache.clone(), digest, manifest.layers.clone(), how)));
+        if let Some(completion) = &completion {
+            let for_thread = completion.clone();
+            threads.push(thread("turbo-complete", move || for_thread.run())?);
+        }
+        if needs_network && !options.metered && matches!(options.policy, Policy::Predicted | Policy::Guessed) {
+            guess.set_active(options.policy == Policy::Guessed);
+            let for_thread = guess.clone();
+            threads.push(thread("turbo-guess", move || for_thread.run())?);
+        }
+        if let Some(prefetcher) = &prefetcher {
+            models.lock().attach(prefetcher.clone());
+            let for_thread = prefetcher.clone();
+            threads.push(thread("turbo-prefetch", move || for_thread.run())?);
+        }
+        let layers = (0..=u8::MAX)
+            .zip(roots)
+            .map(|(number, root)| Arc::new(LayerReader::new(number, root, nodes.clone(), recorder.clone(), prefetcher.clone(), guess.clone())));
         Ok(Self {
             layers: layers.collect(),
             image: options.image,
@@ -282,12 +319,12 @@ impl Session {
             recorder,
             models,
             prefetcher,
+            guess,
+            completion,
+            threads,
             launch,
-            origin: options.origin,
-            runtime: options.runtime,
             entry_point,
             architecture: options.architecture,
-            send_trace: options.send_trace,
             is_local: options.is_complete,
         })
     }
@@ -344,6 +381,12 @@ impl Session {
         self.entry_point = Some(entry_point.to_owned());
     }
 
+    /// How the rest of the image is brought here, for whoever wants to look: it may be asked as long as it is held. `None` if
+    /// it is not.
+    pub fn completion(&self) -> Option<Arc<Completion>> {
+        self.completion.clone()
+    }
+
     /// What the run needed, fetched and waited for so far.
     pub fn stats(&self) -> RunStats {
         let mut stats = self.fetcher.stats();
@@ -351,58 +394,27 @@ impl Session {
         stats
     }
 
-    /// Ends the run: stops prefetching, waits until what was fetched is durable, and begins to send the trace. Layers can
-    /// still be read. Errors of the store are in [`RunStats::store_error`]; those of sending do not matter.
-    pub fn finish(&self) -> Finished {
+    /// What the timeline needs to know of the trace: when it began, and its processes and sizes. Empty without one.
+    pub fn trace_details(&self) -> TraceDetails {
+        self.recorder.details()
+    }
+
+    /// Ends the run: stops prefetching, and waits until what was fetched is durable. Layers can still be read. Errors of
+    /// the store are in [`RunStats::store_error`].
+    pub fn finish(&self) -> Trace {
         if let Some(launch) = &self.launch {
             launch.stop();
         }
-        if let Some((prefetcher, _)) = &self.prefetcher {
+        if let Some(prefetcher) = &self.prefetcher {
             prefetcher.close();
         }
-        self.fetcher.stop_prefetch();
-        let trace = self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture);
-        let sent = self.send(&trace);
-        self.fetcher.flush();
-        // A registry that was never heard of in this run may be gone: a run that needs no network does not wait for it.
-        let limit = if self.fetcher.stats().bytes_fetched > 0 || self.launch.is_some() { TRACE_LIMIT } else { UNHEARD_LIMIT };
-        Finished { trace, sent, until: Instant::now() + limit }
-    }
-
-    /// Starts sending the trace.
-    fn send(&self, trace: &Trace) -> Option<std::sync::mpsc::Receiver<()>> {
-        let origin = self.origin.clone().filter(|_| self.send_trace && !self.fetcher.is_offline() && !trace.events.is_empty())?;
-        let (done, wait) = std::sync::mpsc::sync_channel(1);
-        let (repository, encoded) = (self.image.repository.clone(), trace.encode());
-        self.runtime.spawn(async move {
-            match tokio::time::timeout(TRACE_LIMIT, origin.put_trace(&repository, encoded)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "the trace was not taken"),
-                Err(_) => tracing::debug!("the trace was not taken in time"),
-            }
-            // Nobody waits any more if this fails.
-            let _ = done.send(());
-        });
-        Some(wait)
-    }
-}
-
-/// A run that ended, and its trace, which may still be on its way.
-#[derive(Debug)]
-pub struct Finished {
-    trace: Trace,
-    sent: Option<std::sync::mpsc::Receiver<()>>,
-    until: Instant,
-}
-
-impl Finished {
-    /// Waits until the registry has the trace, for at most [`TRACE_LIMIT`] after the end of the run: a registry that does
-    /// not take it in time gets the next one.
-    pub fn wait(self) -> Trace {
-        if let Some(sent) = self.sent {
-            let _ = sent.recv_timeout(self.until.saturating_duration_since(Instant::now()));
+        self.guess.close();
+        if let Some(completion) = &self.completion {
+            completion.close();
         }
-        self.trace
+        self.fetcher.stop_prefetch();
+        self.fetcher.flush();
+        self.recorder.trace(self.digest, self.entry_point.as_deref().unwrap_or_default(), &self.architecture)
     }
 }
 
@@ -414,12 +426,40 @@ impl Drop for Session {
         // It refers to the layers, which refer to the fetcher.
         self.models.lock().prefetcher = None;
         self.fetcher.close();
-        if let Some((prefetcher, thread)) = self.prefetcher.take() {
+        if let Some(prefetcher) = self.prefetcher.take() {
             prefetcher.close();
+        }
+        self.guess.close();
+        if let Some(completion) = &self.completion {
+            completion.close();
+        }
+        for thread in self.threads.drain(..) {
             // A panic of the thread was reported by itself.
             let _ = thread.join();
         }
     }
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, FetchError> {
+    let started = std::thread::Builder::new().name(name.into()).spawn(run);
+    started.map_err(|error| FetchError::Store { message: format!("starting a thread failed: {error}"), errno: error.raw_os_error() })
+}
+
+/// Files that the launch begins with, as the image says: its programs, and the files that their arguments name.
+fn seeds(manifest: &ImageManifest, entry_point: Option<&str>) -> Vec<Vec<LayerPath>> {
+    let words = manifest.startup(entry_point).chain(manifest.startup(None)).flat_map(|file| &file.command);
+    let absolute = |path: &str| LayerPath::from_absolute(path.as_bytes()).ok();
+    let mut seeds: Vec<Vec<LayerPath>> = Vec::new();
+    for word in words.map(String::as_str).chain(entry_point).take(MAX_SEEDS) {
+        let paths: Vec<LayerPath> = match word.starts_with('/') {
+            true => absolute(word).into_iter().collect(),
+            false => ["/usr/local/bin", "/usr/bin", "/bin"].iter().filter_map(|folder| absolute(&format!("{folder}/{word}"))).collect(),
+        };
+        if !seeds.contains(&paths) {
+            seeds.push(paths);
+        }
+    }
+    seeds
 }
 
 fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, models: &Arc<Mutex<Models>>) -> LaunchStream {
@@ -433,20 +473,22 @@ fn launch(options: &SessionOptions, named: Option<Digest>, fetcher: &Fetcher, mo
         architecture: options.architecture.clone(),
         predict: is_predicted,
         budget_bytes: if is_predicted { options.launch_budget_bytes } else { 0 },
+        metered: options.metered,
         have: options.have.as_ref().map(HaveFilter::to_hex),
         model: models.lock().digest,
+        ..LaunchRequest::default()
     };
-    models.lock().is_alone = false;
+    {
+        let mut models = models.lock();
+        (models.is_alone, models.has_ended) = (false, false);
+    }
     if let Some(origin) = &options.origin {
         // The launch takes one connection; demands should not wait for the handshake of another.
         options.runtime.spawn(origin.warm_up(CONNECTIONS));
     }
     let (for_model, for_end) = (models.clone(), models.clone());
     let on_model: Option<fetch::OnModel> = is_predicted.then(|| Box::new(move |digest, model| for_model.lock().set(digest, model)) as fetch::OnModel);
-    let on_end: fetch::OnEnd = Box::new(move |whole| {
-        if !whole {
-            for_end.lock().left_alone();
-        }
-    });
+    let metered = options.metered;
+    let on_end: fetch::OnEnd = Box::new(move |whole| for_end.lock().ended(whole && !metered));
     fetcher.launch(LaunchOptions { image, digest: named, request, on_model, on_end: Some(on_end) })
 }

@@ -1,7 +1,10 @@
 //! What a run cost: counters while it runs, and [`RunStats`], the report of them.
 
+mod latency;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use latency::Latency;
 use serde::{Deserialize, Serialize};
 
 /// What a run needed, fetched and waited for. Times in microseconds, sizes in uncompressed bytes unless said otherwise.
@@ -17,9 +20,16 @@ pub struct RunStats {
     pub requests: u64,
     /// Sum over all threads of the time that they waited for the network.
     pub stall_us: u64,
+    /// How long a thread that had to wait did so: the median, the 99th percentile, and the longest, with a precision of an eighth.
+    pub demand_p50_us: u64,
+    /// See `demand_p50_us`.
+    pub demand_p99_us: u64,
+    /// See `demand_p50_us`.
+    pub demand_max_us: u64,
     /// Bytes of all objects that arrived, whether they were used or not.
     pub bytes_fetched: u64,
-    /// Bytes on the wire, if the connection tells; else the same as `bytes_fetched`.
+    /// Bytes of answers as they came over the wire, compressed; if the registry does not count them, the same as
+    /// `bytes_fetched`.
     pub bytes_received: u64,
     /// Bytes of the objects that were used, each counted once.
     pub bytes_needed: u64,
@@ -27,6 +37,9 @@ pub struct RunStats {
     pub bytes_prefetched: u64,
     /// Those of them that were then used.
     pub bytes_prefetched_used: u64,
+    /// Bytes that arrived to complete the image, when nothing else was wanted of the link. Not part of `bytes_prefetched` or
+    /// `bytes_wasted`.
+    pub bytes_background: u64,
     /// Bytes that arrived and were of no use: prefetched and not used so far, received twice, or damaged.
     pub bytes_wasted: u64,
     /// Bytes of the objects that were used and were local before the run.
@@ -62,7 +75,19 @@ macro_rules! counters {
         }
     };
 }
-counters!(demand_misses, demand_requests, requests, stall_us, bytes_fetched, bytes_prefetched, damaged_objects, retries, promotions, bytes_wasted);
+counters!(
+    demand_misses,
+    demand_requests,
+    requests,
+    stall_us,
+    bytes_fetched,
+    bytes_prefetched,
+    damaged_objects,
+    retries,
+    promotions,
+    bytes_wasted,
+    bytes_background
+);
 
 /// A number that only grows.
 #[derive(Debug, Default)]

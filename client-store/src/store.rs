@@ -31,7 +31,7 @@ mod walk;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -145,6 +145,16 @@ impl Store {
         self.inner.layout.home()
     }
 
+    /// The folder for what imports remember of the files that they read. All of it is a cache; whoever writes there bounds it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if it cannot be made.
+    pub fn imports_folder(&self) -> Result<PathBuf, StoreError> {
+        let folder = self.inner.layout.imports();
+        layout::create_dir(&folder)?;
+        Ok(folder)
+    }
+
     /// A writer for a new pack of this origin. While it exists, nothing is collected or evicted.
     ///
     /// # Errors
@@ -172,6 +182,44 @@ impl Store {
     /// [`StoreError`] if the index cannot be read.
     pub fn contains_all(&self, digests: &[Digest]) -> Result<bool, StoreError> {
         Ok(self.contains(digests)?.into_iter().all(|found| found))
+    }
+
+    /// Calls `each` with the number and the bytes of each of these objects, in order, `None` for one that is not here (or
+    /// damaged), until it returns `false`. Unlike [`ObjectCache::get`] it looks all of them up at once and copies nothing: for
+    /// whoever reads many small objects.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index or the disk fails.
+    pub fn read_each(&self, digests: &[Digest], each: &mut dyn FnMut(usize, Option<&[u8]>) -> bool) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let locations = inner.index.read(|txn| digests.iter().map(|digest| inner.index.location_in(txn, digest)).collect::<heed::Result<Vec<_>>>())?;
+        for (number, (digest, location)) in digests.iter().zip(locations).enumerate() {
+            let found = location.filter(|location| !inner.bad.is(digest, location)).and_then(|location| {
+                let goes_on = inner.reader.with_object(digest, &location, || inner.open_pack(location.pack), |bytes| each(number, Some(bytes))).ok()?;
+                inner.counters.hits.fetch_add(1, Ordering::Relaxed);
+                inner.touch(location.pack);
+                Some(goes_on)
+            });
+            let goes_on = match found {
+                Some(goes_on) => goes_on,
+                // Not flushed yet, moved meanwhile, damaged or not here.
+                None => each(number, inner.get(digest)?.as_deref()),
+            };
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder for what checkouts remember of the files that they made: a cache but for the locks in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if it cannot be made.
+    pub fn checkouts_folder(&self) -> Result<PathBuf, StoreError> {
+        let folder = self.inner.layout.checkouts();
+        layout::create_dir(&folder)?;
+        Ok(folder)
     }
 
     /// Remembers which model a repository's newest run used; the model itself is an object like any other.

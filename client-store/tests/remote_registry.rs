@@ -115,3 +115,36 @@ async fn the_token_is_sent_and_never_shown() {
     registry.head(&reference("tools/app")).await.unwrap();
     assert!(!format!("{registry:?}").contains("secret"));
 }
+
+#[tokio::test]
+async fn a_token_that_expires_is_read_again() {
+    let fake = FakeRegistry::start().await;
+    let image = image(1, 3, 10);
+    fake.put("1.0", &image);
+    fake.inner.lock().unwrap().token = Some("monday".into());
+    let valid = std::sync::Arc::new(std::sync::Mutex::new("monday".to_owned()));
+    let source = std::sync::Arc::clone(&valid);
+    let options = RegistryOptions {
+        token: Some("monday".into()),
+        renew_token: Some(std::sync::Arc::new(move || Some(source.lock().unwrap().clone()))),
+        ..RegistryOptions::default()
+    };
+    let registry = Registry::new(&fake.url, options).unwrap();
+    assert!(receive(&registry, digests(&image), false).await.iter().all(Result::is_ok));
+    // It expires, and nobody has renewed it.
+    fake.inner.lock().unwrap().token = Some("tuesday".into());
+    let error = receive(&registry, digests(&image), false).await.remove(0).unwrap_err();
+    assert!(!error.is_retryable() && error.to_string().contains("turbo login"), "{error}");
+    // Somebody has: every kind of request goes on.
+    *valid.lock().unwrap() = "tuesday".into();
+    assert!(receive(&registry, digests(&image), false).await.iter().all(Result::is_ok));
+    registry.head(&reference("tools/app")).await.unwrap();
+    fake.inner.lock().unwrap().token = Some("wednesday".into());
+    *valid.lock().unwrap() = "wednesday".into();
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("pack");
+    std::fs::write(&pack, b"no pack").unwrap();
+    let error = registry.put_pack(&"tools/app".parse().unwrap(), &layer_format::Digest::of(b"no pack"), &pack, |_| {}).await;
+    assert!(!matches!(&error, Err(OriginError::Refused { status: 401, .. })), "{error:?}");
+    registry.head(&reference("tools/app")).await.unwrap();
+}

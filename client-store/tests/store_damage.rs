@@ -161,3 +161,48 @@ fn a_store_of_a_newer_version_is_left_alone() {
     let error = client_store::Store::open(home.path(), Default::default()).unwrap_err();
     assert!(matches!(error, StoreError::NewerFormat { found: 2, .. }), "{error:?}");
 }
+
+#[test]
+fn reading_many_gives_what_reading_one_by_one_does() {
+    use Damage::*;
+    for how in [None, Some(Frame), Some(FrameHeader), Some(Truncated), Some(Deleted)] {
+        let home = tempfile::tempdir().unwrap();
+        let store = open(home.path());
+        let packed: Vec<_> = (0..300).map(|n| noise(n, 2000)).collect();
+        add_pack(&store, &packed, PackOrigin::Pulled);
+        drop(store);
+        if let Some(how) = how {
+            damage(&only_pack(home.path()), how);
+        }
+        let store = open(home.path());
+        // Streamed and not flushed, never stored, and one asked for twice.
+        let streamed = noise(1000, 3000);
+        store.insert(&[(Digest::of(&streamed), streamed.clone().into())]).unwrap();
+        let mut wanted: Vec<Digest> = packed.iter().map(|object| Digest::of(object)).collect();
+        wanted.insert(5, Digest::of(&streamed));
+        wanted.insert(9, Digest::of(b"never stored"));
+        wanted.push(wanted[3]);
+        let mut found = Vec::new();
+        store
+            .read_each(&wanted, &mut |number, bytes| {
+                assert_eq!(number, found.len());
+                assert!(bytes.is_none_or(|bytes| Digest::of(bytes) == wanted[number]), "{how:?}");
+                found.push(bytes.is_some());
+                true
+            })
+            .unwrap();
+        let one_by_one: Vec<bool> = wanted.iter().map(|digest| store.get(digest).unwrap().is_some()).collect();
+        assert_eq!(found, one_by_one, "{how:?}");
+        assert!(found[5] && !found[9]);
+        assert_eq!(found.iter().filter(|found| **found).count() == wanted.len() - 1, how.is_none(), "{how:?}");
+        // It ends where it is told to.
+        let mut count = 0;
+        store
+            .read_each(&wanted, &mut |_, _| {
+                count += 1;
+                count < 7
+            })
+            .unwrap();
+        assert_eq!(count, 7);
+    }
+}

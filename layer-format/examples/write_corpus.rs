@@ -13,8 +13,10 @@ use layer_format::manifest::{
     AttributeRule, Attributes, Condition, EnvMode, EnvVar, FileMode, FileRule, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode, StartupFile,
     StateImage, StateManifest,
 };
-use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition};
+use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition, Variant};
+use layer_format::oci::{Algorithm, Descriptor, OciDigest, OciManifest, Platform, media};
 use layer_format::recipe::{Extent, NodeRef, Recipe};
+use layer_format::recording::{Arrival, Class, Estimate, Mark, MarkKind, Process, Recording, Request, Timeline, Totals, Wait};
 use layer_format::trace::{Event, Source, Touch, Trace};
 use layer_format::tree::{Child, Node};
 use layer_format::{Digest, LayerPath, pack};
@@ -83,19 +85,39 @@ fn main() -> Result<(), Box<dyn Error>> {
     for reference in ["tools/scipy:1.0", "a/b@b3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262", "x#abcd"] {
         save("reference", reference.as_bytes())?;
     }
+    let oci = OciDigest::new(Algorithm::Sha256, &[7; 32]).ok_or("a hash of 32 bytes")?;
+    let described = |media_type: &str| Descriptor { annotations: Some([("a".into(), "b".into())].into()), ..Descriptor::new(media_type, oci.clone(), 9) };
+    let image = OciManifest {
+        schema_version: Some(2),
+        config: Some(described(media::CONFIG)),
+        layers: Some(vec![described(media::LAYER_TAR)]),
+        subject: Some(described(media::MANIFEST)),
+        ..OciManifest::default()
+    };
+    save("oci", &serde_json::to_vec(&image)?)?;
+    let platform = Platform { architecture: "arm64".into(), os: "linux".into(), variant: Some("v8".into()) };
+    let listed = Descriptor { platform: Some(platform), ..described(media::MANIFEST) };
+    let index = OciManifest { schema_version: Some(2), media_type: Some(media::INDEX.into()), manifests: Some(vec![listed]), ..OciManifest::default() };
+    save("oci", &serde_json::to_vec(&index)?)?;
+    save(
+        "oci",
+        br#"{"architecture":"amd64","os":"linux","config":{"User":"1","Env":["A=b","=","c"],"Entrypoint":["/a"],"Cmd":["b"],"WorkingDir":"/w/","Labels":{"l":"v"}}}"#,
+    )?;
+    save("oci", oci.as_str().as_bytes())?;
     let event = |time_us, touch| Event { time_us, process: 1, layer: 0, path: 0, touch, source: Source::Missed };
     let events = vec![event(5, Touch::Meta), event(9, Touch::Data { bucket: 300 })];
-    save(
-        "trace",
-        &Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events }.encode(),
-    )?;
+    let trace = Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events };
+    save("trace", &trace.encode())?;
+    save("recording", &Recording { trace, timeline: Some(timeline(path("bin/app")?)) }.encode())?;
     let states = vec![State { layer: 0, path: 0, touch: Touch::Meta }, State { layer: 0, path: 0, touch: Touch::Data { bucket: 1 } }];
     let launch = vec![LaunchItem { state: 0, count: 1.0, time_us: 5 }, LaunchItem { state: 1, count: 0.5, time_us: 3 }];
-    let entry_points = vec![EntryPoint { name: "app".into(), architecture: "x86_64".into(), weight: 1.0, launch }];
+    let other = Variant { weight: 0.5, launches: 1, launch: vec![LaunchItem { state: 0, count: 0.5, time_us: 7 }] };
+    let variants = vec![Variant { weight: 1.0, launches: 1, launch }, other];
+    let entry_points = vec![EntryPoint { name: "app".into(), architecture: "x86_64".into(), launches: 2, variants }];
     let step = Transition { before: 0, from: 0, to: 1, count: 1.0, gap_us: 10 };
     let model = Model {
         image: Some(digest),
-        traces: 1,
+        traces: 2,
         paths: vec![path("bin/app")?],
         states,
         entry_points,
@@ -113,6 +135,26 @@ fn main() -> Result<(), Box<dyn Error>> {
         save("api", &bytes)?;
     }
     Ok(())
+}
+
+fn timeline(path: LayerPath) -> Timeline {
+    Timeline {
+        total_us: 90,
+        trace_start_us: 20,
+        totals: Totals { received_bytes: 6000, wasted_bytes: 50, local_bytes: 1 },
+        marks: vec![Mark { time_us: 20, kind: MarkKind::Manifest }, Mark { time_us: 80, kind: MarkKind::Exited }],
+        processes: vec![
+            Process { start_us: 25, parent: None, is_thread: false, name: "sh".into() },
+            Process { start_us: 30, parent: Some(0), is_thread: true, name: "app".into() },
+        ],
+        trace_processes: vec![0, 1],
+        sizes: vec![4096, 300],
+        paths: vec![path],
+        waits: vec![Wait { start_us: 25, duration_us: 4, process: Some(1), path: Some(0), touch: Touch::Meta, objects: 1, is_promoted: true }],
+        requests: vec![Request { start_us: 1, first_byte_us: Some(9), duration_us: 40, class: Class::Launch, bytes: 6000, objects: 0 }],
+        arrivals: vec![Arrival { slot: 0, class: Class::Launch, bytes: 6000 }],
+        estimates: vec![Estimate { time_us: 10, round_trip_us: 9, bytes_per_s: 1_000_000 }],
+    }
 }
 
 fn save(target: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {

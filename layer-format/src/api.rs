@@ -8,7 +8,14 @@
 //! spans the whole answer and which is flushed after each record that someone may wait for. Decompressed it is a
 //! sequence of [`Record`]s, each `u8 kind | u32 length | payload`, ended by [`Record::End`]: an answer that stops before
 //! was cut. Objects are not labelled: the receiver hashes each, and its digest is its name. So a damaged object is
-//! simply not one of those that were asked for.
+//! simply not one of those that were asked for. The compressed bytes may be several zstd frames, one after the other.
+//!
+//! # Lanes
+//! The answer to a launch can be spread over several connections, since each of them begins slowly: the launch request
+//! says how many [`LaunchRequest::lanes`] the client opens beside it (`GET …/lanes/{id}`). Then each of the answers has
+//! the media type [`LANES_MEDIA_TYPE`] and is a sequence of pieces, each `u32 number | u32 length | bytes`
+//! ([`PieceHeader`]); the bytes of all pieces in the order of their numbers, from 0, are the object stream. On one
+//! connection numbers only grow.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +34,14 @@ pub const DIGESTS_MEDIA_TYPE: &str = "application/vnd.turbo.digests";
 pub const BITMAP_MEDIA_TYPE: &str = "application/vnd.turbo.bitmap";
 /// Media type of an object stream.
 pub const STREAM_MEDIA_TYPE: &str = "application/vnd.turbo.stream+zstd";
+/// Media type of a part of an object stream that is spread over several connections.
+pub const LANES_MEDIA_TYPE: &str = "application/vnd.turbo.lanes";
+/// Most lanes beside the answer to the launch request itself.
+pub const MAX_LANES: u8 = 7;
+/// Fewest hex digits of a launch's id that lanes may name: 128 bits cannot be guessed.
+pub const MIN_LANES_ID_LEN: usize = 32;
+/// Most bytes of a piece.
+pub const MAX_PIECE_LEN: usize = 64 << 10;
 /// Media type of a pack.
 pub const PACK_MEDIA_TYPE: &str = "application/vnd.turbo.pack";
 /// Media type of an image manifest.
@@ -193,6 +208,51 @@ impl<'a> Record<'a> {
     }
 }
 
+/// What stands in front of a piece of a stream that is spread over lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PieceHeader {
+    /// Place among all pieces of the stream, from 0.
+    pub number: u32,
+    /// Bytes that follow: `1..=MAX_PIECE_LEN`.
+    pub len: u32,
+}
+
+impl PieceHeader {
+    /// Length of a header, in bytes.
+    pub const LEN: usize = 8;
+
+    /// The header's bytes.
+    pub fn encode(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..4].copy_from_slice(&self.number.to_le_bytes());
+        bytes[4..].copy_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    /// The reverse.
+    ///
+    /// # Errors
+    /// If the length is 0 or beyond [`MAX_PIECE_LEN`].
+    pub fn decode(bytes: [u8; Self::LEN]) -> Result<Self, FormatError> {
+        let [a, b, c, d, e, f, g, h] = bytes;
+        let (number, len) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        match len as usize {
+            0 => Err(FormatError::invalid("piece", "it is empty")),
+            1..=MAX_PIECE_LEN => Ok(Self { number, len }),
+            _ => Err(FormatError::TooLarge { what: "piece", value: len.into(), max: MAX_PIECE_LEN as u64 }),
+        }
+    }
+}
+
+/// What a client knows of its link to the registry from runs before, for the first choices of both sides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkHint {
+    /// Round trip, in microseconds.
+    pub round_trip_us: u64,
+    /// Bytes a second on the wire, as compressed as they travel.
+    pub bytes_per_s: u64,
+}
+
 /// The numbers of a [`Record::Plan`].
 pub fn plan_prefixes(payload: &[u8]) -> impl Iterator<Item = u64> {
     payload.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes))
@@ -218,6 +278,20 @@ pub struct LaunchRequest {
     /// Digest of the model that the client has, so that it is not sent again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<Digest>,
+    /// The link as the client remembers it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkHint>,
+    /// Every byte costs the client: only what is needed for sure is sent ahead.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub metered: bool,
+    /// How many lanes the client opens beside this request, at most [`MAX_LANES`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub lanes: u8,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &u8) -> bool {
+    *value == 0
 }
 
 /// A compact summary of digests: a Bloom filter. It may say "has" of what is not there (once in about 100 at ten bits a
@@ -323,6 +397,23 @@ pub struct ManifestPut {
     pub existed: bool,
 }
 
+/// Answer of `PUT …/model`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPut {
+    /// The model that launches of the image get now: of what of the sent one is in the image.
+    pub digest: Digest,
+    /// The image.
+    pub image: Digest,
+}
+
+/// Body and answer of `PUT …/pins/{release or digest}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelPin {
+    /// The model; in a request the one that launches get now if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Digest>,
+}
+
 /// Answer of `GET …/tags`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tags {
@@ -422,6 +513,23 @@ mod tests {
         assert_eq!(Record::decode_header([1, 2, 0, 0, 0]), Ok((1, 2)));
         assert!(Record::decode_header([1, 255, 255, 255, 255]).is_err());
         assert!(Record::decode_header([9, 0, 0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn pieces_are_bounded() {
+        let header = PieceHeader { number: 7, len: 300 };
+        assert_eq!(header.encode(), [7, 0, 0, 0, 44, 1, 0, 0]);
+        assert_eq!(PieceHeader::decode(header.encode()), Ok(header));
+        assert!(PieceHeader::decode([0; 8]).is_err());
+        assert!(PieceHeader::decode(PieceHeader { number: 0, len: MAX_PIECE_LEN as u32 + 1 }.encode()).is_err());
+    }
+
+    #[test]
+    fn a_launch_request_of_an_older_client_is_taken() {
+        let request: LaunchRequest = serde_json::from_str(r#"{"architecture":"x86_64","predict":true,"budget_bytes":5}"#).unwrap();
+        assert_eq!((request.lanes, request.metered, request.link), (0, false, None));
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(!text.contains("lanes") && !text.contains("metered"), "{text}");
     }
 
     #[test]

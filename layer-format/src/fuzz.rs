@@ -3,12 +3,14 @@
 //! Each takes any bytes, must return without panicking, and checks that what was accepted encodes to bytes that are
 //! accepted again and mean the same.
 
-use crate::api::{HaveFilter, RECORD_HEADER_LEN, Record, decode_bitmap, decode_digests};
+use crate::api::{HaveFilter, PieceHeader, RECORD_HEADER_LEN, Record, decode_bitmap, decode_digests};
 use crate::frame::Frame;
 use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;
+use crate::oci::{ImageConfig, OciDigest, OciManifest};
 use crate::pack;
 use crate::recipe::Recipe;
+use crate::recording::Recording;
 use crate::reference::ImageReference;
 use crate::trace::Trace;
 use crate::tree::Node;
@@ -17,7 +19,7 @@ use crate::tree::Node;
 pub type Target = fn(&[u8]);
 
 /// All entry points, by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("tree", tree),
     ("recipe", recipe),
     ("frame", frame),
@@ -28,7 +30,9 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("reference", reference),
     ("trace", trace),
     ("model", model),
+    ("recording", recording),
     ("api", api),
+    ("oci", oci),
 ];
 
 fn tree(bytes: &[u8]) {
@@ -93,7 +97,32 @@ fn model(bytes: &[u8]) {
     }
 }
 
+fn recording(bytes: &[u8]) {
+    if let Ok(recording) = Recording::decode(bytes) {
+        assert_eq!(Recording::decode(&recording.encode()), Ok(recording), "a recording comes back");
+    }
+}
+
+fn oci(bytes: &[u8]) {
+    if let Ok((manifest, media_type, _)) = OciManifest::decode(bytes, None) {
+        let again = serde_json::to_vec(&manifest).unwrap_or_default();
+        assert_eq!(OciManifest::decode(&again, Some(&media_type)).map(|(manifest, ..)| manifest), Ok(manifest), "a manifest comes back");
+    }
+    if let Ok(config) = ImageConfig::decode(bytes) {
+        let (image, layers) = config.stated(&[(crate::Digest::of(b"root"), 1, 0)], "fuzz");
+        assert!(image.encode().is_ok() && layers.iter().all(|layer| layer.encode().is_ok()), "what a configuration states is valid");
+    }
+    if let Ok(digest) = String::from_utf8_lossy(bytes).parse::<OciDigest>() {
+        assert_eq!(digest.hex().len(), 2 * digest.algorithm().output_len(), "a digest has its length");
+    }
+}
+
 fn api(bytes: &[u8]) {
+    if let Some(header) = bytes.first_chunk()
+        && let Ok(piece) = PieceHeader::decode(*header)
+    {
+        assert_eq!(piece.encode(), *header, "a piece's header has one encoding");
+    }
     let _ = decode_digests(bytes);
     let _ = decode_bitmap(bytes, 64);
     let _ = HaveFilter::from_hex(&String::from_utf8_lossy(bytes));
@@ -116,7 +145,7 @@ mod tests {
     proptest! {
         /// Valid samples with a few bytes changed get further into a parser than noise does.
         #[test]
-        fn nothing_panics_on_changed_samples(which in 0usize..10, sample: proptest::sample::Index, edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6), cut: Option<proptest::sample::Index>) {
+        fn nothing_panics_on_changed_samples(which in 0usize..TARGETS.len(), sample: proptest::sample::Index, edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6), cut: Option<proptest::sample::Index>) {
             let samples = samples();
             let mut bytes = sample.get(&samples).clone();
             for (at, byte) in edits {

@@ -11,6 +11,8 @@
 //! * [`manifest`]: layer, image and state manifests, canonical JSON.
 //! * [`frame`] and [`pack`]: how objects are compressed together and kept in files.
 //! * [`trace`] and [`model`]: what a run touched first, and what was learned from many runs.
+//! * [`oci`]: the manifests and configurations of container tools, and what they mean for ours.
+//! * [`recording`]: a trace with how the run went in time, for whoever looks at it.
 //! * [`api`]: bodies of the registry's native HTTP API. [`mod@reference`] parses image names.
 
 pub mod api;
@@ -22,9 +24,11 @@ pub mod frame;
 pub mod fuzz;
 pub mod manifest;
 pub mod model;
+pub mod oci;
 pub mod pack;
 pub mod path;
 pub mod recipe;
+pub mod recording;
 pub mod reference;
 pub mod trace;
 pub mod tree;

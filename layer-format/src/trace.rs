@@ -175,6 +175,19 @@ impl Trace {
     }
 }
 
+/// What stands in traces and models for an entry point that the image itself does not have: `other-` and 16 hex digits of
+/// its BLAKE3. So launches of the same program are learned together, and no name of another image, or of a host, becomes
+/// known. What has this form already stays.
+pub fn foreign_entry_point(name: &str) -> String {
+    const PREFIX: &str = "other-";
+    let is_one = name.strip_prefix(PREFIX).is_some_and(|hex| hex.len() == 16 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    if is_one {
+        return name.to_owned();
+    }
+    let digest = Digest::of(&[b"turbo entry point ", name.as_bytes()].concat()).to_hex();
+    format!("{PREFIX}{}", digest.get(..16).unwrap_or_default())
+}
+
 pub(crate) fn text(what: &'static str, bytes: &[u8]) -> Result<String, FormatError> {
     String::from_utf8(bytes.to_vec()).map_err(|_| FormatError::invalid(what, "a name is not UTF-8"))
 }
@@ -221,6 +234,14 @@ mod tests {
         let bytes = trace.encode();
         assert_eq!(Trace::decode(&bytes), Ok(trace));
         assert_eq!(Digest::of(&bytes).to_hex(), "905c326b69466ac327cf2e411f967c902f020336fc6de362041f32e3a34171c5");
+    }
+
+    #[test]
+    fn a_foreign_entry_point_is_known_by_its_hash_alone() {
+        let foreign = foreign_entry_point("/home/ann/tool");
+        assert!(foreign.starts_with("other-") && foreign.len() == 22 && !foreign.contains("ann"), "{foreign}");
+        assert_eq!(foreign_entry_point(&foreign), foreign);
+        assert_ne!(foreign_entry_point("other-x"), "other-x");
     }
 
     #[test]

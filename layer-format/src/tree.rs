@@ -144,6 +144,15 @@ impl Node {
         }
     }
 
+    /// The entry of a leaf that stands for `path`: its own, else the one before it, else the leaf's first. A lookup of
+    /// that entry leads to the same leaf; so what was looked up need not be remembered to know what answered. `None` of
+    /// an index node or an empty leaf.
+    pub fn stand_in(&self, path: &LayerPath) -> Option<&LayerPath> {
+        let Self::Leaf(entries) = self else { return None };
+        let after = entries.partition_point(|entry| entry.path <= *path);
+        entries.get(after.saturating_sub(1)).map(|entry| &entry.path)
+    }
+
     /// The position of the child whose range holds `path`: the last one that does not start after it.
     fn child_for(children: &[Child], path: &LayerPath) -> usize {
         children.partition_point(|child| child.first <= *path).saturating_sub(1)

@@ -6,14 +6,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use layer_format::model::{EntryPoint, LaunchItem, MAX_ENTRY_POINTS, Model, State, Transition};
+use layer_format::model::{EntryPoint, LaunchItem, MAX_ENTRY_POINTS, Model, State, Transition, Variant};
 use layer_format::trace::MAX_ENTRY_POINT_LEN;
 use layer_format::{Digest, LayerPath};
+
+use crate::variants::{self, Shares};
 
 /// Counts below this are forgotten: about a hundred half-lives without a launch.
 const DUST: f32 = 1e-30;
 /// Most that a count can be: beyond, adding 1 to a 32-bit number changes nothing.
 const MAX_COUNT: f32 = 16_777_216.0;
+/// Most launches that are counted, as the format reads it.
+const MAX_LAUNCHES: u64 = u64::MAX >> 8;
 /// Longest name of a processor architecture, as the format reads it.
 const MAX_ARCHITECTURE_LEN: usize = 64;
 /// A newly seen time moves the typical one by at most as much as it is, and this: enough to learn from the start.
@@ -34,7 +38,7 @@ impl Seen {
     /// Adds another observation. The time becomes the mean weighted by the decayed counts (so it is an exponentially
     /// weighted mean with the model's own half-life), except that one observation cannot pull it further than to
     /// twice or half of what it was: a stalled or lying run does not reorder a launch.
-    fn add(&mut self, count: f32, time_us: u32) {
+    pub(crate) fn add(&mut self, count: f32, time_us: u32) {
         let total = self.count + count;
         if total > 0.0 {
             let (old, share) = (f64::from(self.time_us), f64::from(count / total));
@@ -45,13 +49,50 @@ impl Seen {
     }
 }
 
+/// Launches of one kind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DraftVariant {
+    /// Decayed number of launches.
+    pub(crate) weight: f32,
+    /// How many, not decayed.
+    pub(crate) launches: u64,
+    /// What they touch, by number of the state.
+    pub(crate) items: HashMap<u32, Seen>,
+}
+
+impl DraftVariant {
+    /// Adds launches of the same kind.
+    pub(crate) fn absorb(&mut self, other: &Self) {
+        self.weight = (self.weight + other.weight).min(MAX_COUNT);
+        self.launches = self.launches.saturating_add(other.launches).min(MAX_LAUNCHES);
+        for (state, seen) in &other.items {
+            self.items.entry(*state).and_modify(|own| own.add(seen.count, seen.time_us)).or_insert(*seen);
+        }
+    }
+
+    /// The share of launches that touch each state, ascending by state.
+    pub(crate) fn shares(&self) -> Shares {
+        let share = |count: f32| f64::from(count / self.weight.max(f32::MIN_POSITIVE)).min(1.0);
+        let mut shares: Shares = self.items.iter().map(|(state, seen)| (*state, share(seen.count))).collect();
+        shares.sort_unstable_by_key(|(state, _)| *state);
+        shares
+    }
+}
+
 /// The launches of one entry point.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Launches {
+    /// How many, not decayed.
+    pub(crate) launches: u64,
+    /// By kind.
+    pub(crate) variants: Vec<DraftVariant>,
+}
+
+impl Launches {
     /// Decayed number of launches.
-    pub(crate) weight: f32,
-    /// What they touch, by number of the state.
-    pub(crate) items: HashMap<u32, Seen>,
+    pub(crate) fn weight(&self) -> f32 {
+        self.variants.iter().map(|variant| variant.weight).sum()
+    }
 }
 
 /// See the [module](self).
@@ -72,6 +113,8 @@ pub(crate) struct Draft {
     pub(crate) order2: HashMap<[u32; 3], Seen>,
     /// States with a lower number were there before what was added last.
     pub(crate) established: u32,
+    /// The model had to forget states, so one that it does not have may be an old one.
+    pub(crate) is_full: bool,
 }
 
 impl Draft {
@@ -108,8 +151,11 @@ impl Draft {
             *count >= DUST
         };
         self.entry_points.retain(|_, launches| {
-            launches.items.retain(|_, seen| shrink(&mut seen.count));
-            shrink(&mut launches.weight)
+            launches.variants.retain_mut(|variant| {
+                variant.items.retain(|_, seen| shrink(&mut seen.count));
+                shrink(&mut variant.weight)
+            });
+            !launches.variants.is_empty()
         });
         self.order1.retain(|_, seen| shrink(&mut seen.count));
         self.order2.retain(|_, seen| shrink(&mut seen.count));
@@ -118,19 +164,32 @@ impl Draft {
     /// Adds what a model says. `is_new`: what was not there is marked so.
     pub(crate) fn add(&mut self, model: &Model, is_new: bool) {
         self.image = model.image.or(self.image);
-        self.traces = self.traces.saturating_add(model.traces).min(u64::MAX >> 8);
+        self.traces = self.traces.saturating_add(model.traces).min(MAX_LAUNCHES);
         let numbers: Vec<Option<u32>> =
             model.states.iter().map(|state| model.paths.get(state.path as usize).map(|path| self.state(state.layer, path, state.touch))).collect();
         let number = |index: u32| numbers.get(index as usize).copied().flatten();
         for entry in &model.entry_points {
             let key = (shortened(&entry.name, MAX_ENTRY_POINT_LEN), shortened(&entry.architecture, MAX_ARCHITECTURE_LEN));
             let launches = self.entry_points.entry(key).or_default();
-            launches.weight = (launches.weight + cleaned(entry.weight)).min(MAX_COUNT);
-            for item in &entry.launch {
-                if let Some(state) = number(item.state) {
-                    add(&mut launches.items, state, item.count, item.time_us, is_new);
+            launches.launches = launches.launches.saturating_add(entry.launches).min(MAX_LAUNCHES);
+            for variant in &entry.variants {
+                let mut newer = DraftVariant { weight: cleaned(variant.weight), launches: variant.launches, items: HashMap::new() };
+                for item in &variant.launch {
+                    if let Some(state) = number(item.state) {
+                        add(&mut newer.items, state, item.count, item.time_us, is_new);
+                    }
+                }
+                if is_new {
+                    let mut shares = newer.shares();
+                    if self.is_full {
+                        shares.retain(|(state, _)| *state < self.established);
+                    }
+                    variants::join(launches, newer, &shares);
+                } else {
+                    launches.variants.push(newer);
                 }
             }
+            variants::reduce(launches);
         }
         for step in &model.order1 {
             if let (Some(from), Some(to)) = (number(step.from), number(step.to)) {
@@ -175,19 +234,24 @@ impl Draft {
         let mut order2: Vec<Transition> = keeps.order2.iter().filter_map(|key| transition(*key, self.order2.get(key)?)).collect();
         order1.sort_unstable_by_key(|step| (step.from, step.to));
         order2.sort_unstable_by_key(|step| (step.before, step.from, step.to));
-        let entry_points = keeps.entry_points.iter().filter_map(|key| Some((key, self.entry_points.get(key)?))).take(MAX_ENTRY_POINTS).map(
-            |((name, architecture), launches)| {
-                let item =
-                    |(state, seen): (&u32, &Seen)| Some(LaunchItem { state: number(*state)?, count: seen.count.min(launches.weight), time_us: seen.time_us });
-                let mut launch: Vec<LaunchItem> = launches.items.iter().filter_map(item).collect();
-                launch.sort_unstable_by_key(|item| (item.time_us, item.state));
-                EntryPoint { name: name.clone(), architecture: architecture.clone(), weight: launches.weight, launch }
-            },
-        );
+        let entry_points = keeps.entry_points.iter().filter_map(|key| Some((key, self.entry_points.get(key)?))).take(MAX_ENTRY_POINTS);
+        let entry_points = entry_points.map(|((name, architecture), launches)| {
+            let mut variants: Vec<Variant> = launches.variants.iter().map(|variant| finished(variant, number)).collect();
+            variants.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+            EntryPoint { name: name.clone(), architecture: architecture.clone(), launches: launches.launches, variants }
+        });
         let entry_points = entry_points.collect();
         let paths = paths.into_iter().map(|(path, _)| path.clone()).collect();
         Model { image: self.image, traces: self.traces, paths, states: states.into_iter().map(|(state, _)| state).collect(), entry_points, order1, order2 }
     }
+}
+
+/// A variant in the format's order, of the states that have a number.
+fn finished(variant: &DraftVariant, number: impl Fn(u32) -> Option<u32>) -> Variant {
+    let item = |(state, seen): (&u32, &Seen)| Some(LaunchItem { state: number(*state)?, count: seen.count.min(variant.weight), time_us: seen.time_us });
+    let mut launch: Vec<LaunchItem> = variant.items.iter().filter_map(item).collect();
+    launch.sort_unstable_by_key(|item| (item.time_us, item.state));
+    Variant { weight: variant.weight, launches: variant.launches, launch }
 }
 
 /// What of a draft stays.

@@ -2,11 +2,9 @@
 
 use layer_format::LayerPath;
 use layer_format::model::{EntryPoint, Model};
-use layer_format::trace::Touch;
+use layer_format::trace::{Touch, foreign_entry_point};
 
-/// Added to a time before it is divided by a probability (see [`launch_list`]): what is touched at once, but seldom,
-/// goes behind what is touched surely and soon.
-const PATIENCE_US: f64 = 100_000.0;
+use crate::mixture::Mixture;
 
 /// Something that will be touched.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,48 +21,26 @@ pub struct Predicted {
     pub time_us: u32,
 }
 
-/// What a launch of `entry_point` touches, in sending order: by expected time of the first touch, divided by
-/// probability. An unknown or absent entry point gets the list of the heaviest one of that architecture, or else of
-/// the heaviest of all. Empty if the model knows no launch.
+/// What a launch of `entry_point` touches, in sending order: first what all its variants touch, then the rest, both by expected time of
+/// the first touch divided by probability (a variant counts with its share of the launches). An unknown or absent entry point gets the list
+/// of the heaviest one of that architecture, or else of the heaviest of all. Empty if the model knows no launch.
 pub fn launch_list(model: &Model, entry_point: Option<&str>, architecture: &str) -> Vec<Predicted> {
-    let items = find(model, entry_point, architecture).map(|entry| items(model, entry)).unwrap_or_default();
-    items.iter().filter_map(|item| predicted(model, item.state, item.probability, item.time_us)).collect()
-}
-
-/// A launch list's item.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Item {
-    pub(crate) state: u32,
-    pub(crate) probability: f32,
-    pub(crate) time_us: u32,
+    let list = Mixture::new(model, find(model, entry_point, architecture)).list();
+    list.iter().filter_map(|item| predicted(model, item.state, item.probability, item.time_us)).collect()
 }
 
 /// The entry point whose list [`launch_list`] gives.
 pub(crate) fn find<'a>(model: &'a Model, entry_point: Option<&str>, architecture: &str) -> Option<&'a EntryPoint> {
     let same_architecture = || model.entry_points.iter().filter(|entry| entry.architecture == architecture);
-    let exact = same_architecture().find(|entry| Some(entry.name.as_str()) == entry_point);
+    let named = |name: &str| same_architecture().find(|entry| entry.name == name);
+    // A program that the image does not have is learned under another name.
+    let exact = entry_point.and_then(|name| named(name).or_else(|| named(&foreign_entry_point(name))));
     exact.or_else(|| heaviest(same_architecture())).or_else(|| heaviest(model.entry_points.iter()))
 }
 
 /// The heaviest; of equals the first.
 fn heaviest<'a>(entries: impl Iterator<Item = &'a EntryPoint>) -> Option<&'a EntryPoint> {
-    entries.reduce(|best, entry| if entry.weight > best.weight { entry } else { best })
-}
-
-/// The items of an entry point in sending order, no state twice.
-pub(crate) fn items(model: &Model, entry: &EntryPoint) -> Vec<Item> {
-    let mut has = vec![false; model.states.len()];
-    let mut items: Vec<(f64, Item)> = Vec::with_capacity(entry.launch.len());
-    for item in &entry.launch {
-        let probability = share(item.count, entry.weight);
-        let Some(has) = has.get_mut(item.state as usize) else { continue };
-        if probability > 0.0 && !std::mem::replace(has, true) {
-            let key = (f64::from(item.time_us) + PATIENCE_US) / f64::from(probability);
-            items.push((key, Item { state: item.state, probability, time_us: item.time_us }));
-        }
-    }
-    items.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-    items.into_iter().map(|(_, item)| item).collect()
+    entries.reduce(|best, entry| if entry.weight() > best.weight() { entry } else { best })
 }
 
 /// A share of a whole, `0.0..=1.0` whatever is given.

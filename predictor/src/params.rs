@@ -1,4 +1,8 @@
 //! What a model may remember, and for how long.
+//!
+//! On the recorded runs of `traces/` a half-life of 5, 20 or 100 launches makes less than 1 % of a difference in stalls, 5 being the worst on
+//! thin links: two or three runs are too few for forgetting to matter. 20 is what remembers a weekly job among daily ones and forgets a
+//! version that nobody starts any more within some hundred launches.
 
 use layer_format::model::{MAX_ENTRY_POINTS, MAX_MODEL_LEN, MAX_STATES, MAX_TRANSITIONS};
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use layer_format::model::Model;
+use layer_format::model::{MAX_VARIANTS, Model};
 use layer_format::trace::{Event, Source, Touch, Trace};
 use layer_format::{Digest, LayerPath};
 use proptest::prelude::*;
@@ -64,13 +64,13 @@ pub(crate) fn name(model: &Model, state: u32) -> String {
     format!("{}{}#{}", state.layer, model.paths[state.path as usize], state.touch.to_number())
 }
 
-/// All counts of a model by what they count.
+/// All counts of a model by what they count; of an entry point those of all its variants together.
 pub(crate) fn counts(model: &Model) -> Counts {
     let mut counts = Counts::new();
     for entry in &model.entry_points {
-        counts.insert(format!("{}/{}", entry.name, entry.architecture), entry.weight);
-        for item in &entry.launch {
-            counts.insert(format!("{}/{}: {}", entry.name, entry.architecture, name(model, item.state)), item.count);
+        counts.insert(format!("{}/{}", entry.name, entry.architecture), entry.weight());
+        for item in entry.items() {
+            *counts.entry(format!("{}/{}: {}", entry.name, entry.architecture, name(model, item.state))).or_default() += item.count;
         }
     }
     counts.extend(transitions(model));
@@ -100,8 +100,18 @@ pub(crate) fn check(model: &Model, params: &Params) {
     used.dedup();
     assert_eq!(used.len(), model.paths.len(), "every path is some state's");
     for entry in &model.entry_points {
-        assert!(entry.launch.is_sorted_by(|a, b| (a.time_us, a.state) < (b.time_us, b.state)));
-        assert!(entry.launch.iter().all(|item| item.count > 0.0 && item.count <= entry.weight));
+        assert!((1..=MAX_VARIANTS).contains(&entry.variants.len()) && entry.variants.is_sorted_by(|a, b| a.weight >= b.weight));
+        for variant in &entry.variants {
+            assert!(variant.launch.is_sorted_by(|a, b| (a.time_us, a.state) < (b.time_us, b.state)));
+            assert!(variant.launch.iter().all(|item| item.count > 0.0 && item.count <= variant.weight));
+        }
     }
     assert!(model.order1.iter().chain(&model.order2).all(|step| step.count > 0.0));
+}
+
+/// The model of these launches, with the usual bounds.
+pub(crate) fn taught(traces: &[Trace]) -> Model {
+    let mut model = Model::default();
+    traces.iter().for_each(|trace| crate::learn(&mut model, trace, &Params::default()));
+    model
 }

@@ -1,41 +1,48 @@
 //! How much of a launch a model would have known: shares, without a link.
 //!
 //! For the registry, which lets a newly merged model replace the current one only if it does better on traces that
-//! neither has learned; and for people who ask whether a model is any good. How many seconds it saves on a given link
-//! says [`replay`](crate::replay).
+//! neither has learned ([`compare`](mod@crate::compare)); and for people who ask whether a model is any good. How many seconds it saves on
+//! a given link says [`replay`](crate::replay).
+//!
+//! The launch is played touch by touch. Before each touch a number of things ([`ScoreParams::pace`]) travels from the front of the plan:
+//! the launch list, made anew whenever the predictor says so. What the launch touches and was not sent is a miss, and brings its likely
+//! successors. So a model is not blamed for a branch that is at the end of the plan and is never sent, and is not praised for listing
+//! everything.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use layer_format::LayerPath;
 use layer_format::model::Model;
-use layer_format::trace::{Touch, Trace};
+use layer_format::trace::Trace;
 use serde::{Deserialize, Serialize};
 
-use crate::launch::launch_list;
+use crate::launch::Predicted;
 use crate::predict::Predictor;
+use crate::replay::Place;
 
 /// What is asked of the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScoreParams {
-    /// Items of the launch list that are less likely are not fetched, and so not counted.
+    /// What is less likely is not sent.
     pub min_probability: f32,
     /// How many successors are asked for at each touch.
     pub successors: usize,
+    /// How many things travel in the time between two touches.
+    pub pace: usize,
 }
 
 impl Default for ScoreParams {
     fn default() -> Self {
-        Self { min_probability: 0.2, successors: 8 }
+        Self { min_probability: 0.2, successors: 8, pace: 2 }
     }
 }
 
 /// Shares, each `0.0..=1.0`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
-    /// Of what the launch touched, what the launch list had.
+    /// Of what the launch touched, what had been sent.
     pub hit_rate: f64,
-    /// Of what the launch list had, what the launch touched.
+    /// Of what was sent unasked, what the launch touched.
     pub precision: f64,
     /// Of the touches after the first, those that were among the successors given after the touch before.
     pub next_hit_rate: f64,
@@ -59,24 +66,44 @@ impl Score {
 /// Scores `model` on a launch that it has not learned.
 pub fn score(model: &Arc<Model>, trace: &Trace, params: &ScoreParams) -> Score {
     let mut predictor = Predictor::for_launch(Arc::clone(model), Some(&trace.entry_point), &trace.architecture);
-    let mut touched: HashSet<(u8, &LayerPath, Touch)> = HashSet::new();
-    let (mut asked, mut next_hits) = (0u64, 0u64);
+    let is_worth = |item: &Predicted| item.probability >= params.min_probability;
+    let plan = |predictor: &Predictor| -> VecDeque<Place> { predictor.remaining().into_iter().filter(is_worth).map(Place::from).collect() };
+    let (mut planned, mut generation) = (plan(&predictor), predictor.generation());
+    let mut touched: HashSet<Place> = HashSet::new();
+    let mut sent: HashSet<Place> = HashSet::new();
+    let (mut hits, mut asked, mut next_hits) = (0u64, 0u64, 0u64);
     for event in &trace.events {
         let Some(path) = trace.paths.get(event.path as usize) else { continue };
-        if !touched.insert((event.layer, path, event.touch)) {
+        let place = Place { layer: event.layer, path: path.clone(), touch: event.touch };
+        if touched.contains(&place) {
             continue;
         }
-        if touched.len() > 1 {
-            asked += 1;
-            let next = predictor.successors(params.successors);
-            next_hits += u64::from(next.iter().any(|item| (item.layer, &item.path, item.touch) == (event.layer, path, event.touch)));
+        for _ in 0..params.pace {
+            while planned.pop_front().is_some_and(|next| touched.contains(&next) || !sent.insert(next)) {}
         }
+        if !touched.is_empty() {
+            asked += 1;
+            next_hits += u64::from(predictor.successors(params.successors).into_iter().any(|item| Place::from(item) == place));
+        }
+        let is_hit = sent.contains(&place);
+        hits += u64::from(is_hit);
+        touched.insert(place);
         predictor.observe(event.layer, path, event.touch);
+        if !is_hit {
+            let more = predictor.successors(params.successors).into_iter().filter(is_worth).map(Place::from);
+            sent.extend(more.filter(|next| !touched.contains(next)));
+        }
+        if predictor.generation() != generation {
+            (planned, generation) = (plan(&predictor), predictor.generation());
+        }
     }
-    let list = launch_list(model, Some(&trace.entry_point), &trace.architecture);
-    let listed: Vec<_> = list.iter().filter(|item| item.probability >= params.min_probability).collect();
-    let hits = listed.iter().filter(|item| touched.contains(&(item.layer, &item.path, item.touch))).count() as u64;
-    Score { hit_rate: share(hits, touched.len() as u64), precision: share(hits, listed.len() as u64), next_hit_rate: share(next_hits, asked) }
+    Score { hit_rate: share(hits, touched.len() as u64), precision: share(hits, sent.len() as u64), next_hit_rate: share(next_hits, asked) }
+}
+
+impl From<Predicted> for Place {
+    fn from(item: Predicted) -> Self {
+        Self { layer: item.layer, path: item.path, touch: item.touch }
+    }
 }
 
 /// A share of a whole; of nothing everything.

@@ -9,13 +9,17 @@ use tokio::task::JoinHandle;
 use crate::blob_storage::{BlobStorage, FsStorage, RemoteStorage, StorageError};
 use crate::config::Config;
 use crate::db::{Db, DbError};
+use crate::http::tls::{Tls, TlsError};
 use crate::metrics::Metrics;
 use crate::service::frames::Frames;
 use crate::service::launch::Launcher;
 use crate::service::launches::Launches;
+use crate::service::learn::Learner;
 use crate::service::nodes::Nodes;
 use crate::service::objects::Objects;
+use crate::service::oci::Oci;
 use crate::service::predict::Models;
+use crate::service::sources::Sources;
 use crate::service::train::Trainer;
 
 /// Why the server did not start.
@@ -39,6 +43,9 @@ pub enum StartError {
     /// The settings do not allow it.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The socket failed.
     #[error("could not listen")]
     Listen(#[source] std::io::Error),
@@ -47,6 +54,9 @@ pub enum StartError {
 /// A running registry, without its sockets. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct App(pub(crate) Shared);
+
+/// Most lanes in proportion to streams.
+const LANES_PER_STREAM: usize = 3;
 
 /// What all requests share.
 pub(crate) type Shared = Arc<Inner>;
@@ -59,8 +69,10 @@ pub(crate) struct Inner {
     pub(crate) storage: Arc<dyn BlobStorage>,
     pub(crate) objects: Objects,
     pub(crate) nodes: Arc<Nodes>,
+    pub(crate) oci: Arc<Oci>,
     pub(crate) launcher: Launcher,
     pub(crate) launches: Arc<Launches>,
+    pub(crate) learner: Learner,
     pub(crate) metrics: Arc<Metrics>,
     /// `None` while stopping.
     pub(crate) trainer: Mutex<Option<Arc<Trainer>>>,
@@ -68,6 +80,8 @@ pub(crate) struct Inner {
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) lanes: Arc<Semaphore>,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl App {
@@ -76,6 +90,7 @@ impl App {
     /// # Errors
     /// [`StartError`]; a folder that another server uses is [`StorageError::InUse`].
     pub async fn open(config: Config) -> Result<Self, StartError> {
+        let tls = config.tls.clone().map(Tls::open).transpose()?;
         std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
         let storage = open_storage(&config)?;
         let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db")).await?;
@@ -84,27 +99,39 @@ impl App {
         let objects = Objects { db: db.clone(), frames };
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
         let limits = &config.limits;
-        let (trainer, task) = Trainer::start(objects.clone(), Arc::clone(&nodes), Arc::clone(&metrics), limits.max_waiting_traces);
+        let sources = Arc::new(Sources::new(limits.traces));
+        let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
+        let (trainer, task) = Trainer::start(learner.clone(), limits);
         Ok(Self(Arc::new(Inner {
             requests: Arc::new(Semaphore::new(limits.max_requests)),
             streams: Arc::new(Semaphore::new(limits.max_streams)),
             uploads: Arc::new(Semaphore::new(limits.max_uploads)),
+            lanes: Arc::new(Semaphore::new(LANES_PER_STREAM * limits.max_streams)),
+            tls,
             config,
             db,
             storage,
             objects,
             nodes,
+            oci,
             launcher,
             launches: Arc::default(),
+            learner,
             metrics,
             trainer: Mutex::new(Some(Arc::new(trainer))),
             trainer_task: Mutex::new(Some(task)),
         })))
     }
 
-    /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], and closes
-    /// the database.
+    /// How its URL begins: `https`, or `http` without a certificate.
+    pub fn scheme(&self) -> &'static str {
+        if self.0.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], leaves
+    /// conversions of images undone, and closes the database.
     pub async fn close(&self) {
         self.0.trainer.lock().take();
         let task = self.0.trainer_task.lock().take();
@@ -113,6 +140,7 @@ impl App {
         {
             tracing::warn!("stopped before all traces were merged");
         }
+        self.0.oci.close().await;
         self.0.db.close().await;
     }
 }

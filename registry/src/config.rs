@@ -48,7 +48,13 @@ pub struct Options {
     /// Whether traces of runs are taken and learned from [default: true]
     #[arg(long, env = "TURBO_REGISTRY_TRACES", value_name = "BOOL")]
     pub traces: Option<bool>,
-    /// zstd level of object streams, -7 to 19 [default: 3]
+    /// File of the certificate chain, PEM; read again when it changes. With it the server speaks TLS
+    #[arg(long, env = "TURBO_REGISTRY_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// File of the certificate's private key, PEM
+    #[arg(long, env = "TURBO_REGISTRY_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// zstd level of object streams, -7 to 19 [default: by the client's link and the load]
     #[arg(long, env = "TURBO_REGISTRY_COMPRESSION_LEVEL", value_name = "LEVEL", allow_hyphen_values = true)]
     pub compression_level: Option<i32>,
     /// Memory for decompressed frames that several clients may ask for, in bytes [default: 128 MiB]
@@ -92,6 +98,8 @@ impl Options {
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
             log_format: self.log_format.or(file.log_format),
             traces: self.traces.or(file.traces),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
             compression_level: self.compression_level.or(file.compression_level),
             frame_cache_bytes: self.frame_cache_bytes.or(file.frame_cache_bytes),
             node_cache_bytes: self.node_cache_bytes.or(file.node_cache_bytes),
@@ -121,9 +129,14 @@ impl Options {
         config.storage_url = self.storage_url;
         config.insecure_no_auth = self.insecure_no_auth.unwrap_or(false);
         config.traces = self.traces.unwrap_or(config.traces);
-        config.compression_level = self.compression_level.unwrap_or(config.compression_level);
-        if !(-7..=19).contains(&config.compression_level) {
-            return Err(ConfigError::Level(config.compression_level));
+        config.tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+            (None, None) => None,
+            _ => return Err(ConfigError::TlsHalf),
+        };
+        config.compression_level = self.compression_level;
+        if let Some(level) = config.compression_level.filter(|level| !(-7..=19).contains(level)) {
+            return Err(ConfigError::Level(level));
         }
         config.frame_cache_bytes = self.frame_cache_bytes.unwrap_or(config.frame_cache_bytes);
         config.node_cache_bytes = self.node_cache_bytes.unwrap_or(config.node_cache_bytes);
@@ -168,11 +181,23 @@ pub enum ConfigError {
     /// A level that zstd does not have.
     #[error("compression level {0} is not between -7 and 19")]
     Level(i32),
+    /// A certificate without its key, or the reverse.
+    #[error("TLS needs both --tls-cert and --tls-key")]
+    TlsHalf,
     /// Others could reach a server that lets everyone write.
     #[error(
         "refusing to listen on {0}: others can reach it, and this server has no authentication yet. Listen on 127.0.0.1, or give --insecure-no-auth if everyone who can reach it may read and write everything"
     )]
     Unprotected(SocketAddr),
+}
+
+/// Files of the server's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate and those that lead to its authority, PEM.
+    pub cert: PathBuf,
+    /// The private key, PEM.
+    pub key: PathBuf,
 }
 
 /// The settings of a server.
@@ -188,8 +213,10 @@ pub struct Config {
     pub insecure_no_auth: bool,
     /// Whether traces are taken.
     pub traces: bool,
-    /// zstd level of object streams.
-    pub compression_level: i32,
+    /// Certificate and key, if the server speaks TLS.
+    pub tls: Option<TlsFiles>,
+    /// zstd level of object streams; by the link if `None`.
+    pub compression_level: Option<i32>,
     /// Bound of the cache of decompressed frames, in bytes.
     pub frame_cache_bytes: u64,
     /// Bound of the cache of parsed tree objects, in bytes.
@@ -207,7 +234,8 @@ impl Config {
             storage_url: None,
             insecure_no_auth: false,
             traces: true,
-            compression_level: 3,
+            tls: None,
+            compression_level: None,
             frame_cache_bytes: 128 << 20,
             node_cache_bytes: 64 << 20,
             limits: Limits::default(),
@@ -251,6 +279,23 @@ pub struct Limits {
     pub shutdown_grace: Duration,
     /// Traces of one repository that wait to be merged; more are answered with 429.
     pub max_waiting_traces: usize,
+    /// Traces of one client.
+    pub traces: TraceLimits,
+}
+
+/// How many traces of one repository a client may send; more are answered with 429.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceLimits {
+    /// At once.
+    pub burst: u32,
+    /// After which time one more.
+    pub interval: Duration,
+}
+
+impl Default for TraceLimits {
+    fn default() -> Self {
+        Self { burst: 32, interval: Duration::from_secs(10) }
+    }
 }
 
 impl Default for Limits {
@@ -267,6 +312,7 @@ impl Default for Limits {
             write_stall_timeout: Duration::from_secs(120),
             shutdown_grace: Duration::from_secs(25),
             max_waiting_traces: 4,
+            traces: TraceLimits::default(),
         }
     }
 }
@@ -282,6 +328,8 @@ mod tests {
         assert_eq!(options.listen(), "127.0.0.1:2");
         assert_eq!(options.log_format, Some(LogFormat::Json));
         assert_eq!(options.into_config().unwrap().limits.max_streams, 7);
+        let half = Options { tls_cert: Some("/c".into()), data: Some("/d".into()), ..Options::default() };
+        assert!(matches!(half.into_config(), Err(ConfigError::TlsHalf)));
         assert!(toml::from_str::<Options>("liste = 'x'").is_err());
     }
 

@@ -4,10 +4,17 @@
 //! SQLite in WAL mode: many readers, and one connection that writes. A commit is on stable storage when it returns
 //! (`synchronous=FULL`), since a 201 promises that.
 
+pub(crate) mod held_trace;
+pub(crate) mod image_model;
 pub(crate) mod manifest;
 pub(crate) mod model;
+pub(crate) mod model_pin;
 pub(crate) mod namespace;
 pub(crate) mod object;
+pub(crate) mod oci_blob;
+pub(crate) mod oci_image;
+pub(crate) mod oci_manifest;
+pub(crate) mod oci_upload;
 pub(crate) mod pack;
 pub(crate) mod repository;
 pub(crate) mod state;

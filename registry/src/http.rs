@@ -7,6 +7,7 @@ mod launch;
 mod manifests;
 mod models;
 mod objects;
+mod oci;
 mod openapi;
 mod packs;
 mod routes;
@@ -15,6 +16,7 @@ mod site;
 mod stall;
 mod states;
 mod streams;
+pub(crate) mod tls;
 mod traces;
 
 use axum::Router;
@@ -37,6 +39,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/repositories", get(site::repositories))
         // What follows a repository's name is routed in `routes`.
         .route("/v1/repositories/{*rest}", any(in_repository))
+        // The OCI distribution API: routed in `oci::routes`.
+        .route("/v2", any(oci::dispatch))
+        .route("/v2/", any(oci::dispatch))
+        .route("/v2/{*rest}", any(oci::dispatch))
         .fallback(unknown)
         .layer(from_fn_with_state(app.clone(), edge::edge))
         .with_state(app)

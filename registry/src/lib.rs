@@ -22,10 +22,11 @@ mod service;
 
 pub use app::{App, StartError};
 pub use blob_storage::StorageError;
-pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, Options};
+pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, Options, TlsFiles, TraceLimits};
 pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};
+pub use http::tls::TlsError;
 
 /// An error and its causes, in one line, for logs.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -79,7 +79,7 @@ async fn listen(options: Options) -> anyhow::Result<()> {
     let local = listener.local_addr()?;
     config.check_listen(local)?;
     let app = registry::App::open(config).await?;
-    eprintln!("listening on http://{local}");
+    eprintln!("listening on {}://{local}", app.scheme());
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -27,8 +27,22 @@ pub(crate) struct Metrics {
     pub(crate) objects_damaged: AtomicU64,
     /// Packs stored.
     pub(crate) packs_stored: AtomicU64,
+    /// Traces refused, by reason.
+    traces_refused: Mutex<BTreeMap<&'static str, u64>>,
+    /// Traces accepted to be learned from.
+    pub(crate) traces_accepted: AtomicU64,
     /// Traces merged into models.
     pub(crate) traces_merged: AtomicU64,
+    /// Traces held out, to judge models by.
+    pub(crate) traces_held: AtomicU64,
+    /// Merges after which the model was served.
+    pub(crate) gates_passed: AtomicU64,
+    /// Merges after which it was not.
+    pub(crate) gates_lost: AtomicU64,
+    /// Models that lost too often and were dropped.
+    pub(crate) candidates_dropped: AtomicU64,
+    /// Models carried over to a new image.
+    pub(crate) models_carried: AtomicU64,
 }
 
 /// What is measured when metrics are asked for.
@@ -50,12 +64,21 @@ impl Metrics {
         *self.requests.lock().entry((route, status)).or_default() += 1;
     }
 
+    /// Counts a trace that is not learned.
+    pub(crate) fn trace_refused(&self, reason: &'static str) {
+        *self.traces_refused.lock().entry(reason).or_default() += 1;
+    }
+
     /// The Prometheus text.
     pub(crate) fn render(&self, gauges: &Gauges) -> String {
         let mut out = String::with_capacity(4096);
         head(&mut out, "turbo_registry_requests_total", "counter", "Requests answered, by route and status.");
         for ((route, status), count) in &*self.requests.lock() {
             let _ = writeln!(out, "turbo_registry_requests_total{{route=\"{route}\",status=\"{status}\"}} {count}");
+        }
+        head(&mut out, "turbo_registry_traces_refused_total", "counter", "Traces not learned, by reason.");
+        for (reason, count) in &*self.traces_refused.lock() {
+            let _ = writeln!(out, "turbo_registry_traces_refused_total{{reason=\"{reason}\"}} {count}");
         }
         let counters = [
             ("turbo_registry_received_bytes_total", "Bytes of request bodies.", &self.received_bytes),
@@ -70,7 +93,13 @@ impl Metrics {
                 &self.objects_damaged,
             ),
             ("turbo_registry_packs_stored_total", "Packs taken since the start.", &self.packs_stored),
+            ("turbo_registry_traces_accepted_total", "Traces accepted: queued to be learned.", &self.traces_accepted),
             ("turbo_registry_traces_merged_total", "Traces merged into models.", &self.traces_merged),
+            ("turbo_registry_traces_held_total", "Traces held out, to judge models by.", &self.traces_held),
+            ("turbo_registry_gates_passed_total", "Merges whose model is served, since it does not worse on held traces.", &self.gates_passed),
+            ("turbo_registry_gates_lost_total", "Merges whose model does worse on held traces and is not served.", &self.gates_lost),
+            ("turbo_registry_candidates_dropped_total", "Models that did worse too often and were dropped.", &self.candidates_dropped),
+            ("turbo_registry_models_carried_total", "Models carried over to a new image.", &self.models_carried),
         ];
         for (name, help, value) in counters {
             one(&mut out, name, "counter", help, value.load(Ordering::Relaxed));

@@ -5,13 +5,16 @@
 //! the client runs as an ordinary user (`TURBO_TEST_UID`, default 65533), as it would in real life.
 
 pub mod binaries;
+pub mod nginx;
 pub mod proxy;
 pub mod pty;
 pub mod registry;
 pub mod rootfs;
+pub mod taught;
 pub mod turbo;
 
 pub use binaries::binary;
+pub use nginx::Nginx;
 pub use proxy::Proxy;
 pub use pty::Pty;
 pub use registry::TestRegistry;

@@ -1,10 +1,10 @@
-//! A TCP proxy in front of the registry that can be cut, slowed, and made to damage what passes.
+//! A TCP proxy in front of the registry that can be cut, slowed, made to truncate or refuse, and to damage what passes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The proxy. Dropping it cuts all connections.
 #[derive(Debug)]
@@ -22,6 +22,14 @@ struct State {
     budget: AtomicI64,
     /// One bit of the answer is flipped when this many bytes have passed; negative: never.
     damage_at: AtomicI64,
+    /// Bytes that a connection may carry towards the client before it is closed; 0: no limit.
+    truncate_at: AtomicU64,
+    /// Connections that are answered with 503 instead of being passed on.
+    refuse: AtomicU64,
+    /// Bytes a second towards the client, over all connections; 0: no limit.
+    rate: AtomicU64,
+    /// When the line is free again, as the rate has it.
+    free_at: Mutex<Option<Instant>>,
     delay_ms: AtomicU64,
     down_bytes: AtomicU64,
     up_bytes: AtomicU64,
@@ -32,7 +40,11 @@ struct State {
 impl Proxy {
     /// A proxy to this address.
     pub fn to(target: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        Self::between(TcpListener::bind("127.0.0.1:0").expect("loopback"), target)
+    }
+
+    /// A proxy from this listener, which may be in another network namespace, to this address.
+    pub fn between(listener: TcpListener, target: &str) -> Self {
         let address = listener.local_addr().expect("an address").to_string();
         let state = Arc::new(State {
             target: target.into(),
@@ -40,6 +52,10 @@ impl Proxy {
             stopped: AtomicBool::new(false),
             budget: AtomicI64::new(-1),
             damage_at: AtomicI64::new(-1),
+            truncate_at: AtomicU64::new(0),
+            refuse: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+            free_at: Mutex::default(),
             delay_ms: AtomicU64::new(0),
             down_bytes: AtomicU64::new(0),
             up_bytes: AtomicU64::new(0),
@@ -58,7 +74,7 @@ impl Proxy {
         Self { address, state }
     }
 
-    /// `http://127.0.0.1:port`.
+    /// `http://ADDRESS:PORT` of the listener.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -91,6 +107,27 @@ impl Proxy {
         self.state.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
     }
 
+    /// Closes each connection, in good order, when it has carried this many bytes to the client; 0 is no limit.
+    pub fn truncate_answers_at(&self, bytes: u64) {
+        self.state.truncate_at.store(bytes, Ordering::SeqCst);
+    }
+
+    /// Cuts the open connections, and answers the next so many with 503, to come back after a second.
+    pub fn refuse(&self, connections: u64) {
+        self.state.refuse.store(connections, Ordering::SeqCst);
+        close_all(&self.state);
+    }
+
+    /// Connections that are still to be refused.
+    pub fn refusals_left(&self) -> u64 {
+        self.state.refuse.load(Ordering::SeqCst)
+    }
+
+    /// Limits what goes to the client to so many bytes a second; 0 is no limit.
+    pub fn limit_rate(&self, bytes_per_s: u64) {
+        self.state.rate.store(bytes_per_s, Ordering::SeqCst);
+    }
+
     /// Bytes that went to the client so far.
     pub fn down_bytes(&self) -> u64 {
         self.state.down_bytes.load(Ordering::SeqCst)
@@ -121,8 +158,15 @@ fn close_all(state: &State) {
     }
 }
 
-fn serve(state: &Arc<State>, client: TcpStream) {
+fn serve(state: &Arc<State>, mut client: TcpStream) {
     if state.cut.load(Ordering::SeqCst) {
+        return;
+    }
+    if state.refuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        // The request is read first: a connection that is closed over unread data is reset, and the answer lost.
+        let _ = client.set_read_timeout(Some(Duration::from_millis(200)));
+        let _ = client.read(&mut [0; 64 * 1024]);
+        let _ = client.write_all(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         return;
     }
     let Ok(server) = TcpStream::connect(&state.target) else { return };
@@ -137,7 +181,14 @@ fn serve(state: &Arc<State>, client: TcpStream) {
     let up = Arc::clone(state);
     std::thread::spawn(move || pump(client_in, server_out, |bytes| up.up_bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst) < u64::MAX));
     let down = Arc::clone(state);
-    std::thread::spawn(move || pump(server, client, |bytes| down.towards_client(bytes)));
+    let mut carried = 0;
+    std::thread::spawn(move || {
+        pump(server, client, |bytes| {
+            carried += bytes.len() as u64;
+            let limit = down.truncate_at.load(Ordering::SeqCst);
+            down.towards_client(bytes) && (limit == 0 || carried < limit)
+        })
+    });
 }
 
 impl State {
@@ -145,6 +196,7 @@ impl State {
     fn towards_client(&self, bytes: &mut [u8]) -> bool {
         let len = bytes.len() as i64;
         std::thread::sleep(Duration::from_millis(self.delay_ms.load(Ordering::SeqCst)));
+        self.pace(bytes.len());
         self.down_bytes.fetch_add(len as u64, Ordering::SeqCst);
         let at = self.damage_at.load(Ordering::SeqCst);
         if at >= 0 {
@@ -159,6 +211,24 @@ impl State {
             return false;
         }
         true
+    }
+}
+
+impl State {
+    /// Waits until the limited line has carried so many bytes.
+    fn pace(&self, len: usize) {
+        let rate = self.rate.load(Ordering::SeqCst);
+        if rate == 0 {
+            return;
+        }
+        let until = {
+            let mut free_at = self.free_at.lock().expect("no panic");
+            let now = Instant::now();
+            let until = free_at.unwrap_or(now).max(now) + Duration::from_secs_f64(len as f64 / rate as f64);
+            *free_at = Some(until);
+            until
+        };
+        std::thread::sleep(until.saturating_duration_since(Instant::now()));
     }
 }
 

@@ -33,7 +33,7 @@ impl Pty {
         rustix::fs::chmod(&*name, Mode::from_raw_mode(0o666)).expect("a terminal of ours");
         let mut wrapped = Command::new("setsid");
         wrapped.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args());
-        wrapped.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("TERM", "dumb");
+        wrapped.env_clear().env("TERM", "dumb").envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         wrapped.current_dir(command.get_current_dir().expect("a folder"));
         if let Some((uid, gid)) = crate::binaries::test_user() {
             use std::os::unix::process::CommandExt;

@@ -7,9 +7,13 @@ use anyhow::Result;
 
 use crate::workspace;
 
-/// Builds the product and the benchmarks in release, then runs `turbo-bench` with the arguments.
+/// Builds the benchmarks in release, and the product unless only a simulation is wanted, then runs `turbo-bench` with the
+/// arguments.
 pub(crate) fn run(args: &[OsString]) -> Result<()> {
-    workspace::run(workspace::cargo("build").args(["--release", "-p", "cli", "-p", "registry", "-p", "benchmarks", "--bins"]))?;
+    let simulates = args.first().is_some_and(|verb| verb == "replay") && !args.iter().any(|arg| arg == "--validate");
+    if !simulates {
+        workspace::run(workspace::cargo("build").args(["--release", "-p", "cli", "-p", "registry", "-p", "benchmarks", "--bins"]))?;
+    }
     let mut bench = workspace::cargo("run");
     workspace::run(bench.args(["--release", "-p", "benchmarks", "--bin", "turbo-bench", "--"]).args(args))
 }

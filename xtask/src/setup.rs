@@ -20,6 +20,12 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/strace", "strace"),
     ("/usr/bin/git", "git"),
     ("/usr/bin/stress-ng", "stress-ng"),
+    ("/usr/bin/skopeo", "skopeo"),
+    ("/usr/bin/umoci", "umoci"),
+    ("/usr/bin/buildah", "buildah"),
+    ("/usr/bin/podman", "podman"),
+    ("/usr/sbin/dockerd", "docker.io"),
+    ("/usr/bin/ctr", "containerd"),
 ];
 
 /// Name of the user whom privileged test runs become to test what an ordinary user can do.
@@ -65,6 +71,30 @@ pub(crate) fn suites() -> Outcome {
         }
     }
     Outcome::Done
+}
+
+/// Unpacks Debian's nginx beside what cargo builds, unless the machine has one: installed as a package it would begin to
+/// serve. The test that puts it in front of a registry starts it with a folder and a port of its own.
+pub(crate) fn nginx() -> Outcome {
+    let tools = workspace::target_dir().join("tools");
+    let place = tools.join("nginx");
+    if Path::new("/usr/sbin/nginx").exists() || place.join("usr/sbin/nginx").exists() {
+        return Outcome::Done;
+    }
+    let unpack = || -> Result<()> {
+        let packages = tools.join("nginx-packages");
+        fs::create_dir_all(&packages).with_context(|| format!("cannot create {}", packages.display()))?;
+        let mut download = Command::new("apt-get");
+        workspace::run(download.args(["-q", "download", "nginx"]).current_dir(&packages).stdin(Stdio::null()))?;
+        for package in fs::read_dir(&packages).context("cannot list the packages")?.flatten() {
+            workspace::run(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(&place))?;
+        }
+        fs::remove_dir_all(&packages).with_context(|| format!("cannot remove {}", packages.display()))
+    };
+    match unpack() {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Skipped(format!("nginx could not be had: {error:#}")),
+    }
 }
 
 /// Installs the Debian packages of missing programs. A program that stays missing is not an error

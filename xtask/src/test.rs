@@ -25,6 +25,7 @@ impl Test {
         if !self.quick {
             steps.run("set-up: programs", || Ok(setup::programs()))?;
             steps.run("set-up: filesystem test suites", || Ok(setup::suites()))?;
+            steps.run("set-up: nginx", || Ok(setup::nginx()))?;
             steps.run("set-up: /dev/fuse", setup::fuse)?;
             steps.run("set-up: test user", || {
                 test_ids = setup::test_user();

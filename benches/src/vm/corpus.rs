@@ -9,8 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::runner::{Work, check, program};
-use crate::app::App;
-use crate::rootfs;
+use crate::app::{App, Version};
 
 /// Where the files are in the container.
 pub(super) const INSIDE: &str = "/opt/bench";
@@ -55,7 +54,7 @@ pub(super) fn build(tree: &Path, cache: &Path, works: &[Work]) -> Result<()> {
         large(&tree.join("large"))?;
     }
     if needed("scipy") {
-        let root = rootfs::build(App::Scipy, None, cache)?;
+        let root = App::Scipy.root(Version::First, None, cache)?;
         for part in ["usr/lib/python3/dist-packages", "usr/lib/x86_64-linux-gnu"] {
             let target = tree.join("scipy").join(part);
             fs::create_dir_all(target.parent().context("a path has a parent")?)?;

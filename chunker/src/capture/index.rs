@@ -31,6 +31,8 @@ const BLOCK_RECORDS: usize = 128;
 const BLOCK_LEN: usize = 64 * 1024;
 /// Longest block that is read, in bytes: one whose last entry is as large as an entry can be.
 const MAX_BLOCK_LEN: usize = 4 << 20;
+/// Seconds that the coarsest times of a file system are apart.
+const COARSEST_S: i64 = 2;
 /// Bytes of a block's checksum.
 const CHECKSUM_LEN: usize = 16;
 
@@ -65,7 +67,7 @@ impl IndexWriter {
     /// Adds a regular file; files come in the order of the tree.
     pub(crate) fn add(&mut self, stamp: &Stamp, entry: &Entry) {
         let Kind::File(recipe) = &entry.kind else { return };
-        if self.out.is_none() || stamp.ctime >= self.believed_before {
+        if self.out.is_none() || !self.believes(stamp.ctime) {
             return;
         }
         self.len += 128 + entry.path.as_bytes().len() + entry.meta.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
@@ -74,6 +76,15 @@ impl IndexWriter {
         self.entries.push(Entry { path: entry.path.clone(), meta, kind: Kind::File(recipe.clone()) });
         if self.entries.len() >= BLOCK_RECORDS || self.len >= BLOCK_LEN {
             self.end_block();
+        }
+    }
+
+    /// Whether a change from now on gives another `ctime` than this. A time of whole seconds may have been cut to them,
+    /// or to two, by a file system with coarse times.
+    fn believes(&self, ctime: (i64, u32)) -> bool {
+        match ctime {
+            (seconds, 0) => seconds.saturating_add(COARSEST_S) < self.believed_before.0,
+            ctime => ctime < self.believed_before,
         }
     }
 
@@ -168,23 +179,29 @@ impl IndexReader {
         (head[..3] == MAGIC[..] && head[3] == VERSION).then_some(Self { file, block: Vec::new() })
     }
 
-    /// Content and attributes of this file, if they are known of exactly this stamp. Paths must be asked for in the order of
-    /// the tree.
-    pub(crate) fn find(&mut self, path: &LayerPath, stamp: &Stamp) -> Option<(Recipe, Xattrs)> {
+    /// What is known of the file with this path. Paths must be asked for in the order of the tree.
+    pub(crate) fn record(&mut self, path: &LayerPath) -> Option<(Stamp, Recipe, Xattrs)> {
         loop {
             match self.block.last() {
                 Some((_, entry)) if entry.path > *path => return None,
                 Some(_) => {
-                    let (known, entry) = self.block.pop()?;
+                    let (stamp, entry) = self.block.pop()?;
                     if entry.path == *path {
                         let Kind::File(recipe) = entry.kind else { return None };
-                        return (known == *stamp).then_some((recipe, entry.meta.xattrs));
+                        return Some((stamp, recipe, entry.meta.xattrs));
                     }
                 }
                 // The end, or damage: nothing more is known.
                 None => self.block = self.next_block().ok().flatten().filter(|block| !block.is_empty())?,
             }
         }
+    }
+
+    /// Content and attributes of this file, if they are known of exactly this stamp. Paths must be asked for in the order of
+    /// the tree.
+    pub(crate) fn find(&mut self, path: &LayerPath, stamp: &Stamp) -> Option<(Recipe, Xattrs)> {
+        let (known, recipe, xattrs) = self.record(path)?;
+        (known == *stamp).then_some((recipe, xattrs))
     }
 
     fn next_block(&mut self) -> io::Result<Option<Vec<(Stamp, Entry)>>> {
@@ -228,7 +245,7 @@ mod tests {
     }
 
     fn write(path: &Path, count: u64) {
-        let mut writer = IndexWriter::create(path, (101, 0));
+        let mut writer = IndexWriter::create(path, (200, 0));
         (0..count).for_each(|number| writer.add(&stamp(number), &entry(number)));
         writer.finish();
     }
@@ -260,6 +277,14 @@ mod tests {
         let mut reader = IndexReader::open(&path).unwrap();
         assert!(reader.find(&entry(499).path, &stamp(499)).is_some());
         assert_eq!(reader.find(&entry(500).path, &stamp(500)), None);
+        // Whole seconds may be all that the file system keeps, or every other one.
+        for (now, is_believed) in [((100, 5), false), ((102, 999_999_999), false), ((103, 0), true)] {
+            let mut writer = IndexWriter::create(&path, now);
+            writer.add(&stamp(1000), &entry(1000));
+            writer.finish();
+            let mut reader = IndexReader::open(&path).unwrap();
+            assert_eq!(reader.find(&entry(1000).path, &stamp(1000)).is_some(), is_believed, "{now:?}");
+        }
     }
 
     #[test]

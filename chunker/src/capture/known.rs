@@ -1,15 +1,47 @@
-//! Whether all that a recipe leads to is in the sink, so that a file need not be read again.
+//! Files that need not be read again: those of which an index knows what they hold, if the sink still has all of that.
 
 use layer_format::Digest;
 use layer_format::recipe::{Extent, Recipe};
 
+use super::index::IndexReader;
 use crate::error::ImportError;
-use crate::pipeline::present;
+use crate::pipeline::{Feed, FileToRead, KnownFile, LARGE_FILE_LEN, present};
 use crate::sink::ObjectSink;
 use crate::source::ObjectSource;
 
 /// Digests that the sink is asked about at a time.
 const BATCH: usize = 512;
+
+/// What a walk knows of the files that it meets.
+pub(crate) struct KnownFiles<'a> {
+    /// `None` if nothing is known yet.
+    pub(crate) index: Option<IndexReader>,
+    /// The file system whose stamps are believed and noted; `None` for any.
+    pub(crate) dev: Option<u64>,
+    pub(crate) sink: &'a dyn ObjectSink,
+    pub(crate) source: &'a dyn ObjectSource,
+}
+
+impl KnownFiles<'_> {
+    /// Whether the stamps of this file system say whether a file is the same.
+    pub(crate) fn believes(&self, dev: u64) -> bool {
+        self.dev.is_none_or(|believed| believed == dev)
+    }
+
+    /// Passes on a file whose content is known, or gives it back.
+    pub(crate) fn pass_on(&mut self, file: FileToRead, feed: &mut Feed) -> Result<Option<FileToRead>, ImportError> {
+        let found = self.index.as_mut().zip(file.begin.stamp).and_then(|(index, stamp)| index.find(&file.begin.entry.path, &stamp));
+        let Some((recipe, xattrs)) = found.filter(|(recipe, _)| recipe.len() == file.identity.len) else { return Ok(Some(file)) };
+        if file.identity.len <= LARGE_FILE_LEN {
+            return feed.known(KnownFile { file, recipe, xattrs }).map(|()| None);
+        }
+        // A worker could not read it at once.
+        match whole(&[&recipe], self.sink, Some(self.source))?.first() {
+            Some(true) => feed.ready(KnownFile { file, recipe, xattrs }.into_begin()).map(|()| None),
+            _ => Ok(Some(file)),
+        }
+    }
+}
 
 /// For each recipe, whether the sink has all of it. Recipe nodes are read from `source`; without one they count as lost.
 /// What cannot be read counts as lost, too: then the file is read again, which costs time and repairs the loss.

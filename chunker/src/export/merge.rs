@@ -27,6 +27,8 @@ pub(super) struct Merge<'a> {
     /// Directories being listed, innermost last.
     open: Vec<Listing>,
     started: bool,
+    /// Whether whiteouts are shown.
+    hides: bool,
 }
 
 /// A directory of all layers being listed.
@@ -49,7 +51,17 @@ struct Shown {
 impl<'a> Merge<'a> {
     /// Of the layers with these roots, lowest first.
     pub(super) fn new(roots: &[Digest], source: &'a dyn ObjectSource) -> Self {
-        Self { nodes: Nodes { source, cache: HashMap::new() }, roots: roots.to_vec(), open: Vec::new(), started: false }
+        Self { nodes: Nodes { source, cache: HashMap::new() }, roots: roots.to_vec(), open: Vec::new(), started: false, hides: false }
+    }
+
+    /// Of one layer, with what it hides of others.
+    pub(super) fn layer(root: Digest, source: &'a dyn ObjectSource) -> Self {
+        Self { hides: true, ..Self::new(&[root], source) }
+    }
+
+    /// Whether what is hidden is shown.
+    pub(super) fn hides(&self) -> bool {
+        self.hides
     }
 
     /// The next entry that shows, and the number of its layer.
@@ -61,7 +73,7 @@ impl<'a> Merge<'a> {
             }
         }
         while let Some(listing) = self.open.last_mut() {
-            if let Some(shown) = listing.next(&mut self.nodes)? {
+            if let Some(shown) = listing.next(&mut self.nodes, self.hides)? {
                 return Ok(Some(shown));
             }
             match listing.below.pop_front() {
@@ -88,7 +100,7 @@ impl<'a> Merge<'a> {
             };
             found.extend(entry.map(|entry| (layer, entry)));
         }
-        Ok(shown(found))
+        Ok(shown(found, self.hides))
     }
 
     /// Starts to list a directory.
@@ -107,7 +119,7 @@ impl<'a> Merge<'a> {
 
 impl Listing {
     /// The next entry that shows and is not a directory.
-    fn next(&mut self, nodes: &mut Nodes<'_>) -> Result<Option<(usize, Entry)>, ExportError> {
+    fn next(&mut self, nodes: &mut Nodes<'_>, hides: bool) -> Result<Option<(usize, Entry)>, ExportError> {
         while let Some(path) = self.layers.iter().filter_map(|(.., entry)| entry.as_ref().map(|entry| &entry.path)).min().cloned() {
             let mut found = Vec::new();
             for (layer, scan, next) in &mut self.layers {
@@ -116,7 +128,7 @@ impl Listing {
                     *next = nodes.advance(scan)?;
                 }
             }
-            match shown(found) {
+            match shown(found, hides) {
                 Some(shown) if shown.entry.is_dir() => self.below.push_back(shown),
                 Some(shown) => return Ok(Some((shown.layer, shown.entry))),
                 None => {}
@@ -126,8 +138,8 @@ impl Listing {
     }
 }
 
-/// What shows of the entries of one path, highest layer first.
-fn shown(found: Vec<(usize, Entry)>) -> Option<Shown> {
+/// What shows of the entries of one path, highest layer first; whiteouts, too, if `hides`.
+fn shown(found: Vec<(usize, Entry)>, hides: bool) -> Option<Shown> {
     let mut listed = Vec::new();
     for (layer, entry) in &found {
         match entry.kind {
@@ -141,7 +153,7 @@ fn shown(found: Vec<(usize, Entry)>) -> Option<Shown> {
             _ => break,
         }
     }
-    let (layer, entry) = found.into_iter().next().filter(|(_, entry)| entry.kind != Kind::Whiteout)?;
+    let (layer, entry) = found.into_iter().next().filter(|(_, entry)| hides || entry.kind != Kind::Whiteout)?;
     Some(Shown { layer, entry, listed })
 }
 

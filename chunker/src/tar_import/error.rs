@@ -20,6 +20,12 @@ pub enum TarError {
         /// Where.
         offset: u64,
     },
+    /// The stream is longer than the caller allows.
+    #[error("the archive has more than {max} bytes uncompressed: it is hostile, or too large to be taken")]
+    TooLong {
+        /// Most bytes.
+        max: u64,
+    },
     /// The first block is not a header.
     #[error("this is not a tar archive, plain or compressed with gzip or zstd")]
     NotATar,

@@ -33,13 +33,15 @@ pub(super) struct TarReader<'a, R> {
 struct Stream<R> {
     inner: R,
     offset: u64,
+    /// Most bytes to read.
+    max: u64,
 }
 
 impl<R: Read> Read for Stream<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.offset += count as u64;
-        Ok(count)
+        if self.offset > self.max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(count) }
     }
 }
 
@@ -59,6 +61,7 @@ impl<R: Read> Stream<R> {
     fn read_error(&self, source: io::Error) -> TarError {
         match source.kind() {
             io::ErrorKind::UnexpectedEof => self.truncated(),
+            io::ErrorKind::FileTooLarge => TarError::TooLong { max: self.max },
             _ => TarError::Read { offset: self.offset, source },
         }
     }
@@ -105,7 +108,7 @@ impl<R: Read> Stream<R> {
 
 impl<'a, R: Read> TarReader<'a, R> {
     pub(super) fn new(inner: R, options: &'a ImportOptions) -> Self {
-        Self { stream: Stream { inner, offset: 0 }, options }
+        Self { stream: Stream { inner, offset: 0, max: options.max_tar_bytes }, options }
     }
 
     /// Describes the whole archive to `feed`.
@@ -114,6 +117,9 @@ impl<'a, R: Read> TarReader<'a, R> {
         loop {
             let offset = self.stream.offset;
             let Some(block) = self.stream.block()? else {
+                if self.options.oci_whiteouts && offset > 0 {
+                    return Ok(());
+                }
                 return Err(if offset == 0 { TarError::NotATar } else { self.stream.truncated() }.into());
             };
             if block.iter().all(|byte| *byte == 0) {
@@ -238,7 +244,12 @@ impl<'a, R: Read> TarReader<'a, R> {
             stored += len;
         }
         feed.hole(map.len - at)?;
-        self.stream.skip(padded(stored) - stored).map_err(ImportError::Tar)
+        let padding = padded(stored) - stored;
+        let skipped = io::copy(&mut self.stream.by_ref().take(padding), &mut io::sink()).map_err(|error| self.stream.read_error(error))?;
+        match skipped < padding && !self.options.oci_whiteouts {
+            true => Err(self.stream.truncated().into()),
+            false => Ok(()),
+        }
     }
 
     /// The map at the start of the data of a GNU sparse file of version 1.0: decimal numbers, one a line, padded to a

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 #[derive(Debug, clap::Args)]
 pub struct Config {
     /// Take the value of this key out of the configuration file; may be given more than once.
-    #[arg(long, value_name = "KEY", value_parser = ["hub", "home", "cache-size", "wait", "send-traces", "allow-merge"])]
+    #[arg(long, value_name = "KEY", value_parser = ["hub", "home", "cache-size", "wait", "ca-file", "cached-launch", "traces", "metered", "background", "allow-merge"])]
     unset: Vec<String>,
     /// Write the settings given as options (--hub, --cache-size, ...) without asking whether the registry answers.
     #[arg(long)]
@@ -43,8 +43,20 @@ impl Config {
         if typed("wait") {
             file.wait = given.wait;
         }
-        if typed("send-traces") {
-            file.send_traces = given.send_traces;
+        if typed("ca-file") {
+            file.ca_file = settings.ca_file.clone();
+        }
+        if typed("cached-launch") {
+            file.cached_launch = given.cached_launch;
+        }
+        if typed("traces") {
+            file.traces = given.traces;
+        }
+        if typed("metered") {
+            file.metered = given.metered;
+        }
+        if typed("background") {
+            file.background = given.background;
         }
         if typed("allow-merge") {
             file.allow_merge = given.allow_merge;
@@ -55,7 +67,11 @@ impl Config {
                 "home" => file.home = None,
                 "cache-size" => file.cache_size = None,
                 "wait" => file.wait = None,
-                "send-traces" => file.send_traces = None,
+                "ca-file" => file.ca_file = None,
+                "cached-launch" => file.cached_launch = None,
+                "traces" => file.traces = None,
+                "metered" => file.metered = None,
+                "background" => file.background = None,
                 _ => file.allow_merge = None,
             }
         }
@@ -67,7 +83,13 @@ impl Config {
             writeln!(out, "home         {}", settings.home.display())?;
             writeln!(out, "cache-size   {}", if settings.cache_size == 0 { "no limit".into() } else { crate::output::bytes(settings.cache_size) })?;
             writeln!(out, "wait         {} s", settings.wait)?;
-            writeln!(out, "send-traces  {}", settings.send_traces)?;
+            if let Some(ca_file) = &settings.ca_file {
+                writeln!(out, "ca-file      {}", ca_file.display())?;
+            }
+            writeln!(out, "cached-launch {}", settings.cached_launch)?;
+            writeln!(out, "traces        {}", settings.traces)?;
+            writeln!(out, "metered      {}", settings.metered)?;
+            writeln!(out, "background   {}", settings.background)?;
             writeln!(out, "allow-merge  {}", settings.allow_merge)?;
             writeln!(out, "config file  {}{}", settings.config.display(), if settings.config.exists() { "" } else { " (does not exist)" })
         })?;

@@ -40,7 +40,8 @@ impl Diff {
         let store = app.store()?;
         let mut launch = remembered(&container)?;
         launch.offline = self.offline;
-        launch.predict = false;
+        launch.background = false;
+        launch.policy = client_store::Policy::OnDemand;
         let stack = Stack::start(app, &store, &launch.request(&container.stack))?;
         let isolation::Composed { rules, .. } = isolation::rules(&stack, &launch.level, app.settings.allow_merge)?;
         let below = Below::new(stack.layers(), &rules, &[app.settings.home.join("containers")]);

@@ -3,13 +3,14 @@
 pub mod condition;
 mod deb;
 mod finish;
+mod oci;
 mod stated;
 
 use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use chunker::ImportOptions;
+use chunker::{ImportAgain, ImportOptions, ImportedAgain};
 use layer_format::LayerPath;
 use layer_format::manifest::Mode;
 use layer_format::reference::ImageReference;
@@ -28,6 +29,10 @@ pub enum Import {
     Dir(Source),
     /// Import a tar archive: plain, gzip or zstd; `-` reads a pipe.
     Tar(Source),
+    /// Import an image of container tools: an OCI layout folder, or an OCI archive.
+    Oci(oci::Oci),
+    /// Import what `docker save` or `podman save` wrote.
+    Docker(oci::Oci),
     /// Import Debian packages: .deb files, or names that apt knows.
     Deb(deb::Deb),
 }
@@ -46,6 +51,10 @@ pub struct Source {
     /// Leave this path of the source out; may be given more than once.
     #[arg(long, value_name = "PATH")]
     exclude: Vec<String>,
+    /// Read every file of a directory. Otherwise files that have not changed since they were last imported from there, by device,
+    /// inode, size and both times of change, are not read.
+    #[arg(long)]
+    verify_content: bool,
     #[command(flatten)]
     content: Content,
     #[command(flatten)]
@@ -83,6 +92,8 @@ impl Import {
         match self {
             Self::Dir(source) => source.run(app, false),
             Self::Tar(source) => source.run(app, true),
+            Self::Oci(oci) => oci.run(app, oci::Form::Oci),
+            Self::Docker(oci) => oci.run(app, oci::Form::Docker),
             Self::Deb(deb) => deb.run(app),
         }
     }
@@ -100,13 +111,17 @@ impl Source {
                 Some("-") => Box::new(std::io::stdin()),
                 _ => Box::new(std::fs::File::open(&self.source).with_context(|| format!("opening {}", self.source.display()))?),
             };
-            chunker::import_tar(reader, &options, &sink, &bar).map_err(anyhow::Error::from)
+            chunker::import_tar(reader, &options, &sink, &bar).map(|imported| (imported, Details::default())).map_err(anyhow::Error::from)
         } else {
-            chunker::import_directory(&self.source, &options, &sink, &bar).map_err(anyhow::Error::from)
+            let folder = store.imports_folder()?;
+            let again = ImportAgain { folder: &folder, reads_all: self.verify_content };
+            let done = chunker::import_directory_again(&self.source, &options, &again, &sink, &bar);
+            done.map(|ImportedAgain { imported, files_read }| (imported, Details { files_read: Some(files_read), ..Details::default() }))
+                .map_err(anyhow::Error::from)
         };
         drop(bar);
-        let imported = imported.with_context(|| format!("{} was not imported", self.source.display()))?;
-        finish(app, &self.name, imported, stated, Details::default())
+        let (imported, details) = imported.with_context(|| format!("{} was not imported", self.source.display()))?;
+        finish(app, &self.name, imported, stated, details)
     }
 
     fn import_options(&self) -> Result<ImportOptions> {

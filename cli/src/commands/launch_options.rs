@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use client_store::Policy;
 use layer_format::reference::ImageReference;
 
 use crate::commands::sync_options::SyncOptions;
@@ -61,23 +62,46 @@ pub struct LaunchOptions {
     /// Write what the run cost to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     stats: Option<PathBuf>,
-    /// Write the first touches of the run to this file; of several images those of the one that starts.
+    /// Write a recording of the run to this file: first touches, waits, requests; of several images the touches of the one
+    /// that starts. See `turbo trace`.
     #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
+    pub trace: Option<PathBuf>,
     /// Ask the registry for a newer revision, even if one is here.
     #[arg(long, conflicts_with = "offline")]
     pull: bool,
     /// Never use the network.
     #[arg(long)]
     offline: bool,
-    /// Do not use what was learned from earlier runs: fetch what is asked for, and a little beside it.
+    /// Do not use what was learned from earlier runs: what is fetched ahead is guessed from the image alone.
     #[arg(long)]
     no_model: bool,
+    /// Do not send the trace of this run to the registry: nothing is learned from it. (`turbo config --traces=false` for all.)
+    #[arg(long)]
+    no_trace_upload: bool,
+    /// What is recorded of first touches: to measure what recording costs.
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t, hide = true)]
+    record: Recorded,
+    /// Fetch ahead nothing but more of a file that is read: the measure for all else.
+    #[arg(long, hide = true)]
+    on_demand: bool,
+    /// Do not bring the rest of the images here while the application needs nothing.
+    #[arg(long)]
+    no_background: bool,
     #[command(flatten)]
     sync: SyncOptions,
     /// Bytes that the kernel may read ahead in a file; each is fetched if it is not here.
     #[arg(long, value_name = "BYTES", default_value_t = launch::DEFAULT_READAHEAD, hide = true)]
     readahead: u32,
+}
+
+/// What a run records of first touches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Recorded {
+    /// Nothing: nothing is predicted or learned either.
+    Nothing,
+    /// All.
+    #[default]
+    Touches,
 }
 
 /// A list of references, at least one.
@@ -161,8 +185,15 @@ impl Checked {
         launch.trace = options.trace.as_deref().map(std::path::absolute).transpose()?;
         launch.pull = options.pull;
         launch.offline = options.offline;
-        launch.predict = !options.no_model;
+        launch.policy = match (options.on_demand, options.no_model) {
+            (true, _) => Policy::OnDemand,
+            (false, true) => Policy::Guessed,
+            (false, false) => Policy::Predicted,
+        };
+        launch.record = options.record == Recorded::Touches;
+        launch.background = !options.no_background;
         launch.readahead = options.readahead;
+        launch.upload_traces = !options.no_trace_upload;
         launch.share = options.sync.share();
         Ok(launch)
     }
@@ -179,6 +210,7 @@ impl Checked {
             ("--stats", options.stats.is_some()),
             ("--trace", options.trace.is_some()),
             ("--pull", options.pull),
+            ("--no-trace-upload", options.no_trace_upload),
             ("--enable-sync", options.sync.enable_sync),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
@@ -208,8 +240,12 @@ pub fn remembered(container: &Container) -> Result<Launch> {
         trace: None,
         pull: false,
         offline: false,
-        predict: true,
+        record: true,
+        timeline: None,
+        policy: Policy::Predicted,
+        background: true,
         readahead: launch::DEFAULT_READAHEAD,
+        upload_traces: true,
         share: None,
         given: Vec::new(),
     })

@@ -1,5 +1,6 @@
 //! One file a command: the arguments, whose doc comments are the help text, and what is done.
 
+pub mod checkout;
 pub mod commit;
 pub mod completions;
 pub mod config_command;

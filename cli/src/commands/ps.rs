@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::containers::Container;
+use crate::control::Completing;
 use crate::control::client::Client;
 use crate::exit::Exit;
 use crate::output::table;
@@ -31,6 +32,8 @@ struct Row {
     user: String,
     uid: u32,
     state: char,
+    /// Images of the container of which the rest is being brought here.
+    completions: Vec<Completing>,
     user_ms: u64,
     kernel_ms: u64,
     command: Vec<String>,
@@ -48,11 +51,12 @@ impl Ps {
         for container in &found {
             // One that only starts, or has just ended, has no processes.
             let Some(mut client) = Client::connect(&containers.folder(container))? else { continue };
-            let Some(init) = client.status().ok().and_then(|status| status.init) else { continue };
-            rows.extend(vm::processes(init)?.into_iter().map(|process| row(process, container)));
+            let Some(status) = client.status().ok() else { continue };
+            let Some(init) = status.init else { continue };
+            rows.extend(vm::processes(init)?.into_iter().map(|process| row(process, container, &status.completions)));
         }
         app.output.result(&rows, |out| {
-            let mut header = vec!["PID", "NAME", "CONTAINER", "USER"];
+            let mut header = vec!["PID", "NAME", "CONTAINER", "USER", "IMAGES"];
             if self.long {
                 header.extend(["STATE", "USER TIME", "KERNEL TIME", "COMMAND"]);
             }
@@ -63,7 +67,8 @@ impl Ps {
     }
 
     fn cells(&self, row: &Row) -> Vec<String> {
-        let mut cells = vec![row.pid.to_string(), row.name.clone(), format!("{}#{}", row.container_name, &row.container[..8]), row.user.clone()];
+        let mut cells =
+            vec![row.pid.to_string(), row.name.clone(), format!("{}#{}", row.container_name, &row.container[..8]), row.user.clone(), images(&row.completions)];
         if self.long {
             let seconds = |ms: u64| format!("{}.{:02} s", ms / 1000, ms % 1000 / 10);
             cells.extend([row.state.to_string(), seconds(row.user_ms), seconds(row.kernel_ms), shell_words::join(&row.command)]);
@@ -72,7 +77,13 @@ impl Ps {
     }
 }
 
-fn row(process: vm::Process, container: &Container) -> Row {
+/// How far the images are here: the one that has most to bring. Nothing is said of what is all here.
+fn images(completions: &[Completing]) -> String {
+    let least = completions.iter().min_by_key(|one| one.progress.local_bytes.saturating_mul(1000) / one.progress.total_bytes.max(1));
+    least.and_then(Completing::words).unwrap_or_else(|| "-".into())
+}
+
+fn row(process: vm::Process, container: &Container, completions: &[Completing]) -> Row {
     Row {
         pid: process.pid,
         inner_pid: process.inner_pid,
@@ -83,6 +94,7 @@ fn row(process: vm::Process, container: &Container) -> Row {
         user: user_name(process.uid),
         uid: process.uid,
         state: process.state,
+        completions: completions.to_vec(),
         user_ms: process.user_ms,
         kernel_ms: process.kernel_ms,
         command: process.command.iter().map(|part| part.to_string_lossy().into_owned()).collect(),

@@ -6,6 +6,7 @@ use client_store::transfer::{TransferReport, pull};
 use layer_format::reference::ImageReference;
 
 use crate::app::App;
+use crate::commands::checkout::CheckoutOptions;
 use crate::commands::launch_options::{Images, parse_images};
 use crate::dependencies::{Request, follow, missing_error};
 use crate::exit::Exit;
@@ -24,6 +25,8 @@ pub struct Pull {
     /// Leave out what they depend on.
     #[arg(long)]
     no_dependencies: bool,
+    #[command(flatten)]
+    checkout: CheckoutOptions,
 }
 
 struct Pulled {
@@ -36,9 +39,16 @@ impl Pull {
     /// Pulls. Repeating a pull that was cut goes on where it was.
     pub fn run(self, app: &App) -> Result<Exit> {
         let store = app.store()?;
+        self.checkout.check(&self.images.0)?;
+        if self.checkout.is_offline() {
+            return self.checkout.run(app, &store, &self.images.0);
+        }
         let mut results = Vec::new();
         for image in &self.images.0 {
             results.push(fetch(app, &store, image, false)?);
+        }
+        if self.checkout.is_wanted() {
+            return self.checkout.run(app, &store, &self.images.0);
         }
         if !self.no_dependencies {
             for image in dependencies(app, &store, &self.images.0)? {
@@ -61,6 +71,23 @@ impl Pull {
         })?;
         Ok(Exit::Success)
     }
+}
+
+/// Brings these images, and what they depend on; those that are here as a whole make no request.
+pub fn bring(app: &App, images: &[ImageReference]) -> Result<()> {
+    let store = app.store()?;
+    let mut pulled = Vec::new();
+    for image in images {
+        let known = store.image_get(image)?;
+        if !known.map(|known| store.image_is_complete(&known.digest)).transpose()?.unwrap_or(false) {
+            fetch(app, &store, image, false)?;
+            pulled.push(image.clone());
+        }
+    }
+    for image in dependencies(app, &store, &pulled)? {
+        fetch(app, &store, &image, true)?;
+    }
+    Ok(())
 }
 
 fn fetch(app: &App, store: &Store, image: &ImageReference, dependency: bool) -> Result<Pulled> {

@@ -1,6 +1,7 @@
 //! `turbo run` and `turbo try`.
 
 use anyhow::Result;
+use layer_format::reference::ImageReference;
 
 use crate::app::App;
 use crate::commands::launch_options::{Images, LaunchOptions, parse_images};
@@ -15,7 +16,7 @@ pub struct Run {
     #[arg(value_name = "IMAGE[,IMAGE...]", value_parser = parse_images)]
     images: Images,
     #[command(flatten)]
-    options: LaunchOptions,
+    pub options: LaunchOptions,
     /// Name of the container: the same name and images continue with what was written before [default: the image's name].
     #[arg(short, long, value_parser = parse_name)]
     name: Option<String>,
@@ -50,6 +51,11 @@ pub fn parse_name(text: &str) -> Result<String, String> {
 }
 
 impl Run {
+    /// Images that are started.
+    pub fn images(&self) -> &[ImageReference] {
+        &self.images.0
+    }
+
     /// Runs to the end of the application.
     pub fn run(self, app: &App, forks: Forks) -> Result<Exit> {
         let options = self.options.check()?;

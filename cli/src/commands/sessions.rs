@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::containers::{Container, Containers, ago};
-use crate::control::Phase;
 use crate::control::client::Client;
+use crate::control::{Completing, Phase};
 use crate::exit::Exit;
 use crate::output::table;
 
@@ -53,6 +53,8 @@ struct Row {
     container: Container,
     running: bool,
     status: Status,
+    /// Images of which the rest is being brought here.
+    completions: Vec<Completing>,
     /// Digest of the newest state.
     state: Option<String>,
 }
@@ -75,7 +77,10 @@ impl Sessions {
         let status = match (row.status, container.exit_code) {
             (Status::Created, _) => "created".into(),
             (Status::Starting, _) => "starting".into(),
-            (Status::Running, _) => "running".into(),
+            (Status::Running, _) => match row.completions.iter().find_map(Completing::words) {
+                Some(words) => format!("running ({words})"),
+                None => "running".into(),
+            },
             (Status::Suspended, _) => "suspended".into(),
             (Status::Ending, _) => "ending".into(),
             (Status::Busy, _) => "in use".into(),
@@ -100,8 +105,12 @@ impl Sessions {
 
 fn row(containers: &Containers, container: Container) -> Row {
     let running = containers.is_running(&container);
+    let mut completions = Vec::new();
     let status = if running {
         let status = Client::connect(&containers.folder(&container)).ok().flatten().and_then(|mut client| client.status().ok());
+        if let Some(status) = &status {
+            completions.clone_from(&status.completions);
+        }
         match status.map(|status| (status.phase, status.frozen)) {
             Some((Phase::Starting, _)) => Status::Starting,
             Some((Phase::Running, true)) => Status::Suspended,
@@ -117,5 +126,5 @@ fn row(containers: &Containers, container: Container) -> Row {
         Status::Stopped
     };
     let state = container.states.last().map(|state| state.id.to_string());
-    Row { container, running, status, state }
+    Row { container, running, status, completions, state }
 }

@@ -1,80 +1,43 @@
 //! `turbo trace`.
 
-use std::path::PathBuf;
+mod record;
+mod replay;
+mod send;
+mod show;
 
-use anyhow::{Context, Result};
-use layer_format::reference::ImageReference;
-use layer_format::trace::{BUCKET_LEN, Source, Touch};
+use anyhow::Result;
 
 use crate::app::App;
 use crate::exit::Exit;
-use crate::traces;
+use crate::forks::Forks;
 
-/// Recorded first touches of runs. Every run records one; `turbo run --trace FILE` writes it to a file as well.
+/// Recordings of runs: what was touched, what was waited for, and what another link or model would have made of it.
+///
+/// Every run records its first touches; `record` and `turbo run --trace FILE` also record how the run went in time.
 #[derive(Debug, clap::Subcommand)]
 pub enum Trace {
-    /// Show what the newest run of an image touched first, in order.
-    Show(Show),
-}
-
-/// Which trace.
-#[derive(Debug, clap::Args)]
-pub struct Show {
-    /// The image.
-    #[arg(required_unless_present = "file")]
-    image: Option<ImageReference>,
-    /// A file that `turbo run --trace` wrote.
-    #[arg(long, conflicts_with = "image")]
-    file: Option<PathBuf>,
+    /// Run an image as `turbo run` does, and write a recording of the launch.
+    Record(Box<record::Record>),
+    /// Say what a recorded launch would take over other links, with nothing local.
+    Replay(replay::Replay),
+    /// Show a recording, or the trace of an image's newest run: in words, as JSON, or drawn as a page.
+    Show(show::Show),
+    Send(send::Send),
 }
 
 impl Trace {
-    /// Prints the events.
-    pub fn run(self, app: &App) -> Result<Exit> {
-        let Self::Show(show) = self;
-        let trace = match (&show.file, &show.image) {
-            (Some(file), _) => {
-                let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-                layer_format::trace::Trace::decode(&bytes).with_context(|| format!("{} is not a trace", file.display()))?
-            }
-            (None, Some(image)) => traces::load(&app.settings.home, &image.repository)?,
-            (None, None) => return Ok(Exit::Usage),
-        };
-        let source = |source| match source {
-            Source::Local => "local",
-            Source::Prefetched => "prefetched",
-            Source::Missed => "missed",
-        };
-        let path = |index: u32| trace.paths.get(index as usize).map(ToString::to_string).unwrap_or_default();
-        let events: Vec<_> = trace
-            .events
-            .iter()
-            .map(|event| {
-                let (touch, bucket) = match event.touch {
-                    Touch::Meta => ("meta", None),
-                    Touch::Data { bucket } => ("data", Some(bucket)),
-                };
-                serde_json::json!({"time_us": event.time_us, "process": event.process, "layer": event.layer, "path": path(event.path), "touch": touch, "bucket": bucket, "source": source(event.source)})
-            })
-            .collect();
-        let value = serde_json::json!({"image": trace.image, "entry_point": trace.entry_point, "architecture": trace.architecture, "duration_us": trace.duration_us, "bucket_bytes": BUCKET_LEN, "events": events});
-        app.output.result(&value, |out| {
-            writeln!(
-                out,
-                "{} started in {}, {:.3} s, {} first touches",
-                if trace.entry_point.is_empty() { "the startup file" } else { &trace.entry_point },
-                trace.image.short(),
-                trace.duration_us as f64 / 1e6,
-                trace.events.len()
-            )?;
-            trace.events.iter().try_for_each(|event| {
-                let what = match event.touch {
-                    Touch::Meta => "entry".to_owned(),
-                    Touch::Data { bucket } => format!("{} KiB", u64::from(bucket) * BUCKET_LEN / 1024),
-                };
-                writeln!(out, "{:9.3} ms  {:>2}  {:10}  {} {what}", event.time_us as f64 / 1e3, event.process, source(event.source), path(event.path))
-            })
-        })?;
-        Ok(Exit::Success)
+    /// Whether it starts an application.
+    pub fn starts(&self) -> bool {
+        matches!(self, Self::Record(_))
+    }
+
+    /// Does it.
+    pub fn run(self, app: &App, forks: Forks) -> Result<Exit> {
+        match self {
+            Self::Record(record) => record.run(app, forks),
+            Self::Replay(replay) => replay.run(app),
+            Self::Show(show) => show.run(app),
+            Self::Send(send) => send.run(app),
+        }
     }
 }

@@ -8,10 +8,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use client_store::complete::Completion;
 use rustix::process::{Pid, Signal, geteuid, getpid, kill_process};
 use serde_json::{Value, json};
 
-use super::{Answer, Frozen, Invitation, MAX_REQUEST, Op, Phase, Request, Status, VERSION, address, read_line, write_line};
+use super::{Answer, Completing, Frozen, Invitation, MAX_REQUEST, Op, Phase, Request, Status, VERSION, address, read_line, write_line};
 use crate::containers::now_s;
 use crate::join::Description;
 
@@ -43,6 +44,7 @@ struct State {
     started_s: u64,
     running: Option<Run>,
     capture: Option<Arc<Capture>>,
+    completions: Vec<(String, Arc<Completion>)>,
     connections: usize,
 }
 
@@ -71,7 +73,7 @@ impl Server {
         let listener = UnixListener::bind(&address).with_context(|| format!("opening the control socket {}", path.display()))?;
         drop(opened);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).with_context(|| format!("protecting {}", path.display()))?;
-        let state = State { phase: Phase::Starting, started_s: now_s(), running: None, capture: None, connections: 0 };
+        let state = State { phase: Phase::Starting, started_s: now_s(), running: None, capture: None, completions: Vec::new(), connections: 0 };
         let shared = Arc::new(Shared { state: Mutex::new(state), change: Condvar::new() });
         let serving = Arc::clone(&shared);
         std::thread::Builder::new().name("turbo-control".into()).spawn(move || serving.accept(&listener)).context("no thread for the control socket")?;
@@ -94,11 +96,17 @@ impl Server {
         self.shared.change(|state| state.capture = Some(Arc::new(capture)));
     }
 
+    /// The images of which the rest is brought here while the application runs.
+    pub fn set_completions(&self, completions: Vec<(String, Arc<Completion>)>) {
+        self.shared.change(|state| state.completions = completions);
+    }
+
     /// The application has ended.
     pub fn ending(&self) {
         self.shared.change(|state| {
             state.phase = Phase::Ending;
             state.capture = None;
+            state.completions.clear();
         });
     }
 }
@@ -201,6 +209,7 @@ impl Shared {
                     started_s: state.started_s,
                     frozen: run.is_some_and(|run| run.control.is_frozen()),
                     turbo: env!("CARGO_PKG_VERSION").into(),
+                    completions: state.completions.iter().map(|(image, one)| Completing { image: image.clone(), progress: one.progress() }).collect(),
                 })?)
             }
             Op::Join => {

@@ -4,11 +4,15 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use client_store::RunStats;
+use client_store::{RunStats, Timeline};
 use layer_format::Digest;
+use layer_format::recording::{Recording, Totals};
+use layer_format::trace::Trace;
 use serde::Serialize;
 
 use super::warn;
+use crate::stack::Stack;
+use crate::traces::summary::Summary;
 
 /// What `--stats` writes; `docs/json.md` explains the fields.
 #[derive(Debug, Serialize)]
@@ -54,6 +58,25 @@ impl Report {
     }
 }
 
+/// The trace of the image `which`, with how the run of all images went.
+pub fn recording(timeline: &Timeline, stack: &Stack, which: usize, trace: Trace) -> Recording {
+    let run = total(stack.members.iter().map(|member| member.session.stats()));
+    let totals = Totals { received_bytes: run.bytes_fetched, wasted_bytes: run.bytes_wasted, local_bytes: run.local_bytes };
+    let details = stack.members.get(which).map(|member| member.session.trace_details());
+    let timeline = details.map(|mut details| {
+        // Something may have been touched since the trace was taken.
+        details.sizes.truncate(trace.events.len());
+        timeline.finish(details.started, details.processes, details.sizes, totals)
+    });
+    Recording { trace, timeline }
+}
+
+/// The last line of `--verbose`.
+pub fn summed_up(recording: &Recording) -> String {
+    let summary = Summary::new(recording);
+    format!("turbo: {}; {}", summary.headline(), summary.lead())
+}
+
 /// The sum of several images' statistics; the hit rate weighted by what each needed.
 pub fn total(all: impl IntoIterator<Item = RunStats>) -> RunStats {
     let mut sum = RunStats::default();
@@ -67,11 +90,16 @@ pub fn total(all: impl IntoIterator<Item = RunStats>) -> RunStats {
         sum.demand_requests += one.demand_requests;
         sum.requests += one.requests;
         sum.stall_us += one.stall_us;
+        // Of several images the slower one: the waits themselves are not kept.
+        sum.demand_p50_us = sum.demand_p50_us.max(one.demand_p50_us);
+        sum.demand_p99_us = sum.demand_p99_us.max(one.demand_p99_us);
+        sum.demand_max_us = sum.demand_max_us.max(one.demand_max_us);
         sum.bytes_fetched += one.bytes_fetched;
         sum.bytes_received += one.bytes_received;
         sum.bytes_needed += one.bytes_needed;
         sum.bytes_prefetched += one.bytes_prefetched;
         sum.bytes_prefetched_used += one.bytes_prefetched_used;
+        sum.bytes_background += one.bytes_background;
         sum.bytes_wasted += one.bytes_wasted;
         sum.local_bytes += one.local_bytes;
         sum.damaged_objects += one.damaged_objects;

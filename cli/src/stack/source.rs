@@ -5,6 +5,8 @@ use std::sync::{Arc, Once, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use client_store::complete::{self, CompletionOptions};
+use client_store::recorder::Recording;
 use client_store::remote::Registry;
 use client_store::session::SessionError;
 use client_store::{Origin, Policy, Session, SessionOptions, Store};
@@ -28,7 +30,10 @@ pub(super) struct RunSource<'a> {
     request: &'a Request<'a>,
     home: PathBuf,
     wait_limit: Duration,
-    send_traces: bool,
+    metered: bool,
+    /// Bring the rest of images here, as far as there is room below the store's limit.
+    completes: bool,
+    cap_bytes: u64,
     /// What the images of the command line start, once that is known: dependencies are predicted for it.
     entry_point: OnceLock<String>,
     warm: Once,
@@ -45,10 +50,17 @@ impl<'a> RunSource<'a> {
             request,
             home: app.settings.home.clone(),
             wait_limit: Duration::from_secs(app.settings.wait),
-            send_traces: app.settings.send_traces,
+            metered: app.settings.metered,
+            completes: request.background && app.settings.background,
+            cap_bytes: app.settings.cache_size,
             entry_point: OnceLock::new(),
             warm: Once::new(),
         })
+    }
+
+    /// The registry, with a count of what one session receives.
+    fn counted_origin(&self) -> Option<Arc<dyn Origin>> {
+        self.registry.as_ref().map(|registry| Arc::new(registry.counted()) as Arc<dyn Origin>)
     }
 
     fn options(&self, reference: &ImageReference, digest: Option<Digest>) -> Result<SessionOptions> {
@@ -62,11 +74,7 @@ impl<'a> RunSource<'a> {
             // One connection is opened while what is here is looked through.
             self.warm.call_once(|| drop(self.runtime.spawn(origin.warm_up(1))));
         }
-        let policy = match (request.offline, request.predict) {
-            (true, _) => Policy::Offline,
-            (false, false) => Policy::OnDemand,
-            (false, true) => Policy::Predicted,
-        };
+        let policy = if request.offline { Policy::Offline } else { request.policy };
         let program = || request.startup_file.and_then(|command| command.first().cloned());
         let asked_for = request.trigger.map(Into::into).or_else(program).or_else(|| self.entry_point.get().cloned());
         Ok(SessionOptions {
@@ -78,9 +86,29 @@ impl<'a> RunSource<'a> {
             wait_limit: self.wait_limit,
             have: if is_complete { None } else { have(&self.home, &self.store, &reference.repository)? },
             model: self.store.model_get(&reference.repository)?,
-            send_trace: self.send_traces,
-            ..SessionOptions::new(Arc::new(self.store.clone()), self.origin.clone(), self.runtime.clone(), reference.clone())
+            metered: self.metered,
+            completion: if self.completes && !is_complete { Some(self.completion()?) } else { None },
+            recording: if request.record { Recording::Touches } else { Recording::Off },
+            timeline: request.timeline.cloned(),
+            ..SessionOptions::new(Arc::new(self.store.clone()), self.counted_origin(), self.runtime.clone(), reference.clone())
         })
+    }
+}
+
+impl RunSource<'_> {
+    /// How an image is completed: it counts as pulled then.
+    fn completion(&self) -> Result<CompletionOptions> {
+        let room_bytes = match self.cap_bytes {
+            0 => None,
+            cap => Some(cap.saturating_sub(self.store.stats()?.stored_bytes)),
+        };
+        let store = self.store.clone();
+        let on_complete = Box::new(move |digest: &Digest| {
+            if let Err(error) = store.image_is_here(digest) {
+                tracing::debug!(%error, "{digest} is here as a whole, which could not be noted");
+            }
+        });
+        Ok(CompletionOptions { quiet: complete::QUIET, room_bytes, on_complete })
     }
 }
 

@@ -16,6 +16,7 @@ use layer_format::Digest;
 use layer_format::api::LaunchRequest;
 use layer_format::manifest::{ImageManifest, LayerManifest, Manifest};
 use layer_format::model::Model;
+use layer_format::recording::Class;
 use layer_format::reference::{ImageReference, Revision};
 use layer_format::tree::Node;
 use parking_lot::{Condvar, Mutex};
@@ -134,6 +135,7 @@ impl LaunchStream {
     pub fn wait_image(&self) -> Result<(Digest, Bytes), LaunchError> {
         let started = Instant::now();
         let deadline = started + self.shared.options.wait_limit;
+        let _waiting = self.shared.options.timeline.as_ref().map(|timeline| timeline.waiting(1, false));
         let mut progress = self.state.progress.lock();
         loop {
             if let Some(image) = &progress.image {
@@ -240,7 +242,7 @@ impl Reader {
             plan.expect(&self.layers);
         }
         let _open = Open(&shared);
-        let mut answer = Answer::new(shared.clone());
+        let mut answer = Answer::new(shared.clone(), Class::Launch, 0);
         let request = origin.launch(&self.options.image, &id, self.options.request.clone());
         let mut stream = timeout(limit, request).await.map_err(|_| silence(limit))??;
         loop {
@@ -248,6 +250,9 @@ impl Reader {
                 return Ok(());
             }
             let next = timeout(limit, stream.next()).await.map_err(|_| silence(limit))?;
+            if shared.plan.lock().is_left() && self.has_image() {
+                return Ok(());
+            }
             let Some(record) = next else {
                 return Err(OriginError::Network { url: "the registry".into(), reason: "the launch was cut".into() });
             };
@@ -287,6 +292,10 @@ impl Reader {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    fn has_image(&self) -> bool {
+        self.state.progress.lock().image.is_some()
     }
 
     fn image(&mut self, bytes: Bytes) -> Result<(), OriginError> {

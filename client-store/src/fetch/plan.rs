@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     stalled: bool,
     bytes: u64,
     objects: u64,
+    /// Whether the stream is not wanted any more.
+    left: bool,
 }
 
 impl Plan {
@@ -101,6 +103,25 @@ impl Plan {
             Some(position) => *position < self.reached,
             None => !self.known.contains(&digest.prefix64()) || self.announced > 0,
         }
+    }
+
+    /// What was announced and has not come, in no order.
+    pub(crate) fn outstanding(&self) -> Vec<u64> {
+        self.positions.iter().filter(|(_, position)| **position >= self.reached).map(|(prefix, _)| *prefix).collect()
+    }
+
+    /// The stream is not wanted any more: nobody waits for it, and its reader ends it.
+    pub(crate) fn leave(&mut self) {
+        if self.open {
+            self.left = true;
+            self.stalled = true;
+            self.positions.clear();
+        }
+    }
+
+    /// Whether the stream is to be ended.
+    pub(crate) fn is_left(&self) -> bool {
+        self.left
     }
 
     /// Something did not come when it should have: nobody waits for the stream until it goes on.

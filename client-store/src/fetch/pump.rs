@@ -13,10 +13,14 @@ use crate::link::WINDOW_BYTES;
 
 /// Most requests under way for objects that someone waits for. More wait, and then share a request.
 const MAX_DEMAND_REQUESTS: usize = 8;
-/// Most requests under way for prefetches: enough that one is arriving while another is asked for.
-const MAX_PREFETCH_REQUESTS: usize = 4;
 /// Round trip from which on it is worth waiting a moment for other threads' demands.
 const GATHER_FROM: Duration = Duration::from_millis(50);
+/// Requests that complete the image: one is arriving while another is asked for. Small ones, since a demand may find one
+/// on the way.
+const BACKGROUND_REQUESTS: usize = 2;
+const BACKGROUND_BYTES: u64 = 1 << 20;
+/// How long they pause after a thread had to wait.
+const RESUME_AFTER: Duration = Duration::from_millis(500);
 /// How often prefetches that have no room are looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes waiting to be written at which prefetching waits for the disk.
@@ -76,20 +80,33 @@ impl Shared {
             batches.push(batch);
         }
         let mut next = queue.next_moment(now).filter(|_| queue.demand_requests < MAX_DEMAND_REQUESTS);
+        let link = self.link.lock().clone();
         if !queue.has_prefetch() {
+            // Completing the image: only what is left of the link, and nothing for a while after someone had to wait.
+            let resume = queue.last_demand.map(|last| last + RESUME_AFTER).filter(|moment| *moment > now);
+            let is_free = queue.demand_requests == 0 && !queue.has_demand() && !self.plan.try_lock().is_some_and(|plan| plan.open);
+            if queue.has_background() {
+                while is_free && resume.is_none() && queue.prefetch_requests < BACKGROUND_REQUESTS && self.saver.backlog() < MAX_BACKLOG_BYTES {
+                    let Some(batch) = queue.take_background(now, (link.window() / 4).min(BACKGROUND_BYTES)) else { break };
+                    batches.push(batch);
+                }
+                let again = resume.unwrap_or(now + LOOK_AGAIN);
+                next = Some(next.map_or(again, |next| next.min(again)));
+            }
             return Some((batches, next));
         }
-        let link = self.link.lock().clone();
         let busy = queue.demand_requests > 0;
-        let window = if busy { link.window() / 2 } else { link.window() };
+        // With some of it left to the demands; still more than the link holds, so that a rate that was underestimated grows.
+        let window = if busy { link.window() / 4 * 3 } else { link.window() };
+        let admits = self.admission();
         let backlog = self.saver.backlog() > MAX_BACKLOG_BYTES;
-        while !queue.has_demand() && queue.prefetch_requests < MAX_PREFETCH_REQUESTS && !backlog {
+        while !queue.has_demand() && queue.prefetch_requests < link.requests() && !backlog {
             let room = window.saturating_sub(queue.ahead_flying).min(self.waste_room(queue.ahead_flying));
             // Pieces large enough to be worth a request, and small enough that the window holds a few.
             if room < *WINDOW_BYTES.start() / 4 {
                 break;
             }
-            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), |len, probability| f64::from(probability) > link.threshold(len.into())) else {
+            let Some(batch) = queue.take_prefetch(now, room.min(window / 3), &admits) else {
                 break;
             };
             batches.push(batch);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use layer_format::Digest;
+use layer_format::recording::Class;
 use parking_lot::{Condvar, Mutex};
 
 use super::Candidate;
@@ -76,18 +77,24 @@ pub(crate) struct Job {
     demanded: bool,
     /// Place among the prefetches, if it has one.
     place: Option<Place>,
+    /// Since the start of the run: the earlier, the sooner it is asked for.
+    urgency: Duration,
+    /// Whether it is brought to complete the image, and for nothing else.
+    pub(crate) background: bool,
     /// Bytes of it that are counted in [`Queue::ahead_flying`].
     counted: u64,
 }
 
-/// Newest plan first, then in the order in which it was made.
-type Place = (std::cmp::Reverse<u64>, u64);
+/// Newest plan first, then the most urgent, then in the order in which it was made.
+type Place = (std::cmp::Reverse<u64>, Duration, u64);
 
 /// What to put in one request.
 #[derive(Debug, Clone)]
 pub(crate) struct Batch {
     pub(crate) number: u64,
     pub(crate) demand: bool,
+    /// Why it is asked for.
+    pub(crate) class: Class,
     /// Those who are waited for first.
     pub(crate) digests: Vec<Digest>,
 }
@@ -108,6 +115,12 @@ pub(crate) struct Queue {
     riders: Vec<Digest>,
     prefetch: BTreeMap<Place, Digest>,
     planned: Vec<Digest>,
+    /// What completes the image, in order; requested only when nothing else is wanted.
+    background: VecDeque<(Digest, u32)>,
+    /// Those of them that are in a request.
+    background_flying: usize,
+    /// When a thread last had to wait for something.
+    pub(crate) last_demand: Option<Instant>,
     generation: u64,
     next_place: u64,
     next_request: u64,
@@ -150,6 +163,8 @@ impl Queue {
             ready_at: now,
             demanded: false,
             place: None,
+            urgency: Duration::ZERO,
+            background: false,
             counted: 0,
         })
     }
@@ -157,6 +172,7 @@ impl Queue {
     /// A thread wants the object now: joins or makes its job. `expected` says until when the launch stream is trusted
     /// to bring it, if it will.
     pub(crate) fn join(&mut self, digest: Digest, len: u32, expected: Option<Instant>, now: Instant) -> Joined {
+        self.last_demand = Some(now);
         let new = match self.jobs.get_mut(&digest) {
             Some(job) => {
                 if job.waiters == 0 && matches!(job.phase, Phase::Queued | Phase::Riding) {
@@ -217,11 +233,12 @@ impl Queue {
     }
 
     /// Queues an object to be fetched ahead of use.
-    pub(crate) fn enqueue(&mut self, candidate: &Candidate, now: Instant) {
+    pub(crate) fn enqueue(&mut self, candidate: &Candidate, urgency: Duration, now: Instant) {
         if self.jobs.contains_key(&candidate.digest) {
             return;
         }
-        self.add(candidate.digest, candidate.len, Phase::Queued, now).probability = candidate.probability;
+        let job = self.add(candidate.digest, candidate.len, Phase::Queued, now);
+        (job.probability, job.urgency) = (candidate.probability, urgency);
         self.place(candidate.digest);
         while self.prefetch.len() > MAX_PREFETCH_QUEUE {
             let Some((_, digest)) = self.prefetch.pop_last() else { return };
@@ -230,12 +247,53 @@ impl Queue {
     }
 
     fn place(&mut self, digest: Digest) {
-        let place = (std::cmp::Reverse(self.generation), self.next_place);
-        self.next_place += 1;
         if let Some(job) = self.jobs.get_mut(&digest) {
+            let place = (std::cmp::Reverse(self.generation), job.urgency, self.next_place);
+            self.next_place += 1;
             job.place = Some(place);
             self.prefetch.insert(place, digest);
         }
+    }
+
+    /// Queues what completes the image.
+    pub(crate) fn bring(&mut self, objects: &[(Digest, u32)]) {
+        self.background.extend(objects);
+    }
+
+    /// Objects of [`Queue::bring`] that are queued or on the way.
+    pub(crate) fn background_left(&self) -> usize {
+        self.background.len() + self.background_flying
+    }
+
+    /// Whether something is queued only to complete the image.
+    pub(crate) fn has_background(&self) -> bool {
+        !self.background.is_empty()
+    }
+
+    /// The next request of those, of at most `max_bytes`.
+    pub(crate) fn take_background(&mut self, now: Instant, max_bytes: u64) -> Option<Batch> {
+        if self.prefetch_not_before.is_some_and(|until| now < until) {
+            return None;
+        }
+        let number = self.next_request;
+        let (mut digests, mut bytes) = (Vec::new(), 0u64);
+        while bytes < max_bytes && digests.len() < layer_format::api::MAX_DIGESTS / 4 {
+            let Some((digest, len)) = self.background.pop_front() else { break };
+            if self.jobs.contains_key(&digest) {
+                continue;
+            }
+            let job = self.add(digest, len, Phase::Flying(number), now);
+            job.background = true;
+            bytes += u64::from(job.len);
+            digests.push(digest);
+        }
+        if digests.is_empty() {
+            return None;
+        }
+        self.background_flying += digests.len();
+        self.next_request += 1;
+        self.prefetch_requests += 1;
+        Some(Batch { number, demand: false, class: Class::Background, digests })
     }
 
     /// Forgets everything that is queued and that no one waits for.
@@ -243,6 +301,7 @@ impl Queue {
         for digest in std::mem::take(&mut self.prefetch).into_values() {
             self.jobs.remove(&digest);
         }
+        self.background.clear();
     }
 
     fn remove(&mut self, digest: &Digest) -> Option<Job> {
@@ -251,6 +310,7 @@ impl Queue {
             self.prefetch.remove(place);
         }
         self.ahead_flying -= job.counted;
+        self.background_flying -= usize::from(job.background);
         Some(job)
     }
 
@@ -263,6 +323,8 @@ impl Queue {
     pub(crate) fn clear(&mut self) -> Vec<(Digest, Job)> {
         (self.ahead_flying, self.riders, self.demand, self.planned) = (0, Vec::new(), VecDeque::new(), Vec::new());
         self.prefetch.clear();
+        self.background.clear();
+        self.background_flying = 0;
         self.jobs.drain().collect()
     }
 
@@ -321,7 +383,7 @@ impl Queue {
             true => self.demand_requests += 1,
             false => self.prefetch_requests += 1,
         }
-        Some(Batch { number, demand, digests })
+        Some(Batch { number, demand, class: if demand { Class::Demand } else { Class::Prefetch }, digests })
     }
 
     /// Whether something is queued ahead of use.
@@ -374,7 +436,7 @@ impl Queue {
         }
         self.next_request += 1;
         self.prefetch_requests += 1;
-        Some(Batch { number, demand: false, digests })
+        Some(Batch { number, demand: false, class: Class::Prefetch, digests })
     }
 
     /// The request `number` ended without this object. Whoever waits for it: again, `delay(attempts)` from now. Else
@@ -390,9 +452,9 @@ impl Queue {
             return true;
         }
         job.attempts += 1;
-        if job.attempts > 1 || job.demanded {
-            // Failed twice, or whoever wanted it has given up.
-            self.jobs.remove(digest);
+        if job.attempts > 1 || job.demanded || job.background {
+            // Failed twice, or whoever wanted it has given up or asks again by itself.
+            self.remove(digest);
             return false;
         }
         self.place(*digest);

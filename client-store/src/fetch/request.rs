@@ -8,12 +8,14 @@ use bytes::Bytes;
 use futures::StreamExt;
 use layer_format::Digest;
 use layer_format::frame::Frame;
+use layer_format::recording::Class;
 use tokio::time::timeout;
 
 use super::Shared;
 use super::queue::Batch;
 use crate::error::FetchError;
 use crate::origin::{Origin, OriginError, Received};
+use crate::timeline::Ended;
 
 /// First and longest wait before a demand is repeated; each doubles the one before, and a random part of it is waited.
 const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(2);
@@ -34,7 +36,8 @@ pub(crate) fn backoff(failures: u32) -> Duration {
 /// Makes a request and hands over what it brings. Every object of it ends up delivered, refused or queued again, also
 /// if the task is dropped.
 pub(crate) async fn run(shared: Arc<Shared>, origin: Arc<dyn Origin>, batch: Batch) {
-    let mut flight = Flight { answer: Answer::new(shared), left: batch.digests.iter().copied().collect(), batch, outcome: None };
+    let answer = Answer::new(shared, batch.class, batch.digests.len());
+    let mut flight = Flight { answer, left: batch.digests.iter().copied().collect(), batch, outcome: None };
     let outcome = flight.receive(&*origin).await;
     flight.outcome = Some(outcome);
 }
@@ -42,31 +45,45 @@ pub(crate) async fn run(shared: Arc<Shared>, origin: Arc<dyn Origin>, batch: Bat
 /// The measuring side of one answer: tells the link when it opens and closes.
 pub(crate) struct Answer {
     pub(crate) shared: Arc<Shared>,
+    class: Class,
+    objects: usize,
+    bytes: u64,
     started: Instant,
-    opened: bool,
+    first_byte: Option<Duration>,
 }
 
 impl Answer {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    /// An answer that is asked for now, for so many objects.
+    pub(crate) fn new(shared: Arc<Shared>, class: Class, objects: usize) -> Self {
         shared.counters.requests.add(1);
-        Self { shared, started: Instant::now(), opened: false }
+        Self { shared, class, objects, bytes: 0, started: Instant::now(), first_byte: None }
     }
 
     /// A record of so many bytes arrived.
     pub(crate) fn record(&mut self, bytes: usize) {
         let mut link = self.shared.link.lock();
-        if self.opened {
+        if self.first_byte.is_some() {
             link.delivered(bytes as u64, self.shared.now());
         } else {
-            self.opened = true;
-            link.opened(self.started.elapsed(), self.shared.now());
+            let elapsed = self.started.elapsed();
+            self.first_byte = Some(elapsed);
+            link.opened(elapsed, self.shared.now());
+        }
+        drop(link);
+        self.bytes += bytes as u64;
+        if let Some(timeline) = &self.shared.options.timeline {
+            timeline.arrived(self.class, bytes as u64, || self.shared.link.lock().clone());
         }
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if self.opened {
+        if let Some(timeline) = &self.shared.options.timeline {
+            let Self { class, started, first_byte, bytes, objects, .. } = *self;
+            timeline.requested(Ended { class, started, first_byte, bytes, objects });
+        }
+        if self.first_byte.is_some() {
             self.shared.link.lock().closed(self.shared.now());
         }
     }

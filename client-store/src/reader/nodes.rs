@@ -23,8 +23,16 @@ enum Parsed {
 
 #[derive(Debug)]
 struct Kept {
-    nodes: LruCache<Digest, (Parsed, usize)>,
+    nodes: LruCache<Digest, Item>,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Item {
+    parsed: Parsed,
+    len: usize,
+    /// Whether the application needed it, or it was only looked at to tell what it may need.
+    used: bool,
 }
 
 /// Parsed nodes, by digest.
@@ -47,18 +55,29 @@ impl Nodes {
     }
 
     fn kept(&self, digest: &Digest) -> Option<Parsed> {
-        self.kept.lock().nodes.get(digest).map(|(parsed, _)| parsed.clone())
+        self.kept.lock().nodes.get(digest).map(|item| item.parsed.clone())
     }
 
-    fn keep(&self, digest: Digest, parsed: Parsed, len: usize) {
+    /// The same for the application: the first use counts.
+    fn use_kept(&self, digest: &Digest) -> Option<(Parsed, Source)> {
+        let (parsed, len) = {
+            let mut kept = self.kept.lock();
+            let item = kept.nodes.get_mut(digest)?;
+            let first = !std::mem::replace(&mut item.used, true);
+            (item.parsed.clone(), first.then_some(item.len))
+        };
+        Some((parsed, len.map_or(Source::Local, |len| self.fetcher.used(digest, len))))
+    }
+
+    fn keep(&self, digest: Digest, parsed: Parsed, len: usize, used: bool) {
         let mut kept = self.kept.lock();
         kept.bytes += len;
-        if let Some((_, old)) = kept.nodes.put(digest, (parsed, len)) {
-            kept.bytes -= old;
+        if let Some(old) = kept.nodes.put(digest, Item { parsed, len, used }) {
+            kept.bytes -= old.len;
         }
         while kept.bytes > self.max_bytes && kept.nodes.len() > 1 {
-            let Some((_, (_, old))) = kept.nodes.pop_lru() else { return };
-            kept.bytes -= old;
+            let Some((_, old)) = kept.nodes.pop_lru() else { return };
+            kept.bytes -= old.len;
         }
     }
 
@@ -67,13 +86,13 @@ impl Nodes {
     /// # Errors
     /// [`FetchError`] if it cannot be had, or is not a tree node.
     pub fn tree(&self, digest: &Digest, choose: Choose<'_>) -> Result<(Arc<Node>, Source), FetchError> {
-        if let Some(Parsed::Tree(node)) = self.kept(digest) {
-            return Ok((node, Source::Local));
+        if let Some((Parsed::Tree(node), source)) = self.use_kept(digest) {
+            return Ok((node, source));
         }
         let (bytes, source) = self.fetch(digest, choose)?;
         let node = Node::decode(&bytes).map_err(|source| FetchError::Format { digest: *digest, source })?;
         let node = Arc::new(node);
-        self.keep(*digest, Parsed::Tree(node.clone()), bytes.len());
+        self.keep(*digest, Parsed::Tree(node.clone()), bytes.len(), true);
         Ok((node, source))
     }
 
@@ -82,13 +101,13 @@ impl Nodes {
     /// # Errors
     /// [`FetchError`] if it cannot be had, or is not a recipe node.
     pub fn recipe(&self, digest: &Digest, choose: Choose<'_>) -> Result<Arc<Recipe>, FetchError> {
-        if let Some(Parsed::Recipe(node)) = self.kept(digest) {
+        if let Some((Parsed::Recipe(node), _)) = self.use_kept(digest) {
             return Ok(node);
         }
         let (bytes, _) = self.fetch(digest, choose)?;
         let node = Recipe::decode_node(&bytes).map_err(|source| FetchError::Format { digest: *digest, source })?;
         let node = Arc::new(node);
-        self.keep(*digest, Parsed::Recipe(node.clone()), bytes.len());
+        self.keep(*digest, Parsed::Recipe(node.clone()), bytes.len(), true);
         Ok(node)
     }
 
@@ -97,7 +116,10 @@ impl Nodes {
         if let Some(Parsed::Tree(node)) = self.kept(digest) {
             return Some(node);
         }
-        Node::decode(&self.fetcher.local(digest)?).ok().map(Arc::new)
+        let bytes = self.fetcher.local(digest)?;
+        let node = Node::decode(&bytes).ok().map(Arc::new)?;
+        self.keep(*digest, Parsed::Tree(node.clone()), bytes.len(), false);
+        Some(node)
     }
 
     /// The recipe node, if it is on this machine.
@@ -105,7 +127,10 @@ impl Nodes {
         if let Some(Parsed::Recipe(node)) = self.kept(digest) {
             return Some(node);
         }
-        Recipe::decode_node(&self.fetcher.local(digest)?).ok().map(Arc::new)
+        let bytes = self.fetcher.local(digest)?;
+        let node = Recipe::decode_node(&bytes).ok().map(Arc::new)?;
+        self.keep(*digest, Parsed::Recipe(node.clone()), bytes.len(), false);
+        Some(node)
     }
 
     fn fetch(&self, digest: &Digest, choose: Choose<'_>) -> Result<(bytes::Bytes, Source), FetchError> {

@@ -1,12 +1,14 @@
 //! Requests, bounded bodies, and what a failure means.
 
 use std::error::Error;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use layer_format::api::ErrorBody;
 use layer_format::reference::Repository;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::{Registry, RegistryOptions};
@@ -16,21 +18,38 @@ use crate::origin::OriginError;
 const MAX_JSON_LEN: usize = 16 << 20;
 /// Most bytes of an error's body that are looked at.
 const MAX_ERROR_LEN: usize = 256 << 10;
-/// Receive windows over HTTP/2: enough for 1 Gbit/s at 60 ms, so that the window never is what limits a stream.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Most bytes of a file of certificates.
+const MAX_CA_LEN: u64 = 4 << 20;
 
-pub(super) fn client(options: &RegistryOptions) -> reqwest::Result<reqwest::Client> {
+/// HTTP/1.1, also over TLS: each stream has a connection of its own, so that one that waits for a lost packet, or begins
+/// slowly, holds up no other.
+pub(super) fn client(options: &RegistryOptions, certificates: Vec<Certificate>) -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder()
         .user_agent(concat!("turbo/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(options.connect_timeout)
         .tcp_nodelay(true)
         .tcp_keepalive(Duration::from_secs(30))
-        .http2_initial_stream_window_size(STREAM_WINDOW)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http1_only()
+        .tls_certs_merge(certificates)
         // A token must not follow a redirect to another host, and the API has none.
         .redirect(reqwest::redirect::Policy::none())
         .build()
+}
+
+/// The certificates in a file.
+pub(super) fn certificates(file: Option<&Path>) -> Result<Vec<Certificate>, String> {
+    let Some(path) = file else { return Ok(Vec::new()) };
+    let wrong = |reason: String| format!("the file of trusted certificates {} cannot be used: {reason}", path.display());
+    let len = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
+    if len > MAX_CA_LEN {
+        return Err(wrong("it is too long".into()));
+    }
+    let text = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    match Certificate::from_pem_bundle(&text) {
+        Ok(certificates) if certificates.is_empty() => Err(wrong("there is none in it; expected PEM".into())),
+        Ok(certificates) => Ok(certificates),
+        Err(error) => Err(wrong(reason(&error))),
+    }
 }
 
 /// The innermost reason of an error: what a user can act on.
@@ -52,21 +71,37 @@ impl Registry {
     /// A request for what follows `/-/` in a repository.
     pub(super) fn request(&self, method: Method, repository: &Repository, path: &str) -> RequestBuilder {
         let url = format!("{}/v1/repositories/{}/-/{path}", self.inner.url, repository.as_str());
-        self.authorised(self.inner.client.request(method, url))
+        self.inner.client.request(method, url)
     }
 
-    pub(super) fn authorised(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.inner.options.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        }
-    }
-
-    /// Sends a request and waits for the head of its answer. Other answers than success are errors; `what` names what was
-    /// asked for.
+    /// Sends a request and waits for the head of its answer. One that is not authorised any more is sent once again if there
+    /// is another token by now. Other answers than success are errors; `what` names what was asked for.
     pub(super) async fn send(&self, request: RequestBuilder, what: impl FnOnce() -> String) -> Result<Response, OriginError> {
-        let answer = self.in_time(request.send()).await?.map_err(|error| self.network(&error))?;
+        let (again, token) = (request.try_clone(), self.inner.access.token());
+        let mut answer = self.exchange(request, token.as_deref()).await?;
+        if is_unauthorised(answer.status())
+            && let (Some(again), Some(renewed)) = (again, self.inner.access.renewed(token.as_deref()))
+        {
+            tracing::debug!("the registry did not accept the token; there is another by now");
+            answer = self.exchange(again, Some(&renewed)).await?;
+        }
         self.check(answer, what).await
+    }
+
+    async fn exchange(&self, request: RequestBuilder, token: Option<&str>) -> Result<Response, OriginError> {
+        let begun = Instant::now();
+        let answer = self.in_time(authorised(request, token).send()).await?.map_err(|error| self.network(&error))?;
+        self.inner.link.answered(begun.elapsed());
+        Ok(answer)
+    }
+
+    /// The next bytes of a body, counted.
+    pub(super) async fn piece(&self, answer: &mut Response) -> Result<Option<Bytes>, OriginError> {
+        let piece = self.in_time(answer.chunk()).await?.map_err(|error| self.network(&error))?;
+        let len = piece.as_ref().map_or(0, Bytes::len) as u64;
+        self.received.fetch_add(len, Ordering::Relaxed);
+        self.inner.link.delivered(len, Instant::now());
+        Ok(piece)
     }
 
     /// Turns an answer that is not a success into the error that it means.
@@ -78,7 +113,10 @@ impl Registry {
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let retry_after = header("retry-after").and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
         let body = self.read_body(answer, MAX_ERROR_LEN).await.unwrap_or_default();
-        let (code, message) = describe(status, &body);
+        let (code, mut message) = describe(status, &body);
+        if is_unauthorised(status) && (status == StatusCode::UNAUTHORIZED || code.starts_with("HTTP_")) {
+            message.push_str("; `turbo login` again, or renew the token in TURBO_TOKEN or in the file of TURBO_TOKEN_FILE");
+        }
         Err(match status {
             StatusCode::NOT_FOUND => OriginError::NotFound { what: what(), url: self.inner.url.clone() },
             StatusCode::REQUEST_TIMEOUT
@@ -102,7 +140,7 @@ impl Registry {
             return Err(too_long());
         }
         let mut body = BytesMut::with_capacity(announced as usize);
-        while let Some(piece) = self.in_time(answer.chunk()).await?.map_err(|error| self.network(&error))? {
+        while let Some(piece) = self.piece(&mut answer).await? {
             if body.len() + piece.len() > max {
                 return Err(too_long());
             }
@@ -133,6 +171,18 @@ impl Registry {
     pub(super) fn protocol(&self, reason: String) -> OriginError {
         OriginError::Protocol { url: self.inner.url.clone(), reason }
     }
+}
+
+pub(super) fn authorised(request: RequestBuilder, token: Option<&str>) -> RequestBuilder {
+    match token {
+        Some(token) => request.bearer_auth(token),
+        None => request,
+    }
+}
+
+/// Whether another token may help.
+pub(super) fn is_unauthorised(status: StatusCode) -> bool {
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }
 
 /// Code and message of an error: ours if the body is ours, else what can be said of a proxy's answer.

@@ -134,6 +134,13 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Write;
 
+    /// With `frame_len` a zstd frame ends and another begins every so many bytes.
+    fn encode_frames(records: &[Record<'_>], frame_len: usize) -> Vec<u8> {
+        let mut plain = Vec::new();
+        records.iter().for_each(|record| record.encode(&mut plain));
+        plain.chunks(frame_len).zip([3, 12, 1].into_iter().cycle()).flat_map(|(part, level)| zstd::encode_all(part, level).unwrap()).collect()
+    }
+
     fn encode(records: &[Record<'_>], flush_each: bool) -> Vec<u8> {
         let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
         for record in records {
@@ -160,14 +167,15 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
-        fn records_come_back_however_the_bytes_are_cut(objects in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..3000), 0..20), piece in 1usize..5000, flush: bool) {
+        fn records_come_back_however_the_bytes_are_cut(objects in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..3000), 0..20), piece in 1usize..5000, frame_len in 1usize..9000, flush: bool) {
             let mut records: Vec<_> = objects.iter().map(|object| Record::Object(object)).collect();
             records.push(Record::Missing(Digest::of(b"x")));
             records.push(Record::End(b""));
             let mut expected: Vec<_> = objects.iter().map(|object| Received::Object(Bytes::copy_from_slice(object))).collect();
             expected.push(Received::Missing(Digest::of(b"x")));
             expected.push(Received::End(String::new()));
-            prop_assert_eq!(decode(&encode(&records, flush), piece).unwrap(), expected);
+            prop_assert_eq!(decode(&encode(&records, flush), piece).unwrap(), expected.clone());
+            prop_assert_eq!(decode(&encode_frames(&records, frame_len), piece).unwrap(), expected);
         }
 
         #[test]

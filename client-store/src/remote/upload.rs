@@ -10,10 +10,11 @@ use futures::{Stream, StreamExt};
 use layer_format::Digest;
 use layer_format::api::PACK_MEDIA_TYPE;
 use layer_format::reference::Repository;
-use reqwest::{Method, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use tokio_util::io::ReaderStream;
 
 use super::Registry;
+use super::http::{authorised, is_unauthorised};
 use crate::origin::OriginError;
 
 /// Bytes read from the file at a time.
@@ -34,17 +35,35 @@ impl Registry {
         file: &Path,
         sent: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<bool, OriginError> {
+        let (sent, mut token) = (Arc::new(sent), self.inner.access.token());
+        let mut answer = self.send_pack(repository, digest, file, &sent, token.as_deref()).await?;
+        if is_unauthorised(answer.status())
+            && let Some(renewed) = self.inner.access.renewed(token.as_deref())
+        {
+            token = Some(renewed);
+            answer = self.send_pack(repository, digest, file, &sent, token.as_deref()).await?;
+        }
+        let answer = self.check(answer, || repository.to_string()).await?;
+        Ok(answer.status() == StatusCode::CREATED)
+    }
+
+    async fn send_pack(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        file: &Path,
+        sent: &Arc<impl Fn(u64) + Send + Sync + 'static>,
+        token: Option<&str>,
+    ) -> Result<Response, OriginError> {
         let unreadable =
             |error: std::io::Error| OriginError::Network { url: self.url().to_owned(), reason: format!("{} cannot be read: {error}", file.display()) };
         let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
         let len = opened.metadata().await.map_err(unreadable)?.len();
-        let taken = Arc::new(AtomicU64::new(0));
-        let body = counted(ReaderStream::with_capacity(opened, PIECE_LEN), Arc::clone(&taken), sent);
+        let (taken, sent) = (Arc::new(AtomicU64::new(0)), Arc::clone(sent));
+        let body = counted(ReaderStream::with_capacity(opened, PIECE_LEN), Arc::clone(&taken), move |bytes| sent(bytes));
         let request = self.request(Method::PUT, repository, &format!("packs/{digest}")).header("content-type", PACK_MEDIA_TYPE).header("content-length", len);
-        let sending = request.body(reqwest::Body::wrap_stream(body)).send();
-        let answer = self.while_taken(sending, &taken, len).await?.map_err(|error| self.network(&error))?;
-        let answer = self.check(answer, || repository.to_string()).await?;
-        Ok(answer.status() == StatusCode::CREATED)
+        let sending = authorised(request, token).body(reqwest::Body::wrap_stream(body)).send();
+        self.while_taken(sending, &taken, len).await?.map_err(|error| self.network(&error))
     }
 
     /// Waits for an answer as long as the body is being taken, and then as long as verifying may take.

@@ -305,6 +305,14 @@ impl Store {
         self.image_update(digest, |row| row.on_registry = true)
     }
 
+    /// Notes that all of an image is here, brought from a registry. The caller has made sure that it is, and durable.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the index cannot be written.
+    pub fn image_is_here(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.image_update(digest, |row| (row.complete, row.on_registry) = (true, true))
+    }
+
     /// Whether all of an image was here when that was last known.
     ///
     /// # Errors

@@ -7,6 +7,8 @@
 //! images/HEX.json         manifest and names of an image once more, so that the index can be built again
 //! states/HEX.json         the manifest of a state, as its digest covers it
 //! tmp/                    packs being written; each is locked by its writer
+//! imports/                what imports remember of the files that they read: a cache
+//! checkouts/              what checkouts remember of the directories that they made, and a lock for each
 //! running/                one file a running process, locked by it, that lists the images it uses
 //! content.lock            held shared by who relies on packs that no image names yet, exclusively by who removes packs
 //! ```
@@ -88,6 +90,14 @@ impl Layout {
         self.home.join("tmp")
     }
 
+    pub(crate) fn imports(&self) -> PathBuf {
+        self.home.join("imports")
+    }
+
+    pub(crate) fn checkouts(&self) -> PathBuf {
+        self.home.join("checkouts")
+    }
+
     pub(crate) fn running(&self) -> PathBuf {
         self.home.join("running")
     }
@@ -162,7 +172,7 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(io_error("syncing", parent))
 }
 
-fn create_dir(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn create_dir(path: &Path) -> Result<(), StoreError> {
     if path.is_dir() {
         return Ok(());
     }

@@ -61,7 +61,7 @@ struct Decoded {
 }
 
 impl Decoded {
-    fn object(&self, digest: &Digest, location: &Location) -> Result<Bytes, ReadError> {
+    fn object(&self, digest: &Digest, location: &Location) -> Result<&[u8], ReadError> {
         let slot = usize::from(location.slot);
         let object = self.frame.object(slot).ok_or_else(|| ReadError::Damaged("its frame has fewer objects".into()))?;
         let (word, bit) = (&self.verified[slot / 64], 1 << (slot % 64));
@@ -71,8 +71,7 @@ impl Decoded {
             }
             word.fetch_or(bit, Ordering::Relaxed);
         }
-        // A copy: a slice would keep the whole frame in memory for as long as the caller keeps one small object.
-        Ok(Bytes::copy_from_slice(object))
+        Ok(object)
     }
 }
 
@@ -107,10 +106,27 @@ impl PackReader {
 
     /// The object at `location`, verified. `open` opens its pack if it is not open yet.
     pub(super) fn object(&self, digest: &Digest, location: &Location, open: impl FnOnce() -> Result<File, ReadError>) -> Result<Bytes, ReadError> {
+        // A copy: a slice would keep the whole frame in memory for as long as the caller keeps one small object.
+        self.with_object(digest, location, open, Bytes::copy_from_slice)
+    }
+
+    /// What `take` makes of the object at `location`, verified.
+    pub(super) fn with_object<R>(
+        &self,
+        digest: &Digest,
+        location: &Location,
+        open: impl FnOnce() -> Result<File, ReadError>,
+        take: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, ReadError> {
         if location.slot == Location::DIRECT {
             let file = self.file(location.pack, open)?;
-            return read_direct(&file, digest, location.offset.into(), location.len);
+            return read_direct(&file, digest, location.offset.into(), location.len).map(|bytes| take(&bytes));
         }
+        let decoded = self.decoded_frame(location, open)?;
+        decoded.object(digest, location).map(take)
+    }
+
+    fn decoded_frame(&self, location: &Location, open: impl FnOnce() -> Result<File, ReadError>) -> Result<Arc<Decoded>, ReadError> {
         let cell = self.cell((location.pack, location.offset));
         let mut guard = cell.lock();
         let decoded = match &*guard {
@@ -122,8 +138,7 @@ impl PackReader {
                 decoded
             }
         };
-        drop(guard);
-        decoded.object(digest, location)
+        Ok(decoded)
     }
 
     fn decode(&self, location: &Location, open: impl FnOnce() -> Result<File, ReadError>) -> Result<Decoded, ReadError> {

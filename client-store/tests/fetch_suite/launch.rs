@@ -84,9 +84,8 @@ fn a_whole_launch_needs_no_other_request() {
     assert_eq!(run.origin.requests(), 0, "{:?}", session.stats());
     let stats = session.stats();
     assert_eq!((stats.hit_rate, stats.damaged_objects, stats.requests), (1.0, 0, 1));
-    let trace = session.finish().wait();
+    let trace = session.finish();
     assert!(trace.events.iter().all(|event| event.source != Source::Missed));
-    assert_eq!(run.origin.traces(), [trace.encode()]);
     assert_eq!(trace.image, run.image.digest);
     assert_quiet(&session);
     // All of it is local now, and the next run asks nobody.
@@ -144,7 +143,7 @@ fn a_stream_that_breaks_is_done_without() {
         assert!(asked == 0 || end == LaunchEnd::Hang, "{asked}");
         let stats = session.stats();
         assert_eq!(stats.damaged_objects, 0);
-        session.finish().wait();
+        session.finish();
         assert_quiet(&session);
     }
 }
@@ -164,7 +163,7 @@ fn a_demand_takes_what_is_far_out_of_the_stream() {
     let (digests, launch) = asked.iter().find(|(digests, _)| digests.contains(&last)).unwrap();
     assert!(launch.is_some() && digests.len() < 10);
     assert!(session.stats().promotions > 0);
-    session.finish().wait();
+    session.finish();
     assert_quiet(&session);
 }
 
@@ -179,7 +178,7 @@ fn a_plan_that_lies_is_harmless() {
     run.origin.mood(|mood| mood.launch_end = LaunchEnd::Hang);
     let session = run.start();
     run.read_all(&session);
-    session.finish().wait();
+    session.finish();
     drop(session);
     assert!(garbage.iter().all(|(digest, _)| !run.cache.holds(digest)));
 }
@@ -194,7 +193,7 @@ fn garbage_in_the_stream_is_counted_and_left_after_the_budget() {
     eventually("the stream is left alone", || session.stats().damaged_objects >= 15);
     std::thread::sleep(Duration::from_millis(200));
     assert!(session.stats().damaged_objects <= 30, "{:?}", session.stats());
-    session.finish().wait();
+    session.finish();
 }
 
 #[test]
@@ -218,7 +217,7 @@ fn model(touches: &[(LayerPath, Touch)]) -> Model {
         let state = states.binary_search(&State { layer: 0, path: number(path), touch: *touch }).unwrap() as u32;
         LaunchItem { state, count: 1.0, time_us: at as u32 * 10 }
     });
-    let entry = EntryPoint { name: "app".into(), architecture: "x86_64".into(), weight: 1.0, launch: launch.collect() };
+    let entry = EntryPoint::of_one_kind("app".into(), "x86_64".into(), 1.0, launch.collect());
     Model { traces: 1, paths: paths.clone(), states: states.clone(), entry_points: vec![entry], ..Model::default() }
 }
 
@@ -244,7 +243,7 @@ fn the_model_takes_over_when_the_stream_breaks() {
     run.read_all(&session);
     assert!(session.stats().hit_rate > 0.9, "{:?}", session.stats());
     assert_eq!(session.model(), Some(Digest::of(&model.encode())));
-    session.finish().wait();
+    session.finish();
 }
 
 #[test]
@@ -267,20 +266,19 @@ fn a_hostile_model_costs_at_most_the_budget() {
     assert_eq!(layer.read(&entry, 0, 1 << 20, Default::default()).unwrap(), run.image.contents[&read]);
     std::thread::sleep(Duration::from_millis(500));
     let stats = session.stats();
-    // Lengths of tree nodes are not known before they are here.
-    assert!(stats.bytes_wasted <= budget + 300_000, "{stats:?}");
-    session.finish().wait();
+    // The model's, and once it proved wrong as much again for guesses. Lengths of tree nodes are not known before they are here.
+    assert!(stats.bytes_wasted <= 2 * budget + 300_000, "{stats:?}");
+    session.finish();
 }
 
 #[test]
 fn on_demand_asks_for_no_model_and_still_reads_ahead() {
     let run = Run::new(Image::random(30, 30, 12));
-    let session = Session::start(SessionOptions { policy: Policy::OnDemand, send_trace: false, ..run.options() }).unwrap();
+    let session = Session::start(SessionOptions { policy: Policy::OnDemand, ..run.options() }).unwrap();
     run.read_all(&session);
     let request = &run.origin.launches()[0];
     assert!(!request.predict && request.budget_bytes == 0);
-    session.finish().wait();
-    assert_eq!(run.origin.traces().len(), 0);
+    session.finish();
 }
 
 #[test]
@@ -288,7 +286,7 @@ fn reads_after_the_end_serve_what_is_local() {
     let run = Run::new(Image::random(31, 5, 3));
     let session = run.start();
     run.read_all(&session);
-    let trace = session.finish().wait();
+    let trace = session.finish();
     assert_eq!(Trace::decode(&trace.encode()), Ok(trace));
     let layers = session.layers();
     let path = run.image.contents.keys().next().unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use client_store::LayerView;
 use client_store::fetch::{Fetcher, FetcherOptions};
+use client_store::guess::Guess;
 use client_store::reader::{LayerReader, Nodes};
 use client_store::recorder::Recorder;
 use client_store::view::Caller;
@@ -30,7 +31,8 @@ fn reader(image: &Image, cache: Arc<FakeCache>, node_bytes: usize) -> Reader {
     let fetcher = Arc::new(Fetcher::new(FetcherOptions::new(cache, Some(Arc::new(origin.clone())), repository(), runtime.handle().clone())));
     let recorder = Arc::new(Recorder::new());
     let nodes = Arc::new(Nodes::new(fetcher.clone(), node_bytes));
-    let layer = LayerReader::new(0, image.root.digest, nodes, recorder.clone(), None);
+    let guess = Arc::new(Guess::new(nodes.clone(), vec![image.root.digest], Vec::new()));
+    let layer = LayerReader::new(0, image.root.digest, nodes, recorder.clone(), None, guess);
     Reader { layer, recorder, origin, fetcher, _runtime: runtime }
 }
 
@@ -159,7 +161,8 @@ fn hostile_objects_are_errors() {
     let (runtime, origin) = (runtime(), FakeOrigin::holding(&objects));
     let options = FetcherOptions::new(Arc::<FakeCache>::default(), Some(Arc::new(origin)), repository(), runtime.handle().clone());
     let nodes = Arc::new(Nodes::new(Arc::new(Fetcher::new(options)), 1 << 20));
-    let layer = LayerReader::new(0, root, nodes, Arc::new(Recorder::new()), None);
+    let guess = Arc::new(Guess::disabled(nodes.clone()));
+    let layer = LayerReader::new(0, root, nodes, Arc::new(Recorder::new()), None, guess);
     assert!(layer.lookup(&LayerPath::root(), caller(1)).unwrap_err().to_string().contains("is not valid"));
     assert!(layer.list(&LayerPath::root(), None, 10, caller(1)).is_err());
 }

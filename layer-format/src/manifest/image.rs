@@ -76,6 +76,9 @@ pub struct ImageManifest {
     /// A model that launches use in place of the learned one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<Digest>,
+    /// Runs of the image are not learned from: clients send no trace, and registries take none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub no_profiling: bool,
 }
 
 impl Manifest for ImageManifest {
@@ -131,6 +134,7 @@ impl ImageManifest {
             requirements: vec![],
             scripts: Scripts::default(),
             model: None,
+            no_profiling: false,
         }
     }
 

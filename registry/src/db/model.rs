@@ -9,7 +9,7 @@ use super::{Connection, DbError, failed, now_ms};
 /// How many earlier models of a repository can still be asked for by digest.
 const KEPT: i64 = 8;
 
-/// Keeps a model, and forgets the oldest ones that no image pins. Idempotent.
+/// Keeps a model, and forgets the oldest ones that nobody pins and no image's launches get. Idempotent.
 pub(crate) async fn model_put(db: &mut Connection, repository: RepositoryId, digest: &Digest, bytes: &[u8]) -> Result<(), DbError> {
     let doing = "keep a model";
     sqlx::query("INSERT INTO model (repository_id, digest, bytes, learned_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
@@ -23,7 +23,10 @@ pub(crate) async fn model_put(db: &mut Connection, repository: RepositoryId, dig
     sqlx::query(
         "DELETE FROM model WHERE repository_id = ?1 AND digest <> ?2
          AND digest NOT IN (SELECT digest FROM model WHERE repository_id = ?1 ORDER BY learned_at DESC LIMIT ?3)
-         AND NOT EXISTS (SELECT 1 FROM manifest WHERE manifest.repository_id = ?1 AND manifest.model_digest = model.digest)",
+         AND NOT EXISTS (SELECT 1 FROM manifest WHERE manifest.repository_id = ?1 AND manifest.model_digest = model.digest)
+         AND NOT EXISTS (SELECT 1 FROM model_pin WHERE model_pin.repository_id = ?1 AND model_pin.model_digest = model.digest)
+         AND NOT EXISTS (SELECT 1 FROM image_model WHERE image_model.repository_id = ?1 AND image_model.served_digest = model.digest)
+         AND NOT EXISTS (SELECT 1 FROM repository WHERE repository.id = ?1 AND repository.model_digest = model.digest)",
     )
     .bind(repository.0)
     .bind(&digest.as_bytes()[..])

@@ -51,6 +51,13 @@ pub(crate) async fn repository_ensure(db: &mut Connection, name: &Repository) ->
     repository_find(db, name).await?.ok_or(DbError::Failed { doing, source: sqlx::Error::RowNotFound })
 }
 
+/// The repository's model now.
+pub(crate) async fn repository_model(db: &mut Connection, id: RepositoryId) -> Result<Option<Digest>, DbError> {
+    let doing = "find a repository's model";
+    let row = sqlx::query("SELECT model_digest FROM repository WHERE id = ? AND model_digest IS NOT NULL").bind(id.0).fetch_optional(db).await;
+    row.map_err(failed(doing))?.map(|row| digest_at(&row, 0)).transpose().map_err(failed(doing))
+}
+
 /// Makes `model` the repository's model if it still is `old`; says whether it was.
 pub(crate) async fn repository_set_model(db: &mut Connection, id: RepositoryId, old: Option<Digest>, model: Option<Digest>) -> Result<bool, DbError> {
     let done = sqlx::query("UPDATE repository SET model_digest = ? WHERE id = ? AND model_digest IS ?")

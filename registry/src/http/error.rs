@@ -12,10 +12,12 @@ use crate::db::DbError;
 use crate::service::closure::ClosureError;
 use crate::service::frames::ReadError;
 use crate::service::image::PutError;
+use crate::service::models::ModelError;
+use crate::service::oci::unpack::UnpackError;
 use crate::service::pack_upload::PackError;
 use crate::service::pack_verifier::InvalidPack;
 use crate::service::state::StatePutError;
-use crate::service::train::Busy;
+use crate::service::train::NotTaken;
 
 /// An answer that is an error.
 #[derive(Debug)]
@@ -95,6 +97,10 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", "the repository has no such image")
     }
 
+    pub(crate) fn launch_unknown() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "LAUNCH_UNKNOWN", "no such launch of yours is being answered, or it has all its lanes")
+    }
+
     pub(crate) fn state_unknown() -> Self {
         Self::new(StatusCode::NOT_FOUND, "STATE_UNKNOWN", "the repository has no such state")
     }
@@ -118,6 +124,10 @@ impl ApiError {
 
     pub(crate) fn traces_disabled() -> Self {
         Self::new(StatusCode::FORBIDDEN, "TRACES_DISABLED", "this registry takes no traces")
+    }
+
+    pub(crate) fn profiling_disabled() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "PROFILING_DISABLED", "the image's manifest says that runs of it are not learned from")
     }
 
     pub(crate) fn range_invalid(len: u64) -> Self {
@@ -231,14 +241,43 @@ impl From<StatePutError> for ApiError {
     }
 }
 
+impl From<UnpackError> for ApiError {
+    fn from(error: UnpackError) -> Self {
+        let refused = |error: &UnpackError| Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IMAGE_INVALID", chain(error));
+        match error {
+            UnpackError::NotAnImage | UnpackError::Missing(_) | UnpackError::TooManyLayers(_) | UnpackError::Invalid(_) => refused(&error),
+            UnpackError::Layer { source: chunker::ImportError::Sink(_), .. } | UnpackError::Store(_) => Self::internal(&error),
+            UnpackError::Layer { .. } => refused(&error),
+            UnpackError::Put(error) => error.into(),
+            UnpackError::Read(error) => error.into(),
+            UnpackError::Database(error) => error.into(),
+            UnpackError::Cancelled => Self::unavailable(&error),
+        }
+    }
+}
+
 impl From<FormatError> for ApiError {
     fn from(error: FormatError) -> Self {
         Self::body_invalid(error)
     }
 }
 
-impl From<Busy> for ApiError {
-    fn from(error: Busy) -> Self {
+impl From<NotTaken> for ApiError {
+    fn from(error: NotTaken) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_TRACES", error).retry()
+    }
+}
+
+impl From<ModelError> for ApiError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::ImageUnknown => Self::manifest_unknown(),
+            ModelError::ModelUnknown => Self::model_unknown(),
+            ModelError::PinUnknown => Self::new(StatusCode::NOT_FOUND, "PIN_UNKNOWN", error),
+            ModelError::TooManyPins => Self::new(StatusCode::CONFLICT, "TOO_MANY_PINS", error),
+            ModelError::Unsuitable => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "MODEL_UNSUITABLE", error),
+            ModelError::Read(error) => error.into(),
+            ModelError::Database(error) => error.into(),
+        }
     }
 }

@@ -20,6 +20,9 @@ pub(crate) async fn put(app: &Shared, call: Call, reference: Reference) -> Resul
     let bytes = PacedBody::new(app, &call.headers, call.body, MAX_MANIFEST_LEN).collect().await?;
     let put = image_put(&app.objects, &app.nodes, &call.repository, &reference, &bytes).await?;
     tracing::info!(repository = call.repository.as_str(), image.digest = %put.digest, existed = put.existed, "put image {} of {}", put.digest, call.repository);
+    if let Some(trainer) = app.trainer.lock().as_ref() {
+        trainer.carry(call.repository, put.digest);
+    }
     Ok((StatusCode::CREATED, Json(ManifestPut { digest: put.digest, existed: put.existed })).into_response())
 }
 

@@ -12,13 +12,16 @@ use super::routes::Call;
 use super::streams;
 use crate::app::Shared;
 use crate::db::namespace::{NamespaceId, namespace_find};
-use crate::service::encode::Encoder;
+use crate::service::encode::{Encoder, Window};
 use crate::service::stream::{send_frames, send_objects};
 
 /// Longest list of digests, in bytes.
 const MAX_LIST_LEN: usize = 4 + Digest::LEN * MAX_DIGESTS;
 /// Uncompressed bytes that an object is expected to have, to choose a stream's window: those of a large chunk.
 const EXPECTED_LEN: u64 = 64 << 10;
+
+/// zstd level of answers that are too short to learn anything from.
+const DEFAULT_LEVEL: i32 = 3;
 
 async fn digests(app: &Shared, call: Call) -> Result<(Call, Vec<Digest>), ApiError> {
     let (body, call) = (call.body, Call { body: axum::body::Body::empty(), ..call });
@@ -52,15 +55,13 @@ pub(crate) async fn stream(app: &Shared, call: Call) -> Result<Response, ApiErro
     let permit = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::busy("streams"))?;
     let frames = call.query("frames").is_some_and(|value| value == "1");
     let namespace = namespace(app, &call.repository).await?;
-    if let Some(id) = launch {
-        app.launches.take(&call.repository, id, &digests);
-    }
-    let level = app.config.compression_level;
+    let demand = launch.and_then(|id| app.launches.take(&call.repository, id, &digests));
+    let level = app.config.compression_level.unwrap_or(DEFAULT_LEVEL);
     let encoder = match frames {
         true => Encoder::stored(),
-        false => Encoder::zstd(level, Some(digests.len() as u64 * EXPECTED_LEN)).map_err(|error| ApiError::internal(&error))?,
+        false => Encoder::zstd(level, Window::For(digests.len() as u64 * EXPECTED_LEN)).map_err(|error| ApiError::internal(&error))?,
     };
-    let (mut writer, response) = streams::open(app, encoder);
+    let (mut writer, response) = streams::open(app, encoder, demand);
     let objects = app.objects.clone();
     tokio::spawn(async move {
         let _permit = permit;
@@ -121,8 +122,9 @@ pub(crate) async fn get(app: &Shared, call: Call, digest: Digest) -> Result<Resp
     Ok(response)
 }
 
+/// What a range request asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Range {
+pub(super) enum Range {
     /// Several ranges, or none that is understood: the whole is a valid answer.
     Whole,
     /// From, up to but without.
@@ -131,7 +133,8 @@ enum Range {
     Outside,
 }
 
-fn parse_range(text: &str, len: u64) -> Range {
+/// Reads the header `range` of a request for content of this length.
+pub(super) fn parse_range(text: &str, len: u64) -> Range {
     let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else { return Range::Whole };
     match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
         (Ok(first), _) if first >= len && (last.trim().is_empty() || last.trim().parse::<u64>().is_ok()) => Range::Outside,

@@ -30,9 +30,14 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         states::delete,
         states::list,
         launch::launch,
+        launch::launch_cacheable,
+        launch::lane,
         traces::post,
         models::get,
         models::delete,
+        models::put,
+        models::pin,
+        models::unpin,
     )
 )]
 struct Document;

@@ -1,6 +1,8 @@
 //! What can be done in a repository: one table from method and path to an action. Nothing else is reachable. Access
 //! control belongs into [`dispatch`], between the table and the handlers.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method};
@@ -10,7 +12,7 @@ use layer_format::reference::{Repository, is_release};
 
 use super::edge::RouteLabel;
 use super::error::ApiError;
-use super::{launch, manifests, models, objects, packs, states, traces};
+use super::{launch, manifests, models, objects, packs, states, streams, traces};
 use crate::app::Shared;
 use crate::service::image::Reference;
 use crate::service::state::StatePrefix;
@@ -32,9 +34,14 @@ pub(crate) enum Action {
     Objects,
     ObjectGet(Digest),
     Launch(Reference),
+    LaunchCacheable(Reference),
+    Lane(String),
     Traces,
     ModelGet,
+    ModelPut,
     ModelDelete,
+    PinPut(Reference),
+    PinDelete(Reference),
 }
 
 /// A request that was routed.
@@ -44,6 +51,8 @@ pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: String,
+    /// The other end of the connection.
+    pub(crate) peer: IpAddr,
     pub(crate) body: Body,
 }
 
@@ -95,12 +104,19 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
         ("objects", Some(object)) if get => (Action::ObjectGet(digest(object)?), "object_get"),
         ("objects", Some(_)) => return Err(ApiError::method_not_allowed("GET, HEAD")),
         ("launch", Some(image)) if *method == Method::POST => (Action::Launch(reference(image)?), "launch"),
-        ("launch", Some(_)) => return Err(ApiError::method_not_allowed("POST")),
+        ("launch", Some(image)) if *method == Method::GET => (Action::LaunchCacheable(reference(image)?), "launch_cacheable"),
+        ("launch", Some(_)) => return Err(ApiError::method_not_allowed("GET, POST")),
+        ("lanes", Some(id)) if *method == Method::GET => (Action::Lane(launch_id(id)?), "lane"),
+        ("lanes", Some(_)) => return Err(ApiError::method_not_allowed("GET")),
         ("traces", None) if *method == Method::POST => (Action::Traces, "traces"),
         ("traces", None) => return Err(ApiError::method_not_allowed("POST")),
         ("model", None) if get => (Action::ModelGet, "model_get"),
+        ("model", None) if *method == Method::PUT => (Action::ModelPut, "model_put"),
         ("model", None) if *method == Method::DELETE => (Action::ModelDelete, "model_delete"),
-        ("model", None) => return Err(ApiError::method_not_allowed("GET, HEAD, DELETE")),
+        ("model", None) => return Err(ApiError::method_not_allowed("GET, HEAD, PUT, DELETE")),
+        ("pins", Some(image)) if *method == Method::PUT => (Action::PinPut(reference(image)?), "pin_put"),
+        ("pins", Some(image)) if *method == Method::DELETE => (Action::PinDelete(reference(image)?), "pin_delete"),
+        ("pins", Some(_)) => return Err(ApiError::method_not_allowed("PUT, DELETE")),
         _ => return Err(ApiError::route_unknown()),
     };
     Ok((repository, action, label))
@@ -111,7 +127,12 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     let (parts, body) = request.into_parts();
     let (repository, action, label) = route(&parts.method, parts.uri.path())?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let call = Call { repository, method: parts.method, headers: parts.headers, query, body };
+    let peer = parts.extensions.get::<traces::Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
+    let call = Call { repository, method: parts.method, headers: parts.headers, query, peer, body };
+    if let Action::ManifestGet(reference) | Action::Launch(reference) | Action::LaunchCacheable(reference) = &action {
+        app.oci.image_ensure(&call.repository, reference).await?;
+    }
+    let pushed = if let Action::ManifestPut(reference) = &action { Some((call.repository.clone(), reference.clone())) } else { None };
     let answer = match action {
         Action::Missing => objects::missing(app, call).await,
         Action::PackPut(digest) => packs::put(app, call, digest).await,
@@ -127,10 +148,18 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
         Action::Objects => objects::stream(app, call).await,
         Action::ObjectGet(digest) => objects::get(app, call, digest).await,
         Action::Launch(reference) => launch::launch(app, call, reference).await,
+        Action::LaunchCacheable(reference) => launch::launch_cacheable(app, call, reference).await,
+        Action::Lane(id) => launch::lane(app, call, id).await,
         Action::Traces => traces::post(app, call).await,
         Action::ModelGet => models::get(app, call).await,
+        Action::ModelPut => models::put(app, call).await,
         Action::ModelDelete => models::delete(app, call).await,
+        Action::PinPut(reference) => models::pin(app, call, reference).await,
+        Action::PinDelete(reference) => models::unpin(app, call, reference).await,
     };
+    if let (Some((repository, reference)), Ok(_)) = (pushed, &answer) {
+        app.oci.render_later(repository, reference);
+    }
     let mut response = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
     response.extensions_mut().insert(RouteLabel(label));
     Ok(response)
@@ -138,6 +167,13 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
 
 pub(crate) fn digest(text: &str) -> Result<Digest, ApiError> {
     text.parse().map_err(ApiError::digest_invalid)
+}
+
+fn launch_id(text: &str) -> Result<String, ApiError> {
+    match streams::is_launch_id(text) {
+        true => Ok(text.to_owned()),
+        false => Err(ApiError::request_invalid("a launch's id has 1 to 64 hex digits")),
+    }
 }
 
 fn state_prefix(text: &str) -> Result<StatePrefix, ApiError> {
@@ -148,7 +184,7 @@ fn whole_state(text: &str) -> Result<Digest, ApiError> {
     state_prefix(text)?.whole().ok_or_else(|| ApiError::digest_invalid("a state is put under its whole id: 64 hex digits"))
 }
 
-fn reference(text: &str) -> Result<Reference, ApiError> {
+pub(crate) fn reference(text: &str) -> Result<Reference, ApiError> {
     if text.contains(':') {
         return digest(text).map(Reference::Digest);
     }
@@ -173,10 +209,15 @@ mod tests {
             ("HEAD", "a/b/-/manifests/1.0", "manifest_get"),
             ("GET", "scipy/-/tags", "tags"),
             ("DELETE", "a/b/-/model", "model_delete"),
+            ("PUT", "a/b/-/model", "model_put"),
+            ("PUT", "a/b/-/pins/1.0", "pin_put"),
+            ("DELETE", &format!("a/b/-/pins/{hex}"), "pin_delete"),
             ("PUT", &format!("a/b/-/states/{hex}"), "state_put"),
             ("GET", "a/b/-/states/01234567", "state_get"),
             ("HEAD", &format!("a/b/-/states/{}", hex.replace(':', "%3A")), "state_get"),
             ("GET", "a/b/-/states", "states"),
+            ("GET", "a/b/-/lanes/0123456789abcdef0123456789abcdef", "lane"),
+            ("GET", "a/b/-/launch/1.0", "launch_cacheable"),
         ] {
             assert_eq!(parse(method, path).unwrap().2, label);
         }
@@ -198,6 +239,11 @@ mod tests {
             ("GET", "a/b/-/states/0123456"),
             ("GET", "a/b/-/states/"),
             ("POST", "a/b/-/states"),
+            ("GET", "a/b/-/pins/1.0"),
+            ("PUT", "a/b/-/pins"),
+            ("POST", "a/b/-/lanes/0123"),
+            ("GET", "a/b/-/lanes/x"),
+            ("PUT", "a/b/-/launch/1.0"),
         ] {
             assert!(parse(method, path).is_err(), "{method} {path}");
         }

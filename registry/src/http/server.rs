@@ -7,10 +7,13 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::server::TlsStream;
 
 use super::stall::StallGuard;
+use super::traces::Peer;
 use crate::app::{App, StartError};
 use crate::config::{Config, Limits};
 
@@ -20,6 +23,10 @@ const HTTP2_PREFACE: &[u8] = b"PRI ";
 const MAX_HTTP2_STREAMS: u32 = 256;
 /// Most bytes of a request's head.
 const MAX_HEAD_LEN: usize = 64 << 10;
+/// Bytes that a connection buffers here: a head, or some pieces of an answer.
+const MAX_BUFFER_LEN: usize = 128 << 10;
+/// Bytes that a socket takes beyond those that are on their way: what a fast link sends until it is written to again.
+const MAX_UNSENT: u32 = 128 << 10;
 
 /// Opens the registry and serves on `listener` until `shutdown` is done; then lets requests in progress end.
 ///
@@ -49,11 +56,12 @@ pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Ou
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                let (router, stopping, limits) = (router.clone(), stopping.clone(), limits.clone());
+            Ok((stream, peer)) => {
+                let router = router.clone().layer(axum::Extension(Peer(peer.ip())));
+                let (app, stopping, limits) = (app.clone(), stopping.clone(), limits.clone());
                 tokio::spawn(async move {
                     let _permit = permit;
-                    connection(stream, router, stopping, limits).await;
+                    connection(stream, app, router, stopping, limits).await;
                 });
             }
             Err(error) => {
@@ -73,28 +81,69 @@ pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Ou
     app.close().await;
 }
 
-async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Receiver<()>, limits: Limits) {
-    let header_timeout = limits.header_timeout;
-    // Answers are written in whole pieces: waiting for more would only delay them.
+/// Makes the socket send at once what is written, and take little before it can be sent: what waits here may still be
+/// put in another order, or left out.
+fn set_up(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
-    let http2 = tokio::select! {
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT);
+}
+
+async fn connection(stream: TcpStream, app: App, router: Router, mut stopping: watch::Receiver<()>, limits: Limits) {
+    set_up(&stream);
+    let begin = async {
+        match &app.0.tls {
+            None => {
+                let http2 = is_http2(&stream).await?;
+                Some(Begun { stream: Transport::Plain(StallGuard::new(stream, limits.write_stall_timeout)), http2 })
+            }
+            Some(tls) => {
+                let accepting = tls.acceptor().accept(StallGuard::new(stream, limits.write_stall_timeout));
+                let stream = accepting.await.inspect_err(|error| tracing::debug!(%error, "no TLS connection came about")).ok()?;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                Some(Begun { stream: Transport::Tls(Box::new(stream)), http2 })
+            }
+        }
+    };
+    let begun = tokio::select! {
         _ = stopping.changed() => return,
-        begun = tokio::time::timeout(header_timeout, is_http2(&stream)) => match begun {
-            Ok(Some(http2)) => http2,
+        begun = tokio::time::timeout(limits.header_timeout, begin) => match begun {
+            Ok(Some(begun)) => begun,
             _ => return,
         },
     };
+    match begun.stream {
+        Transport::Plain(stream) => serve_connection(stream, begun.http2, router, stopping, &limits).await,
+        Transport::Tls(stream) => serve_connection(*stream, begun.http2, router, stopping, &limits).await,
+    }
+}
+
+/// A connection whose protocol is known.
+struct Begun {
+    stream: Transport,
+    http2: bool,
+}
+
+enum Transport {
+    Plain(StallGuard<TcpStream>),
+    Tls(Box<TlsStream<StallGuard<TcpStream>>>),
+}
+
+async fn serve_connection<S>(stream: S, http2: bool, router: Router, mut stopping: watch::Receiver<()>, limits: &Limits)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(MAX_HEAD_LEN.max(400 << 10));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_BUFFER_LEN);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(header_timeout)
+        .keep_alive_interval(limits.header_timeout)
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
         .max_header_list_size(MAX_HEAD_LEN as u32)
+        .max_send_buf_size(MAX_BUFFER_LEN)
         .adaptive_window(true);
     let builder = if http2 { builder.http2_only() } else { builder.http1_only() };
-    let connection = builder.serve_connection(TokioIo::new(StallGuard::new(stream, limits.write_stall_timeout)), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

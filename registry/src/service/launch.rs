@@ -1,8 +1,8 @@
 //! The answer to a launch: one stream with all that a first start needs, in the order in which it is needed.
 //!
-//! Image, layer manifests, tree roots and model go first. Then what the model predicts is resolved, some items at a
+//! Image, layer manifests and tree roots go first. Then what the model predicts is resolved, some items at a
 //! time and ahead of what is being sent, to tree objects, recipe nodes and chunks. Each part is announced by a `Plan`
-//! before its objects, so that the client knows what it need not ask for.
+//! before its objects, so that the client knows what it need not ask for. The model itself goes behind the first part.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,23 +10,28 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt, stream};
 use layer_format::api::{HaveFilter, MAX_DIGESTS};
 use layer_format::manifest::{ImageManifest, Manifest};
+use layer_format::trace::foreign_entry_point;
 use layer_format::{Digest, FormatError};
 use tokio::sync::mpsc;
 
+use super::admission::Admission;
 use super::frames::ReadError;
 use super::image::Image;
 use super::launches::ActiveLaunch;
+use super::models::model_of_image;
 use super::nodes::{NodeError, Nodes};
 use super::objects::Objects;
-use super::predict::{Expected, Models};
+use super::predict::{Allowance, Expected, Models};
 use super::resolve::Layers;
 use super::stream::{Item, StreamError, StreamWriter, send_launch};
 use crate::db::model::model_get;
 use crate::db::namespace::NamespaceId;
 use crate::db::object::Location;
+use crate::db::repository::RepositoryRow;
+use crate::db::trace_statistics::trace_statistics_usual;
 
 /// Predicted items that are resolved together: few at first, so that the first bytes leave at once.
-const FIRST_ITEMS: usize = 256;
+const FIRST_ITEMS: usize = 64;
 const ITEMS: usize = 1024;
 /// Items that are resolved at a time.
 const RESOLVES: usize = 16;
@@ -44,6 +49,9 @@ pub(crate) struct LaunchOrder {
     pub(crate) budget_bytes: u64,
     pub(crate) have: Option<HaveFilter>,
     pub(crate) model: Option<Digest>,
+    pub(crate) admission: Admission,
+    /// Predict with exactly this model rather than with the newest, and send it.
+    pub(crate) with_model: Option<Digest>,
 }
 
 impl LaunchOrder {
@@ -73,6 +81,14 @@ impl Known {
     fn is_new(&mut self, digest: Digest) -> bool {
         self.sent.insert(digest) && !self.have.as_ref().is_some_and(|have| have.contains(&digest))
     }
+}
+
+/// What is expected of a launch.
+struct Forecast {
+    items: Vec<Expected>,
+    /// The model that says so, unless the client has it.
+    model: Option<Item>,
+    budget_bytes: u64,
 }
 
 /// A part of what is predicted, located.
@@ -106,40 +122,47 @@ impl Launcher {
         let program = order.manifest.startup(None).next().or(order.manifest.startup_files.first()).and_then(|file| file.command.first()).cloned();
         let entry_point = order.entry_point.or_else(|| program.clone());
         let model = match order.predict && complete {
-            true => self.model(&order.image.repository, namespace, order.manifest.model).await?,
+            true => self.model(&order.image.repository, &order.image.digest, order.with_model.or(order.manifest.model)).await?,
             false => None,
         };
         let mut expected = Vec::new();
+        let mut model_item = None;
+        let mut budget_bytes = order.budget_bytes;
         if let Some((digest, bytes)) = model {
+            let allowance = self.allowance(&order.image.repository, entry_point.as_deref(), &order.architecture).await?;
+            budget_bytes = budget_bytes.min(allowance.bytes);
             let (models, architecture, program) = (Arc::clone(&self.models), order.architecture, entry_point.clone());
             let listed = tokio::task::spawn_blocking(move || {
-                let list = models.launch_list(digest, &bytes, program.as_deref(), &architecture);
+                let list = models.launch_list(digest, &bytes, program.as_deref(), &architecture, &allowance);
                 (list, bytes)
             });
             let (list, bytes) = listed.await.map_err(|_| ReadError::Cancelled)?;
             match list {
                 Ok(list) => {
                     expected = list;
+                    expected.retain(|item| order.admission.admits(item.touch, item.probability));
                     if order.model != Some(digest) {
-                        items.push(Item::Model(bytes));
+                        model_item = Some(Item::Model(bytes));
                     }
                 }
                 Err(error) => tracing::error!(model.digest = %digest, %error, "model {digest} is damaged: launching without it"),
             }
         }
+        // What a mount needs fits into the first packets, and is not held up by what follows.
         writer.write(items, true).await?;
         if !complete {
             return Ok(());
         }
         let layers = Arc::new(Layers { nodes: Arc::clone(&self.nodes), namespace, roots });
         if expected.is_empty() {
+            writer.write(model_item.into_iter().collect(), false).await?;
             let triggered = order.manifest.startup(entry_point.as_deref()).next().and_then(|file| file.command.first()).cloned();
             return match triggered.or(entry_point) {
                 Some(program) => self.send_way(writer, &layers, &mut known, launch, &program).await,
                 None => Ok(()),
             };
         }
-        self.send_expected(writer, &layers, &mut known, launch, expected, order.budget_bytes).await
+        self.send_expected(writer, &layers, &mut known, launch, Forecast { items: expected, model: model_item, budget_bytes }).await
     }
 
     async fn object(&self, namespace: NamespaceId, digest: Digest) -> Result<Item, StreamError> {
@@ -151,14 +174,17 @@ impl Launcher {
         }
     }
 
-    /// The model to predict with: the one that the image pins, else the repository's.
-    async fn model(
-        &self,
-        repository: &crate::db::repository::RepositoryRow,
-        namespace: NamespaceId,
-        pinned: Option<Digest>,
-    ) -> Result<Option<(Digest, Vec<u8>)>, StreamError> {
-        let Some(digest) = pinned.or(repository.model) else { return Ok(None) };
+    /// The model to predict with: the one that the image's manifest pins, else what [`model_of_image`] says.
+    async fn model(&self, repository: &RepositoryRow, image: &Digest, pinned: Option<Digest>) -> Result<Option<(Digest, Vec<u8>)>, StreamError> {
+        let namespace = repository.namespace;
+        let wanted = match pinned {
+            Some(pinned) => Some(pinned),
+            None => {
+                let mut db = self.objects.db.read().await?;
+                model_of_image(&mut db, repository, image).await?
+            }
+        };
+        let Some(digest) = wanted else { return Ok(None) };
         let learned = {
             let mut db = self.objects.db.read().await?;
             model_get(&mut db, repository.id, &digest).await?
@@ -170,6 +196,14 @@ impl Launcher {
             Item::Object(bytes) => Ok(Some((digest, bytes))),
             _ => Ok(None),
         }
+    }
+
+    /// How much may be sent ahead to a launch of this entry point.
+    async fn allowance(&self, repository: &RepositoryRow, entry_point: Option<&str>, architecture: &str) -> Result<Allowance, StreamError> {
+        let name = entry_point.unwrap_or_default();
+        let mut db = self.objects.db.read().await?;
+        let usual = trace_statistics_usual(&mut db, repository.id, [name, &foreign_entry_point(name)], architecture).await?;
+        Ok(Allowance::new(usual))
     }
 
     /// Without a prediction: the tree objects that lead to the program.
@@ -195,9 +229,9 @@ impl Launcher {
         layers: &Arc<Layers>,
         known: &mut Known,
         launch: &ActiveLaunch,
-        expected: Vec<Expected>,
-        budget_bytes: u64,
+        forecast: Forecast,
     ) -> Result<(), StreamError> {
+        let Forecast { items: expected, mut model, budget_bytes } = forecast;
         let (sender, mut receiver) = mpsc::channel::<Part>(PARTS_AHEAD);
         let resolving = async move {
             let mut budget = budget_bytes;
@@ -215,8 +249,12 @@ impl Launcher {
         let sending = async {
             while let Some(part) = receiver.recv().await {
                 send_part(writer, &self.objects, launch, part).await?;
+                // The client predicts with it where the launch takes another way, which cannot be before it has begun.
+                if let Some(model) = model.take() {
+                    writer.write(vec![model], false).await?;
+                }
             }
-            Ok(())
+            writer.write(model.into_iter().collect(), false).await
         };
         tokio::try_join!(resolving, sending).map(|_| ())
     }

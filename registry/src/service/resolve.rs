@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use layer_format::entry::{Entry, Kind};
-use layer_format::recipe::{Extent, RangeStep, RangeWalk};
+use layer_format::recipe::{Extent, RangeStep, RangeWalk, Recipe};
 use layer_format::trace::{BUCKET_LEN, Touch};
-use layer_format::tree::{Lookup, Step};
+use layer_format::tree::{Lookup, Scan, Step};
 use layer_format::{Digest, LayerPath};
 
 use super::frames::ReadError;
@@ -73,27 +73,74 @@ impl Layers {
         }
     }
 
-    /// Whether the touch can have happened: file content is read from a file that is there, within its length. That a
-    /// path is *not* there is a touch like any other.
-    pub(crate) async fn is_plausible(&self, layer: u8, path: &LayerPath, touch: Touch) -> Result<bool, ReadError> {
-        let Some(root) = self.roots.get(usize::from(layer)) else { return Ok(false) };
-        let Touch::Data { bucket } = touch else { return Ok(true) };
-        match self.lookup(*root, path, &mut Vec::new()).await {
-            Ok(Some(entry)) => Ok(matches!(entry.kind, Kind::File(_)) && u64::from(bucket) * BUCKET_LEN < entry.len()),
-            Ok(None) => Ok(false),
-            Err(error) => error.into_outage().map_or(Ok(false), Err),
+    /// What stands in a layer at `path`, and the entry that stands for it if there is nothing: see
+    /// [`Node::stand_in`](layer_format::tree::Node::stand_in).
+    pub(crate) async fn look(&self, layer: usize, path: &LayerPath) -> Result<(Option<Entry>, Option<LayerPath>), NodeError> {
+        let Some(root) = self.roots.get(layer) else { return Ok((None, None)) };
+        let mut way = Vec::new();
+        let entry = self.lookup(*root, path, &mut way).await?;
+        let stand_in = match (&entry, way.last()) {
+            (Some(entry), _) => Some(entry.path.clone()),
+            (None, Some(leaf)) => self.nodes.tree(self.namespace, *leaf, None).await?.stand_in(path).cloned(),
+            (None, None) => None,
+        };
+        Ok((entry, stand_in))
+    }
+
+    /// At most `max` entries of a folder of a layer, in order of their names.
+    pub(crate) async fn list(&self, layer: usize, folder: &LayerPath, max: usize) -> Result<Vec<Entry>, NodeError> {
+        let Some(root) = self.roots.get(layer) else { return Ok(Vec::new()) };
+        let mut scan = Scan::directory(*root, folder.clone(), None);
+        let mut entries = Vec::new();
+        while entries.len() < max {
+            let digest = match scan.step() {
+                Step::Done(None) => break,
+                Step::Done(Some(entry)) => {
+                    entries.push(entry);
+                    continue;
+                }
+                Step::Need(digest) => digest,
+            };
+            let node = self.nodes.tree(self.namespace, digest, None).await?;
+            scan.feed(&node).map_err(|source| NodeError::Invalid { digest, source })?;
         }
+        Ok(entries)
+    }
+
+    /// All extents of a file, in order; `None` if there are more than `max`.
+    pub(crate) async fn extents(&self, recipe: &Recipe, max: usize) -> Result<Option<Vec<Extent>>, NodeError> {
+        let mut walk = RangeWalk::new(recipe, 0..recipe.len());
+        let mut extents = Vec::new();
+        loop {
+            match walk.step() {
+                RangeStep::Done => return Ok(Some(extents)),
+                RangeStep::Extent { .. } if extents.len() >= max => return Ok(None),
+                RangeStep::Extent { extent, .. } => extents.push(extent),
+                RangeStep::Need(digest) => {
+                    let node = self.nodes.recipe(self.namespace, digest, None).await?;
+                    walk.feed((*node).clone()).map_err(|source| NodeError::Invalid { digest, source })?;
+                }
+            }
+        }
+    }
+
+    /// Whether the image has this program. A name without a path is looked for where programs usually are.
+    pub(crate) async fn has_program(&self, program: &str) -> Result<bool, ReadError> {
+        for candidate in candidates(program) {
+            match self.follow(candidate.as_bytes(), &mut Vec::new()).await.map_err(NodeError::into_outage) {
+                Ok(true) => return Ok(true),
+                Ok(false) | Err(None) => {}
+                Err(Some(outage)) => return Err(outage),
+            }
+        }
+        Ok(false)
     }
 
     /// The tree objects that lead to a program and to the folders above it, through symbolic links. A name without a
     /// path is looked for where programs usually are.
     pub(crate) async fn program(&self, program: &str) -> Result<Vec<Digest>, ReadError> {
         let mut way = Vec::new();
-        let candidates: Vec<String> = match program.contains('/') {
-            true => vec![program.to_owned()],
-            false => PROGRAM_FOLDERS.iter().map(|folder| format!("{folder}/{program}")).collect(),
-        };
-        for candidate in candidates {
+        for candidate in candidates(program) {
             match self.follow(candidate.as_bytes(), &mut way).await.map_err(NodeError::into_outage) {
                 Ok(true) => break,
                 Ok(false) | Err(None) => {}
@@ -140,6 +187,14 @@ impl Layers {
             }
         }
         Ok(None)
+    }
+}
+
+/// Where a program may be.
+fn candidates(program: &str) -> Vec<String> {
+    match program.contains('/') {
+        true => vec![program.to_owned()],
+        false => PROGRAM_FOLDERS.iter().map(|folder| format!("{folder}/{program}")).collect(),
     }
 }
 

@@ -7,27 +7,26 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use layer_format::Digest;
 use layer_format::api::{RECORD_HEADER_LEN, Record};
 use layer_format::frame::{Frame, FrameBuilder, FrameHeader};
-use tokio::sync::mpsc;
 
-use super::encode::Encoder;
+use super::encode::{Encoder, Window};
 use super::frames::ReadError;
 use super::launches::Launch;
+use super::level::{LevelControl, Sample};
 use super::objects::{Objects, report, verified};
+use super::outlet::Outlet;
 use crate::db::namespace::NamespaceId;
 use crate::db::object::{FramePlace, Location};
 use crate::metrics::Metrics;
 
 /// Uncompressed bytes after which a stream is flushed in any case.
 const FLUSH_LEN: usize = 32 << 10;
-/// Pieces of an answer that wait to be sent; each is at most about a frame.
-const QUEUE: usize = 4;
 /// Frames that are read ahead.
 const READ_AHEAD: usize = 8;
 /// Objects that are looked up at a time: few at first, so that the first bytes leave at once.
@@ -73,31 +72,63 @@ impl From<crate::db::DbError> for StreamError {
     }
 }
 
-/// The writing end of an answer.
+/// The writing end of an answer. Dropped before [`StreamWriter::finish`], it cuts the answer.
 pub(crate) struct StreamWriter {
+    /// Away while it encodes.
     encoder: Option<Encoder>,
-    sender: mpsc::Sender<Bytes>,
+    level: LevelControl,
+    window: Window,
+    /// The level to go on with.
+    next_level: Option<i32>,
+    outlet: Arc<Outlet>,
     /// Uncompressed bytes since the last flush.
     unflushed: usize,
+    /// When something was written last.
+    written: Instant,
     stall_timeout: Duration,
     metrics: Arc<Metrics>,
+    is_finished: bool,
+}
+
+impl Drop for StreamWriter {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.outlet.cut();
+        }
+    }
 }
 
 impl StreamWriter {
-    /// A stream, and the channel from which its bytes are taken.
-    pub(crate) fn new(encoder: Encoder, stall_timeout: Duration, metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Bytes>) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self { encoder: Some(encoder), sender, unflushed: 0, stall_timeout, metrics }, receiver)
+    /// A stream into this outlet.
+    pub(crate) fn new(encoder: Encoder, window: Window, level: LevelControl, outlet: Arc<Outlet>, stall_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+        Self {
+            encoder: Some(encoder),
+            level,
+            window,
+            next_level: None,
+            outlet,
+            unflushed: 0,
+            written: Instant::now(),
+            stall_timeout,
+            metrics,
+            is_finished: false,
+        }
     }
 
     /// Writes items. If nothing waits to be sent, or `flush` is set, the client sees all of them at once.
     pub(crate) async fn write(&mut self, items: Vec<Item>, flush: bool) -> Result<(), StreamError> {
-        let flush = flush || self.sender.capacity() == self.sender.max_capacity();
+        let flush = flush || self.outlet.is_empty();
         let mut encoder = self.encoder.take().ok_or(StreamError::Gone)?;
         let mut unflushed = self.unflushed;
+        let (next_level, window) = (self.next_level.take(), self.window);
         let work = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
             let mut out = Vec::new();
             let mut counts = Counts::default();
+            if let Some(level) = next_level {
+                encoder.restart(level, window, &mut out)?;
+                unflushed = 0;
+            }
             for item in items {
                 put(item, &mut encoder, &mut out, &mut unflushed, &mut counts)?;
             }
@@ -105,14 +136,21 @@ impl StreamWriter {
                 encoder.flush(&mut out)?;
                 unflushed = 0;
             }
-            Ok((encoder, out, unflushed, counts))
+            Ok((encoder, out, unflushed, counts, begun.elapsed()))
         });
-        let (encoder, out, unflushed, counts) = work.await.map_err(|_| StreamError::Gone)?.map_err(StreamError::Encode)?;
+        let (encoder, out, unflushed, counts, encoding) = work.await.map_err(|_| StreamError::Gone)?.map_err(StreamError::Encode)?;
         self.encoder = Some(encoder);
         self.unflushed = unflushed;
         self.metrics.objects_sent.fetch_add(counts.sent, Ordering::Relaxed);
         self.metrics.objects_damaged.fetch_add(counts.damaged, Ordering::Relaxed);
-        self.send(out).await
+        let starving = if self.outlet.is_empty() { encoding } else { Duration::ZERO };
+        let waiting = self.send(out).await?;
+        let elapsed = std::mem::replace(&mut self.written, Instant::now()).elapsed();
+        if let Some(level) = self.level.observe(Sample { plain: counts.plain, elapsed, encoding, starving, waiting }) {
+            tracing::debug!(level, "an answer goes on with compression level {level}");
+            self.next_level = Some(level);
+        }
+        Ok(())
     }
 
     /// Ends the stream; `text` says why it ends early, or is empty.
@@ -120,16 +158,21 @@ impl StreamWriter {
         let mut encoder = self.encoder.take().ok_or(StreamError::Gone)?;
         let (mut record, mut out) = (Vec::new(), Vec::new());
         Record::End(text.as_bytes()).encode(&mut record);
-        encoder.write(&record, &mut out).and_then(|()| encoder.finish(&mut out)).map_err(StreamError::Encode)?;
-        self.send(out).await
+        let encoded = encoder.write(&record, &mut out).and_then(|()| encoder.finish(&mut out));
+        encoded.map_err(StreamError::Encode)?;
+        self.send(out).await?;
+        self.is_finished = true;
+        self.outlet.finish();
+        Ok(())
     }
 
-    async fn send(&mut self, out: Vec<u8>) -> Result<(), StreamError> {
+    /// Returns how long it had to wait.
+    async fn send(&mut self, out: Vec<u8>) -> Result<Duration, StreamError> {
         if out.is_empty() {
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
-        match tokio::time::timeout(self.stall_timeout, self.sender.send(out.into())).await {
-            Ok(Ok(())) => Ok(()),
+        match tokio::time::timeout(self.stall_timeout, self.outlet.push(out.into())).await {
+            Ok(Ok(waited)) => Ok(waited),
             _ => Err(StreamError::Gone),
         }
     }
@@ -137,12 +180,15 @@ impl StreamWriter {
 
 #[derive(Default)]
 struct Counts {
+    /// Uncompressed bytes.
+    plain: u64,
     sent: u64,
     damaged: u64,
 }
 
 fn put(item: Item, encoder: &mut Encoder, out: &mut Vec<u8>, unflushed: &mut usize, counts: &mut Counts) -> std::io::Result<()> {
     let mut head = Vec::with_capacity(RECORD_HEADER_LEN + Digest::LEN);
+    let mut plain = 0;
     let mut record = |record: Record<'_>| -> std::io::Result<()> {
         head.clear();
         let payload = match record {
@@ -160,6 +206,7 @@ fn put(item: Item, encoder: &mut Encoder, out: &mut Vec<u8>, unflushed: &mut usi
         encoder.write(&head, out)?;
         encoder.write(payload, out)?;
         *unflushed += head.len() + payload.len();
+        plain += (head.len() + payload.len()) as u64;
         if *unflushed >= FLUSH_LEN {
             encoder.flush(out)?;
             *unflushed = 0;
@@ -195,6 +242,7 @@ fn put(item: Item, encoder: &mut Encoder, out: &mut Vec<u8>, unflushed: &mut usi
         Item::Model(bytes) => record(Record::Model(&bytes))?,
         Item::Plan(bytes) => record(Record::Plan(&bytes))?,
     }
+    counts.plain += plain;
     Ok(())
 }
 

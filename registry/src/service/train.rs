@@ -1,90 +1,114 @@
-//! Learning from traces, in the background.
+//! Learning, in the background: the queue of what there is to learn, and the one worker that takes from it.
 //!
-//! A trace is accepted into a short queue and merged by one worker: so the model of a repository is changed by one
-//! trace at a time. Replicas that share a database are kept apart by a compare-and-set on the repository's model. What
-//! waits in the queue when the server is killed is lost: a trace is advice.
+//! So the models of a repository are changed by one trace at a time. Replicas that share a database are kept apart by
+//! compare-and-set. What waits in the queue when the server is killed is lost: a trace is advice, and what was not carried
+//! over to a new image then is when the image's first trace comes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use layer_format::Digest;
-use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::reference::Repository;
 use layer_format::trace::Trace;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::frames::ReadError;
-use super::image::{Image, Reference, image_get};
-use super::nodes::{NodeError, Nodes};
-use super::objects::Objects;
-use super::predict;
-use super::resolve::Layers;
-use crate::db::model::{model_get, model_put};
-use crate::db::repository::{repository_find, repository_set_model};
-use crate::db::trace_statistics::{trace_statistics_add, trace_statistics_clear};
-use crate::db::{Db, DbError, commit};
+use super::image::Image;
+use super::learn::Learner;
+use super::sources::{Refused, Source, Sources};
+use crate::config::Limits;
 use crate::metrics::Metrics;
 
-/// Traces that wait, of all repositories; each is some MiB at most.
+/// Jobs that wait, of all repositories; a trace is some MiB at most.
 const QUEUE: usize = 64;
-/// How often a merge is tried when another replica was faster.
-const ATTEMPTS: usize = 5;
+
+enum Work {
+    Trace(Box<(Image, Trace, Source)>),
+    /// This image is new: carry what is known over to it.
+    Carry(Digest),
+}
 
 struct Job {
     repository: Repository,
-    image: Image,
-    trace: Trace,
+    work: Work,
 }
 
 /// Why a trace was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many traces are waiting to be merged")]
-pub(crate) struct Busy;
+pub(crate) enum NotTaken {
+    /// Too many wait.
+    #[error("too many traces are waiting to be merged")]
+    Busy,
+    /// Too many of one source.
+    #[error(transparent)]
+    Source(#[from] Refused),
+}
 
-/// The queue of traces.
+/// The queue.
 #[derive(Debug)]
 pub(crate) struct Trainer {
     sender: mpsc::Sender<Job>,
     waiting: Arc<Mutex<HashMap<Repository, usize>>>,
     max_waiting: usize,
+    sources: Arc<Sources>,
 }
 
 impl Trainer {
     /// Starts the worker; it ends when the trainer is dropped and the queue is empty.
-    pub(crate) fn start(objects: Objects, nodes: Arc<Nodes>, metrics: Arc<Metrics>, max_waiting: usize) -> (Self, tokio::task::JoinHandle<()>) {
+    pub(crate) fn start(learner: Learner, limits: &Limits) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let waiting = Arc::new(Mutex::new(HashMap::new()));
-        let worker = tokio::spawn(work(receiver, Arc::clone(&waiting), objects, nodes, metrics));
-        (Self { sender, waiting, max_waiting }, worker)
+        let sources = Arc::clone(&learner.sources);
+        let worker = tokio::spawn(work(receiver, Arc::clone(&waiting), learner));
+        (Self { sender, waiting, max_waiting: limits.max_waiting_traces, sources }, worker)
+    }
+
+    /// Who sends from this address.
+    pub(crate) fn source(&self, address: std::net::IpAddr) -> Source {
+        self.sources.source(address)
     }
 
     /// Queues a trace of an image of the repository.
-    pub(crate) fn accept(&self, repository: Repository, image: Image, trace: Trace) -> Result<(), Busy> {
+    pub(crate) fn accept(&self, repository: Repository, image: Image, trace: Trace, source: Source) -> Result<(), NotTaken> {
         let mut waiting = self.waiting.lock();
         let count = waiting.get(&repository).copied().unwrap_or(0);
         if count >= self.max_waiting {
-            return Err(Busy);
+            return Err(NotTaken::Busy);
         }
-        self.sender.try_send(Job { repository: repository.clone(), image, trace }).map_err(|_| Busy)?;
+        let permit = self.sender.try_reserve().map_err(|_| NotTaken::Busy)?;
+        self.sources.admit(&repository, source, Instant::now())?;
+        permit.send(Job { repository: repository.clone(), work: Work::Trace(Box::new((image, trace, source))) });
         waiting.insert(repository, count + 1);
         Ok(())
     }
 
-    /// Traces that wait or are being merged.
+    /// An image was put: what was learned about the repository is carried over to it. If the queue is full, that is done
+    /// with its first trace.
+    pub(crate) fn carry(&self, repository: Repository, image: Digest) {
+        let mut waiting = self.waiting.lock();
+        if self.sender.try_send(Job { repository: repository.clone(), work: Work::Carry(image) }).is_ok() {
+            *waiting.entry(repository).or_default() += 1;
+        }
+    }
+
+    /// Jobs that wait or are being done.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.lock().values().sum()
     }
 }
 
-async fn work(mut jobs: mpsc::Receiver<Job>, waiting: Arc<Mutex<HashMap<Repository, usize>>>, objects: Objects, nodes: Arc<Nodes>, metrics: Arc<Metrics>) {
-    while let Some(job) = jobs.recv().await {
-        let repository = job.repository.clone();
-        match merge(&objects, &nodes, job).await {
-            Ok(()) => drop(metrics.traces_merged.fetch_add(1, std::sync::atomic::Ordering::Relaxed)),
-            Err(error) => {
-                tracing::error!(repository = repository.as_str(), error = crate::chain(&error), "could not merge a trace into the model of {repository}")
+async fn work(mut jobs: mpsc::Receiver<Job>, waiting: Arc<Mutex<HashMap<Repository, usize>>>, learner: Learner) {
+    while let Some(Job { repository, work }) = jobs.recv().await {
+        let (result, doing) = match work {
+            Work::Trace(job) => {
+                let (image, trace, source) = *job;
+                (Box::pin(learner.take(&repository, &image, &trace, source)).await, "learn from a trace")
             }
+            Work::Carry(image) => (Box::pin(learner.carry(&repository, &image)).await, "carry a model over to a new image"),
+        };
+        if let Err(error) = result {
+            tracing::error!(repository = repository.as_str(), error = crate::chain(&error), "could not {doing} of {repository}");
         }
         let mut waiting = waiting.lock();
         if let Some(count) = waiting.get_mut(&repository) {
@@ -96,80 +120,11 @@ async fn work(mut jobs: mpsc::Receiver<Job>, waiting: Arc<Mutex<HashMap<Reposito
     }
 }
 
-/// Merges one trace. The new model and its being the repository's become visible together.
-async fn merge(objects: &Objects, nodes: &Arc<Nodes>, job: Job) -> Result<(), ReadError> {
-    let trace = Arc::new(plausible(nodes, &job.image, job.trace).await?);
-    for _ in 0..ATTEMPTS {
-        let (row, old) = {
-            let mut db = objects.db.read().await?;
-            let Some(row) = repository_find(&mut db, &job.repository).await? else { return Ok(()) };
-            let old = match &row.model {
-                Some(digest) => model_get(&mut db, row.id, digest).await?,
-                None => None,
-            };
-            (row, old)
-        };
-        let learned = {
-            let trace = Arc::clone(&trace);
-            tokio::task::spawn_blocking(move || predict::learn(old.as_deref(), &trace)).await.map_err(|_| ReadError::Cancelled)?
-        };
-        let digest = Digest::of(&learned);
-        let mut transaction = objects.db.begin().await?;
-        model_put(&mut transaction, row.id, &digest, &learned).await?;
-        if repository_set_model(&mut transaction, row.id, row.model, Some(digest)).await? {
-            trace_statistics_add(&mut transaction, row.id, &trace.entry_point, &trace.architecture, trace.events.len()).await?;
-            commit(transaction).await?;
-            tracing::debug!(repository = job.repository.as_str(), model.digest = %digest, events = trace.events.len(), "merged a trace");
-            return Ok(());
-        }
-    }
-    tracing::warn!(repository = job.repository.as_str(), "gave up merging a trace: others change the model all the time");
-    Ok(())
-}
-
-/// The trace without events that cannot have happened in this image.
-async fn plausible(nodes: &Arc<Nodes>, image: &Image, mut trace: Trace) -> Result<Trace, ReadError> {
-    let Ok(manifest) = ImageManifest::decode(&image.bytes) else { return Ok(trace) };
-    let mut roots = Vec::new();
-    for layer in &manifest.layers {
-        match nodes.layer(image.repository.namespace, *layer, None).await {
-            Ok(layer) => roots.push(layer.root),
-            Err(NodeError::Read(error)) if !error.is_loss() => return Err(error),
-            Err(_) => break,
-        }
-    }
-    let layers = Layers { nodes: Arc::clone(nodes), namespace: image.repository.namespace, roots };
-    let mut kept = Vec::with_capacity(trace.events.len());
-    for event in &trace.events {
-        if let Some(path) = trace.paths.get(event.path as usize)
-            && layers.is_plausible(event.layer, path, event.touch).await?
-        {
-            kept.push(*event);
-        }
-    }
-    trace.events = kept;
-    Ok(trace)
-}
-
-/// The repository's model, or an earlier one by digest.
-pub(crate) async fn model_find(db: &Db, repository: &Repository, wanted: Option<Digest>) -> Result<Option<(Digest, Vec<u8>)>, DbError> {
-    let mut db = db.read().await?;
-    let Some(row) = repository_find(&mut db, repository).await? else { return Ok(None) };
-    let Some(digest) = wanted.or(row.model) else { return Ok(None) };
-    Ok(model_get(&mut db, row.id, &digest).await?.map(|bytes| (digest, bytes)))
-}
-
-/// Forgets what was learned; pinned models stay. Says whether there was a model.
-pub(crate) async fn model_forget(db: &Db, repository: &Repository) -> Result<bool, DbError> {
-    let mut transaction = db.begin().await?;
-    let Some(row) = repository_find(&mut transaction, repository).await? else { return Ok(false) };
-    trace_statistics_clear(&mut transaction, row.id).await?;
-    let forgotten = row.model.is_some() && repository_set_model(&mut transaction, row.id, row.model, None).await?;
-    commit(transaction).await?;
-    Ok(forgotten)
-}
-
-/// The image that a trace is of, if this repository has it.
-pub(crate) async fn traced_image(db: &Db, repository: &Repository, trace: &Trace) -> Result<Option<Image>, DbError> {
-    image_get(db, repository, &Reference::Digest(trace.image)).await
+/// Counts a trace that was refused.
+pub(crate) fn refused(metrics: &Metrics, error: NotTaken) {
+    metrics.trace_refused(match error {
+        NotTaken::Busy => "busy",
+        NotTaken::Source(Refused::Rate) => "rate",
+        NotTaken::Source(Refused::Share) => "share",
+    });
 }

@@ -226,6 +226,7 @@ fn details(packages: &[Package], merged: &Merged) -> Details {
     Details {
         packages: packages.iter().map(package).collect(),
         conflicts: merged.conflicts.iter().map(|(path, numbers)| (path.clone(), numbers.iter().map(name).collect())).collect(),
+        files_read: None,
     }
 }
 

@@ -6,7 +6,7 @@ use client_store::Store;
 use client_store::store::ImageOrigin;
 use layer_format::Digest;
 use layer_format::entry::Kind;
-use layer_format::manifest::{FileMode, IsolationRule, LayerManifest, Manifest, Mode};
+use layer_format::manifest::{FileMode, ImageManifest, IsolationRule, LayerManifest, Manifest, Mode};
 use layer_format::reference::ImageReference;
 use serde::Serialize;
 
@@ -40,19 +40,37 @@ pub(super) struct Details {
     /// Files that several packages have: the path, and the packages, of which the last has it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) conflicts: Vec<(String, Vec<String>)>,
+    /// Files of a directory that were opened and read; the others are those of an earlier import.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) files_read: Option<u64>,
 }
 
 /// Names the image, if all that it states makes sense for what was imported. Before that nothing is to be seen of it.
 pub(super) fn finish(app: &App, name: &ImageReference, imported: Imported, stated: Stated, details: Details) -> Result<Exit> {
     let store = app.store()?;
-    let Stated { mut image, mut layer, .. } = stated;
+    let Stated { image, mut layer, .. } = stated;
     (layer.root, layer.entries, layer.bytes) = (imported.root, imported.entries, imported.bytes);
     if !layer.isolation.iter().any(|rule| rule.path == "/") && is_root_filesystem(&store, imported.root)? {
         note("this is a whole root filesystem: the host is hidden (--isolate /=full)");
         layer.isolation.push(IsolationRule { path: "/".into(), mode: Mode::Full });
     }
-    check_rules(&store, &layer)?;
-    image.layers = vec![put_layer(&store, &layer)?];
+    complete(app, name, image, vec![layer], imported, details)
+}
+
+/// The same with several layers, lowest first; `imported` is what is told of all of them.
+pub(super) fn complete(
+    app: &App,
+    name: &ImageReference,
+    mut image: ImageManifest,
+    layers: Vec<LayerManifest>,
+    imported: Imported,
+    details: Details,
+) -> Result<Exit> {
+    let store = app.store()?;
+    for layer in &layers {
+        check_rules(&store, layer)?;
+    }
+    image.layers = layers.iter().map(|layer| put_layer(&store, layer)).collect::<Result<_>>()?;
     let digest = store.image_put(name, &image.encode()?, ImageOrigin::Imported)?;
     let skipped: Vec<String> = imported.skipped.iter().map(|skipped| format!("{}: {}", skipped.path, skipped.reason)).collect();
     for line in &skipped {

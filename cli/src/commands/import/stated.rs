@@ -67,6 +67,9 @@ pub(super) struct Options {
     /// Title, description, publisher and the like.
     #[arg(long, value_name = "NAME=VALUE")]
     meta: Vec<String>,
+    /// Runs of the image are not learned from: no client sends a trace of one, and no registry takes one.
+    #[arg(long)]
+    no_profiling: bool,
     /// Processor architecture, as `uname -m` names it, or `any` [default: this machine's, or the package's].
     #[arg(long)]
     architecture: Option<String>,
@@ -117,6 +120,7 @@ impl Options {
         }
         image.dependencies = self.dependency.iter().map(|text| dependency(text)).collect::<Result<_>>()?;
         image.requirements = self.require.clone();
+        image.no_profiling = self.no_profiling;
         if let Some(wrong) = self.require.iter().find(|text| !condition::is_requirement(text)) {
             bail!(UsageError(format!("`{wrong}`: {}", condition::EXPECTED)));
         }
