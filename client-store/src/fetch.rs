@@ -553,7 +553,8 @@ impl Fetcher {
                 queue.replan();
             }
             let (link, since) = (self.shared.link.lock().clone(), self.shared.now());
-            for candidate in absent.iter().filter(|candidate| !plan.is_expected(&candidate.digest)) {
+            // What arrived since we looked is in memory: an object lands under this lock.
+            for candidate in absent.iter().filter(|candidate| !plan.is_expected(&candidate.digest) && !self.shared.in_memory(&candidate.digest)) {
                 let len = if candidate.len == 0 { queue::UNKNOWN_LEN } else { candidate.len };
                 let urgency = link.urgency(len.into(), candidate.probability, Duration::from_micros(candidate.within_us.into()));
                 queue.enqueue(candidate, since + urgency, now);

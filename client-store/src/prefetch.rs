@@ -11,7 +11,7 @@
 
 mod course;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -248,16 +248,14 @@ impl Prefetcher {
         let fetcher = self.nodes.fetcher();
         let planned = fetcher.planned();
         if !planned.is_empty() {
-            let mut probable = HashSet::new();
-            for predicted in remaining.iter().filter(|predicted| predicted.probability >= PROBABLE) {
-                let (objects, needs) = self.locate(predicted);
-                probable.extend(objects.iter().map(|(digest, _)| digest.prefix64()).chain(needs.map(|digest| digest.prefix64())));
+            // By what is predicted, not by where it leads: much of the way there is not on this machine yet.
+            let worth = remaining.iter().filter(|predicted| predicted.probability >= PROBABLE).count();
+            if worth as f64 >= WORTH_ITS_WHILE * remaining.len() as f64 {
+                // It brings what is probable, in good order, and as one compression stream.
+                return;
             }
-            let worth = planned.iter().filter(|prefix| probable.contains(prefix)).count();
-            if (worth as f64) < WORTH_ITS_WHILE * planned.len() as f64 {
-                tracing::debug!(planned = planned.len(), worth, "the launch took another way; the launch stream is left");
-                fetcher.leave_stream();
-            }
+            tracing::debug!(left = remaining.len(), worth, "the launch took another way; the launch stream is left");
+            fetcher.leave_stream();
         }
         fetcher.stop_prefetch();
         let now = Instant::now();

@@ -19,8 +19,9 @@ use crate::db::object::Location;
 const MAX_TAKEN: usize = 1 << 18;
 /// Longest id, in bytes.
 pub(crate) const MAX_ID_LEN: usize = 64;
-/// How long a launch's stream makes way at most: then whoever waits for a demand has a slow link of its own.
-const MAX_PAUSE: Duration = Duration::from_millis(500);
+/// How long a launch's stream makes way at most: long enough for a demand's answer to be looked up and handed to its socket
+/// first. More would idle the link: a connection that has carried little begins slowly, and its answer takes round trips.
+const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// How long a lane waits for the launch request, which is sent at the same time over another connection.
 const LANE_WAIT: Duration = Duration::from_secs(5);
 
