@@ -68,12 +68,13 @@ fn launches<'a>(place: &Place, home: &impl Fn(Side, &str) -> Result<Home<'a>>) -
     let pulled = home(Side::Client, "pulled")?;
     let pull = Launch::measure(place, || {
         pulled.call(&["pull", IMAGE])?;
-        pulled.run(&[], IMAGE).map(Some)
+        pulled.run(&["--no-trace-upload"], IMAGE).map(Some)
     })?;
     drop(pulled);
     // The first streamed run also leaves the trace that the second one's model is learned from.
     let fresh = home(Side::Client, "on-demand")?;
     let on_demand = Launch::measure(place, || fresh.run(&["--no-model"], IMAGE).map(Some))?;
+    fresh.wait_for_model(IMAGE)?;
     drop(fresh);
     let fresh = home(Side::Client, "model")?;
     let model = Launch::measure(place, || fresh.run(&[], IMAGE).map(Some))?;

@@ -61,9 +61,6 @@ pub struct Args {
     pub json: PathBuf,
 }
 
-/// How long the server may take to learn from the first run.
-const LEARN: Duration = Duration::from_secs(60);
-
 /// The clients of one herd, as a process of their own.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientArgs {
@@ -139,8 +136,9 @@ pub fn run(args: &Args) -> Result<()> {
         let registry = Registry::start(&tools, &Place::Loopback, &data, &log)?;
         let home = |side, name: &str| Home::create(&tools, &Place::Loopback, &registry, side, work.path().join(name));
         home(Side::Server, "publisher")?.publish(&root, &image, &command.join(" "))?;
-        home(Side::Client, "teacher")?.run(&["--no-model"], &image)?;
-        runtime()?.block_on(wait_for_model(registry.url(), &image))?;
+        let teacher = home(Side::Client, "teacher")?;
+        teacher.run(&["--no-model"], &image)?;
+        teacher.wait_for_model(&image)?;
     }
     let mut ways = vec![
         Way { name: "one client", clients: 1, lanes: 0, cached: false },
@@ -200,17 +198,6 @@ pub fn run_clients(args: &ClientArgs) -> Result<()> {
         anyhow::Ok((herd, metrics))
     })?;
     println!("{}", serde_json::to_string(&(herd, metrics))?);
-    Ok(())
-}
-
-async fn wait_for_model(url: &str, image: &str) -> Result<()> {
-    let reference: ImageReference = image.parse().context("the image has no valid name")?;
-    let remote = Remote::new(url, RegistryOptions::default())?;
-    let begun = Instant::now();
-    while remote.get_model(&reference.repository, None).await?.is_none() {
-        ensure!(begun.elapsed() < LEARN, "the registry learned nothing from a run");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
     Ok(())
 }
 

@@ -13,6 +13,8 @@ use crate::link::{Side, Spawned};
 use crate::place::Place;
 
 const REGISTRY_START: Duration = Duration::from_secs(20);
+/// How long the registry may take to learn.
+const LEARNING: Duration = Duration::from_secs(60);
 
 /// The programs.
 #[derive(Debug, Clone)]
@@ -188,6 +190,19 @@ impl<'a> Home<'a> {
         let root = root.to_str().context("the path of the root filesystem is not UTF-8")?;
         self.call(&["import", "dir", root, "--name", image, "--startup-file", startup, "--isolate", "/=full"])?;
         self.call(&["push", image])
+    }
+
+    /// Waits until launches of the image get a model: a run does not wait until its trace is taken.
+    ///
+    /// # Errors
+    /// If there is none after a while.
+    pub fn wait_for_model(&self, image: &str) -> Result<()> {
+        let begun = Instant::now();
+        while let Err(error) = self.call(&["profile", "show", image]) {
+            ensure!(begun.elapsed() < LEARNING, "the registry has learned nothing about {image}: {error:#}");
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        Ok(())
     }
 
     /// `turbo run`; `flags` come before the image.

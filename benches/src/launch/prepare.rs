@@ -6,9 +6,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use layer_format::trace::Trace;
 
 use super::{Args, Floor, Way, floor, settle, wrong};
@@ -17,9 +16,6 @@ use crate::link::Side;
 use crate::oracle::Oracle;
 use crate::place::{LinkKind, Place};
 use crate::turbo::{Home, Registry, Tools};
-
-/// How long the registry may take to learn.
-const LEARNING: Duration = Duration::from_secs(60);
 
 /// One version of an application.
 #[derive(Debug)]
@@ -70,8 +66,8 @@ impl Prepared {
                 home(Side::Client, "teacher")?.run(flags, image)?;
             }
         }
-        wait_for_model(&publisher, &image)?;
-        wait_for_model(&publisher, &next)?;
+        publisher.wait_for_model(&image)?;
+        publisher.wait_for_model(&next)?;
         publisher.publish(&roots[1], &next_image, &startup(&roots[1])?)?;
         settle();
 
@@ -128,13 +124,4 @@ fn record(home: &Home<'_>, image: &str) -> Result<Trace> {
     home.run(&["--no-model", "--no-trace-upload"], image)?;
     home.run(&["--no-model", "--no-trace-upload", "--trace", name], image)?;
     floor::read_trace(&file)
-}
-
-fn wait_for_model(home: &Home<'_>, image: &str) -> Result<()> {
-    let begun = Instant::now();
-    while let Err(error) = home.call(&["profile", "show", image]) {
-        ensure!(begun.elapsed() < LEARNING, "the registry has learned nothing about {image}: {error:#}");
-        std::thread::sleep(Duration::from_millis(300));
-    }
-    Ok(())
 }
