@@ -28,8 +28,8 @@ const PARTS_IN_FLIGHT: usize = 16;
 /// Parts in flight of one upload.
 const PARTS_OF_ONE: usize = 4;
 /// How long requests are repeated before it counts as an outage.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-const MAX_RETRIES: usize = 6;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_RETRIES: usize = 4;
 /// How long a connection may take, and a whole request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -104,7 +104,7 @@ fn s3(url: &url::Url, options: &S3Options) -> AmazonS3Builder {
         builder = builder.with_secret_access_key(key);
     }
     let client = ClientOptions::new().with_allow_http(is_plain).with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
-    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(3), base: 2.0 };
+    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(2), base: 2.0 };
     builder.with_virtual_hosted_style_request(!path_style).with_client_options(client).with_retry(RetryConfig {
         backoff,
         max_retries: MAX_RETRIES,
