@@ -195,7 +195,11 @@ async fn a_push_survives_every_answer() {
         ("a bitmap that is too short", "/-/missing", Arc::new(|| Vec::<u8>::new().into_response())),
         ("a bitmap that is too long", "/-/missing", Arc::new(move || vec![0xFF; all_there + 1].into_response())),
         ("bits beyond the last", "/-/missing", Arc::new(move || vec![0xFF; all_there].into_response())),
-        ("an endless bitmap", "/-/missing", Arc::new(|| Body::from_stream(futures::stream::repeat(Ok::<_, std::convert::Infallible>(Bytes::from_static(&[0; 4096])))).into_response())),
+        (
+            "an endless bitmap",
+            "/-/missing",
+            Arc::new(|| Body::from_stream(futures::stream::repeat(Ok::<_, std::convert::Infallible>(Bytes::from_static(&[0; 4096])))).into_response()),
+        ),
         ("nothing is missing, and yet", "/-/missing", Arc::new(move || vec![0; all_there].into_response())),
         ("a refusal", "/-/packs", Arc::new(|| (StatusCode::BAD_REQUEST, "no").into_response())),
         ("a redirect", "/-/packs", Arc::new(|| (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, "http://127.0.0.1:9/")]).into_response())),
