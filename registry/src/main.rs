@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{health, manual, secret_files, supervisor};
+use commands::{backup, health, manual, secret_files, supervisor};
 use registry::{LogFormat, Options};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +28,8 @@ enum Command {
     Serve(Box<Serve>),
     /// Ask the server of this machine whether it is ready; for health checks of containers
     Health(Box<health::Health>),
+    /// Copy database and packs to a folder that a server can be started on, while this one runs
+    Backup(Box<backup::Backup>),
     /// Print the version
     Version,
     /// Write the manual pages
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         }
         Command::Serve(serve) => run(*serve),
         Command::Health(health) => health.run(),
+        Command::Backup(backup) => backup.run(),
         Command::Man(man) => man.run(Cli::command()),
         Command::Completions(completions) => completions.run(Cli::command()),
     };
