@@ -36,6 +36,9 @@ pub(crate) struct Package {
     /// Where packages and image go [default: target/package].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// How the Debian packages are compressed; a trial need not wait for xz.
+    #[arg(long, value_name = "METHOD", default_value = "xz", value_parser = ["xz", "gzip", "none"])]
+    compression: String,
     /// Bundle of the authorities that the image trusts, PEM.
     #[arg(long, value_name = "FILE", default_value = "/etc/ssl/certs/ca-certificates.crt")]
     authorities: PathBuf,
@@ -67,7 +70,7 @@ impl Package {
         let time = source_time()?;
         let mut made = Vec::new();
         if wants(What::Deb) {
-            made.extend(deb::make(&binaries, &out, time)?);
+            made.extend(deb::make(&binaries, &deb::Packing { out: &out, time, compression: &self.compression })?);
         }
         if wants(What::Image) {
             made.push(image::make(&binaries, &self.authorities, &out, time)?);

@@ -11,7 +11,6 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 /// A layer that is being made, in memory: it has a program and little else.
-#[expect(missing_debug_implementations, reason = "tar's builder has none")]
 pub(super) struct Layer {
     tar: Builder<Vec<u8>>,
     time: u64,

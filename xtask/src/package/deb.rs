@@ -47,25 +47,34 @@ const SERVER: Debian = Debian {
         OCI distribution API to docker, podman and all others.\n",
 };
 
-/// Makes both packages; their paths.
-pub(super) fn make(binaries: &Path, out: &Path, time: u64) -> Result<Vec<PathBuf>> {
-    Ok(vec![client(binaries, out, time)?, server(binaries, out, time)?])
+/// How and where packages are made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packing<'a> {
+    pub(super) out: &'a Path,
+    /// Of all that is in them, in seconds since 1970.
+    pub(super) time: u64,
+    pub(super) compression: &'a str,
 }
 
-fn client(binaries: &Path, out: &Path, time: u64) -> Result<PathBuf> {
-    let tree = Tree::create(out.join("deb/turbo"))?;
+/// Makes both packages; their paths.
+pub(super) fn make(binaries: &Path, packing: &Packing<'_>) -> Result<Vec<PathBuf>> {
+    Ok(vec![client(binaries, packing)?, server(binaries, packing)?])
+}
+
+fn client(binaries: &Path, packing: &Packing<'_>) -> Result<PathBuf> {
+    let tree = Tree::create(packing.out.join("deb/turbo"))?;
     let program = binaries.join("turbo");
     tree.program("usr/bin/turbo", &program)?;
-    manual(&tree, &program, &out.join("man/turbo"))?;
+    manual(&tree, &program, &packing.out.join("man/turbo"))?;
     completions(&tree, &program, "turbo")?;
-    pack(&tree, &CLIENT, out, time, "usr/bin/turbo")
+    pack(&tree, &CLIENT, packing, "usr/bin/turbo")
 }
 
-fn server(binaries: &Path, out: &Path, time: u64) -> Result<PathBuf> {
-    let tree = Tree::create(out.join("deb/turbo-registry"))?;
+fn server(binaries: &Path, packing: &Packing<'_>) -> Result<PathBuf> {
+    let tree = Tree::create(packing.out.join("deb/turbo-registry"))?;
     let program = binaries.join("turbo-registry");
     tree.program("usr/bin/turbo-registry", &program)?;
-    manual(&tree, &program, &out.join("man/turbo-registry"))?;
+    manual(&tree, &program, &packing.out.join("man/turbo-registry"))?;
     completions(&tree, &program, "turbo-registry")?;
     for unit in UNITS {
         tree.file(&format!("usr/lib/systemd/system/{unit}"), 0o644, part(&format!("systemd/{unit}"))?)?;
@@ -83,7 +92,7 @@ fn server(binaries: &Path, out: &Path, time: u64) -> Result<PathBuf> {
     for script in ["postinst", "prerm", "postrm"] {
         tree.file(&format!("DEBIAN/{script}"), 0o755, part(&format!("debian/turbo-registry.{script}"))?)?;
     }
-    pack(&tree, &SERVER, out, time, "usr/bin/turbo-registry")
+    pack(&tree, &SERVER, packing, "usr/bin/turbo-registry")
 }
 
 /// Units of the server's package.
@@ -118,18 +127,21 @@ fn completions(tree: &Tree, program: &Path, name: &str) -> Result<()> {
 }
 
 /// Adds what every package has, and packs it.
-fn pack(tree: &Tree, package: &Debian, out: &Path, time: u64, program: &str) -> Result<PathBuf> {
+fn pack(tree: &Tree, package: &Debian, packing: &Packing<'_>, program: &str) -> Result<PathBuf> {
     let name = package.name;
     let version = format!("{}-{REVISION}", env!("CARGO_PKG_VERSION"));
     let architecture = String::from_utf8_lossy(&output(Command::new("dpkg").arg("--print-architecture"))?).trim().to_owned();
     let doc = format!("usr/share/doc/{name}");
     tree.file(&format!("{doc}/copyright"), 0o644, part("debian/copyright")?)?;
-    let date = output(Command::new("date").args(["-u", "-R", "-d", &format!("@{time}")]))?;
+    let date = output(Command::new("date").args(["-u", "-R", "-d", &format!("@{}", packing.time)]))?;
     let changes = format!(
         "{name} ({version}) unstable; urgency=medium\n\n  * Packaged from the source tree; its changes are in CHANGELOG.md.\n\n -- {MAINTAINER}  {}",
         String::from_utf8_lossy(&date)
     );
     tree.gzipped(&format!("{doc}/changelog.Debian.gz"), changes.as_bytes())?;
+
+    // The archive of Debian has no such bug reports for what is not in it.
+    tree.file(&format!("usr/share/lintian/overrides/{name}"), 0o644, format!("{name}: initial-upload-closes-no-bugs *\n"))?;
 
     let libraries = elf::depends(&tree.root().join(program))?;
     let depends = [libraries.as_str(), package.depends].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
@@ -146,9 +158,12 @@ fn pack(tree: &Tree, package: &Debian, out: &Path, time: u64, program: &str) -> 
     let files = tree.files("DEBIAN")?;
     tree.file("DEBIAN/md5sums", 0o644, output(Command::new("md5sum").args(&files).current_dir(tree.root()))?)?;
 
-    let path = out.join(format!("{name}_{version}_{architecture}.deb"));
+    let path = packing.out.join(format!("{name}_{version}_{architecture}.deb"));
     let mut dpkg = Command::new("dpkg-deb");
-    dpkg.args(["--root-owner-group", "-Zxz", "--build"]).arg(tree.root()).arg(&path).env("SOURCE_DATE_EPOCH", time.to_string());
+    dpkg.args(["--root-owner-group", &format!("-Z{}", packing.compression), "--build"])
+        .arg(tree.root())
+        .arg(&path)
+        .env("SOURCE_DATE_EPOCH", packing.time.to_string());
     output(&mut dpkg)?;
     Ok(path)
 }
