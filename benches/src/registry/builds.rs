@@ -101,7 +101,9 @@ fn layer(tree: &Path, number: u32, out: &mut impl Write) -> Result<()> {
 
 /// The last build up to this one in which a file was changed; 0 if never.
 fn last_change(position: usize, number: u32) -> u32 {
-    (1..=number).rev().find(|build| (position.wrapping_mul(2_654_435_761) >> 7).wrapping_add(*build as usize * 7919) % CHANGED_ONE_IN == 0).unwrap_or(0)
+    let start = position.wrapping_mul(2_654_435_761) >> 7;
+    let changes = |build: &u32| start.wrapping_add(*build as usize * 7919).is_multiple_of(CHANGED_ONE_IN);
+    (1..=number).rev().find(changes).unwrap_or(0)
 }
 
 /// Other bytes in the middle, and some more of them.

@@ -24,7 +24,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// Both, in the order in which they take turns in a round.
     pub(crate) fn turns(round: u32) -> [Self; 2] {
-        if round % 2 == 0 { [Self::Turbo, Self::DockerRegistry] } else { [Self::DockerRegistry, Self::Turbo] }
+        if round.is_multiple_of(2) { [Self::Turbo, Self::DockerRegistry] } else { [Self::DockerRegistry, Self::Turbo] }
     }
 
     /// For people.

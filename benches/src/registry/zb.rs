@@ -73,7 +73,7 @@ pub(crate) async fn measure(bench: &Bench, measured: &mut Measured) -> Result<()
     let blobs: Blobs = Arc::new([1, 10, 100].map(zeros_after_noise).to_vec());
     let servers = [bench.start(Kind::Turbo)?, bench.start(Kind::DockerRegistry)?];
     for (number, test) in TESTS.iter().enumerate() {
-        for server in if number % 2 == 0 { [&servers[0], &servers[1]] } else { [&servers[1], &servers[0]] } {
+        for server in if number.is_multiple_of(2) { [&servers[0], &servers[1]] } else { [&servers[1], &servers[0]] } {
             let load = run(test, number, server, &blobs).await.with_context(|| format!("{} failed at `{}`", server.kind().name(), test.name))?;
             eprintln!("  {}, {}: {:.1} requests/s", test.name, server.kind().name(), load.rate());
             measured.zb.push(Row { test: test.name, kind: server.kind(), load });
