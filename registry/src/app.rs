@@ -134,6 +134,13 @@ impl App {
         if self.0.tls.is_some() { "https" } else { "http" }
     }
 
+    /// Reads certificate and key again now; they are also read without being asked, when they have changed.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.0.tls {
+            tls.reload();
+        }
+    }
+
     /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], leaves
     /// conversions of images undone, and closes the database.
     pub async fn close(&self) {

@@ -1,10 +1,14 @@
-//! `turbo-registry`: parses the command line, starts the server, stops it on SIGTERM or SIGINT.
+//! `turbo-registry`: parses the command line, starts the server, stops it on SIGTERM or SIGINT, and lets it read its
+//! certificate again on SIGHUP.
+
+mod commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::{backup, health, manual, secret_files, supervisor};
 use registry::{LogFormat, Options};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,8 +31,18 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Ask the server of this machine whether it is ready; for health checks of containers
+    Health(Box<health::Health>),
+    /// Copy database and packs to a folder that a server can be started on, while this one runs
+    Backup(Box<backup::Backup>),
     /// Print the version
     Version,
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(manual::Man),
+    /// Print the completions for a shell
+    #[command(hide = true)]
+    Completions(manual::Completions),
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,6 +67,10 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = secret_files::resolve() {
+        eprintln!("turbo-registry: {error:#}");
+        return ExitCode::FAILURE;
+    }
     let result = match Cli::parse().command {
         Command::Version => {
             println!("turbo-registry {}", env!("CARGO_PKG_VERSION"));
@@ -60,6 +78,10 @@ fn main() -> ExitCode {
         }
         Command::Serve(serve) => run(*serve),
         Command::Config { command: ConfigCommand::Check { serve, connect } } => check(*serve, connect),
+        Command::Health(health) => health.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Man(man) => man.run(Cli::command()),
+        Command::Completions(completions) => completions.run(Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -121,16 +143,27 @@ async fn listen(options: Options) -> anyhow::Result<()> {
     let config = options.into_config()?;
     let mut terminate = signal(SignalKind::terminate()).context("could not wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("could not wait for SIGHUP")?;
     let listener = TcpListener::bind(&address).await.with_context(|| format!("could not listen on {address}"))?;
     let local = listener.local_addr()?;
     config.check_listen(local)?;
     let app = registry::App::open(config).await?;
-    eprintln!("listening on {}://{local}", app.scheme());
+    let url = format!("{}://{local}", app.scheme());
+    eprintln!("listening on {url}");
+    let reloaded = app.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            supervisor::reloading(|| reloaded.reload());
+        }
+    });
+    supervisor::answer_watchdog();
+    supervisor::ready(&url);
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        supervisor::stopping();
     };
     registry::serve_app(app, listener, shutdown).await;
     Ok(())

@@ -6,7 +6,9 @@
 
 pub mod binaries;
 pub mod crash;
+pub mod docker;
 pub mod nginx;
+pub mod packages;
 pub mod proxy;
 pub mod pty;
 pub mod registry;
@@ -15,7 +17,9 @@ pub mod taught;
 pub mod turbo;
 
 pub use binaries::binary;
+pub use docker::Docker;
 pub use nginx::Nginx;
+pub use packages::Packages;
 pub use proxy::Proxy;
 pub use pty::Pty;
 pub use registry::TestRegistry;
