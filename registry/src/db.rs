@@ -4,6 +4,10 @@
 //! SQLite in WAL mode: many readers, and one connection that writes. A commit is on stable storage when it returns
 //! (`synchronous=FULL`), since a 201 promises that.
 
+pub(crate) mod access_grant;
+pub(crate) mod access_version;
+pub(crate) mod account;
+pub(crate) mod audit_entry;
 pub(crate) mod held_trace;
 pub(crate) mod image_model;
 pub(crate) mod manifest;
@@ -17,6 +21,8 @@ pub(crate) mod oci_manifest;
 pub(crate) mod oci_upload;
 pub(crate) mod pack;
 pub(crate) mod repository;
+pub(crate) mod robot_key;
+pub(crate) mod signing_key;
 pub(crate) mod state;
 pub(crate) mod tag;
 pub(crate) mod trace_statistics;

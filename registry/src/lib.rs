@@ -22,11 +22,16 @@ mod service;
 
 pub use app::{App, StartError};
 pub use blob_storage::StorageError;
-pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, Options, TlsFiles, TraceLimits};
+pub use config::{
+    CONNECTIONS_PER_ADDRESS, Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, LoginLimit, LoginLimits, Options, TlsFiles, TraceLimits,
+};
 pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};
 pub use http::tls::TlsError;
+pub use service::access::manage::ManageError;
+pub use service::access::rights::{ParseAccessError, Right, Rights, Scope, Subject, Target};
+pub use service::access::setup::{FirstAdministrator, SetupError};
 
 /// An error and its causes, in one line, for logs.
 pub fn chain(error: &dyn std::error::Error) -> String {
