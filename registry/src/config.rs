@@ -432,9 +432,13 @@ mod tests {
         assert!(config.check_listen("127.0.0.1:5000".parse().unwrap()).is_ok());
         assert!(config.check_listen("[::1]:5000".parse().unwrap()).is_ok());
         assert!(config.check_listen("0.0.0.0:5000".parse().unwrap()).is_err());
-        for change in [|config: &mut Config| config.insecure_no_auth = true, |config| config.insecure_no_tls = true, |config| {
-            config.tls = Some(TlsFiles { cert: "/c".into(), key: "/k".into() });
-        }] {
+        for change in [
+            |config: &mut Config| config.insecure_no_auth = true,
+            |config: &mut Config| config.insecure_no_tls = true,
+            |config: &mut Config| {
+                config.tls = Some(TlsFiles { cert: "/c".into(), key: "/k".into() });
+            },
+        ] {
             let mut config = Config::new("/d");
             change(&mut config);
             assert!(config.check_listen("0.0.0.0:5000".parse().unwrap()).is_ok());

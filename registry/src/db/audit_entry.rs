@@ -49,13 +49,12 @@ pub(crate) async fn audit_insert(db: &mut Connection, entries: &[AuditRow]) -> R
 /// Entries after the one with the id `after`, oldest first, at most `limit`.
 pub(crate) async fn audit_list(db: &mut Connection, after: &str, limit: u32) -> Result<Vec<AuditRow>, DbError> {
     let doing = "read the audit log";
-    let rows =
-        sqlx::query("SELECT id, at, who, action, target, outcome, detail, address, request FROM audit_entry WHERE id > ? ORDER BY id LIMIT ?")
-            .bind(after)
-            .bind(i64::from(limit))
-            .fetch_all(db)
-            .await
-            .map_err(failed(doing))?;
+    let rows = sqlx::query("SELECT id, at, who, action, target, outcome, detail, address, request FROM audit_entry WHERE id > ? ORDER BY id LIMIT ?")
+        .bind(after)
+        .bind(i64::from(limit))
+        .fetch_all(db)
+        .await
+        .map_err(failed(doing))?;
     let parse = |row: &SqliteRow| {
         Ok(AuditRow {
             id: row.try_get(0)?,

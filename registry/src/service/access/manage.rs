@@ -8,9 +8,7 @@ use super::rights::{ParseAccessError, Rights, Scope, Subject, Target, is_name, i
 use super::{password, secret};
 use crate::db::access_grant::{GrantRow, access_grant_delete, access_grant_delete_of, access_grant_list, access_grant_put};
 use crate::db::access_version::access_version_grow;
-use crate::db::account::{
-    AccountRow, account_delete, account_get, account_insert, account_list, account_other_admins, account_set, account_set_password,
-};
+use crate::db::account::{AccountRow, account_delete, account_get, account_insert, account_list, account_other_admins, account_set, account_set_password};
 use crate::db::audit_entry::audit_insert;
 use crate::db::namespace::namespace_find;
 use crate::db::robot_key::{RobotKeyRow, robot_key_delete, robot_key_delete_logins, robot_key_insert, robot_key_list};
@@ -202,7 +200,8 @@ impl Manager<'_> {
             return Err(ManageError::NoScope);
         }
         let secret = secret::generate();
-        let scopes = serde_json::to_string(&new.scopes).map_err(|error| DbError::Failed { doing: "encode scopes", source: sqlx::Error::Encode(error.into()) })?;
+        let scopes =
+            serde_json::to_string(&new.scopes).map_err(|error| DbError::Failed { doing: "encode scopes", source: sqlx::Error::Encode(error.into()) })?;
         let key = RobotKeyRow {
             name: new.name,
             prefix: secret::shown(&secret).to_owned(),

@@ -7,17 +7,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 const NAMES: [&str; 3] = ["alice", "bob", "carol"];
-const REPOSITORIES: [&str; 9] = [
-    "tools/app",
-    "tools/other",
-    "tools/a/b",
-    "toolsmith/app",
-    "alice/app",
-    "bob/app",
-    "library/app",
-    "states-of-alice/default",
-    "states-public/default",
-];
+const REPOSITORIES: [&str; 9] =
+    ["tools/app", "tools/other", "tools/a/b", "toolsmith/app", "alice/app", "bob/app", "library/app", "states-of-alice/default", "states-public/default"];
 const TARGETS: [&str; 8] = ["*", "tools/*", "tools/app", "tools/a/*", "alice/*", "library/app", "states-public/*", "@metrics"];
 
 fn target(text: &str) -> Target {
