@@ -30,13 +30,13 @@ const PAGE: u32 = 1000;
 #[derive(Clone, Debug, Args)]
 pub struct Place {
     /// TOML file with the options of `serve`
-    #[arg(long, env = "TURBO_REGISTRY_CONFIG", value_name = "FILE")]
+    #[arg(long, env = "TURBO_REGISTRY_CONFIG", global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of the server's data [default: turbo-registry in the XDG data folder]
-    #[arg(long, env = "TURBO_REGISTRY_DATA", value_name = "DIR")]
+    #[arg(long, env = "TURBO_REGISTRY_DATA", global = true, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The server's database [default: a file in the data folder]
-    #[arg(long, env = "TURBO_REGISTRY_DATABASE_URL", value_name = "URL")]
+    #[arg(long, env = "TURBO_REGISTRY_DATABASE_URL", global = true, value_name = "URL")]
     database_url: Option<String>,
 }
 
@@ -54,16 +54,32 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Users, and who may do what
-    #[command(subcommand)]
-    User(UserCommand),
+    User(OfUsers),
     /// Keys for programs: secrets with scopes that may expire
-    #[command(subcommand)]
-    Key(KeyCommand),
+    Key(OfKeys),
     /// Print what was changed and what was refused, oldest first
     Audit(AuditCommand),
 }
 
 /// `turbo-registry user`.
+#[derive(Debug, Args)]
+pub struct OfUsers {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: UserCommand,
+}
+
+/// `turbo-registry key`.
+#[derive(Debug, Args)]
+pub struct OfKeys {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+/// What `turbo-registry user` does.
 #[derive(Debug, Subcommand)]
 pub enum UserCommand {
     /// Add a user; the first one is an administrator. Asks for the password, or reads it from standard input
@@ -76,37 +92,27 @@ pub enum UserCommand {
         /// Let the user own a namespace of this name in which there is something already
         #[arg(long)]
         take_namespace: bool,
-        #[command(flatten)]
-        place: Place,
     },
     /// List users
     List {
         /// How
         #[arg(long, value_enum, default_value_t)]
         format: Format,
-        #[command(flatten)]
-        place: Place,
     },
     /// Set a user's password, and end its logins. Asks for the password, or reads it from standard input
     Passwd {
         /// Whose
         name: String,
-        #[command(flatten)]
-        place: Place,
     },
     /// Let a user log in no more; its keys, logins and tokens end, too
     Disable {
         /// Whom
         name: String,
-        #[command(flatten)]
-        place: Place,
     },
     /// Let a user log in again
     Enable {
         /// Whom
         name: String,
-        #[command(flatten)]
-        place: Place,
     },
     /// Make a user an administrator, or not
     Admin {
@@ -115,15 +121,11 @@ pub enum UserCommand {
         /// Whether
         #[arg(default_value_t = true, action = clap::ArgAction::Set)]
         admin: bool,
-        #[command(flatten)]
-        place: Place,
     },
     /// Remove a user with its keys and rights. What it pushed stays
     Remove {
         /// Whom
         name: String,
-        #[command(flatten)]
-        place: Place,
     },
     /// Grant rights, or deny them: a denial wins
     Grant {
@@ -136,8 +138,6 @@ pub enum UserCommand {
         /// Deny them
         #[arg(long)]
         deny: bool,
-        #[command(flatten)]
-        place: Place,
     },
     /// Take a grant back, or a denial
     Revoke {
@@ -148,20 +148,16 @@ pub enum UserCommand {
         /// Take a denial back
         #[arg(long)]
         deny: bool,
-        #[command(flatten)]
-        place: Place,
     },
     /// List grants and denials
     Grants {
         /// How
         #[arg(long, value_enum, default_value_t)]
         format: Format,
-        #[command(flatten)]
-        place: Place,
     },
 }
 
-/// `turbo-registry key`.
+/// What `turbo-registry key` does.
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Make a key, and print its secret, this once
@@ -180,29 +176,20 @@ pub enum KeyCommand {
         /// After how many days it expires [default: never]
         #[arg(long, value_name = "DAYS")]
         expires: Option<u32>,
-        #[command(flatten)]
-        place: Place,
     },
     /// List keys
     List {
         /// How
         #[arg(long, value_enum, default_value_t)]
         format: Format,
-        #[command(flatten)]
-        place: Place,
     },
     /// Revoke a key
     Revoke {
         /// Which
         name: String,
-        #[command(flatten)]
-        place: Place,
     },
     /// End all tokens: sign with a new key, and forget the old ones
-    RotateSigning {
-        #[command(flatten)]
-        place: Place,
-    },
+    RotateSigning,
 }
 
 /// `turbo-registry audit`.
@@ -262,25 +249,24 @@ impl Command {
     /// If the database does not open, or the change cannot be made.
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::User(command) => command.run().await,
-            Self::Key(command) => command.run().await,
+            Self::User(of) => of.command.run(&Console::open(&of.place).await?).await,
+            Self::Key(of) => of.command.run(&Console::open(&of.place).await?).await,
             Self::Audit(command) => command.run().await,
         }
     }
 }
 
 impl UserCommand {
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self, console: &Console) -> anyhow::Result<()> {
         match self {
-            Self::Add { name, admin, take_namespace, place } => {
-                let console = Console::open(&place).await?;
+            Self::Add { name, admin, take_namespace } => {
                 let hash = hash_password(&password(&name)?)?;
                 let user = NewUser { name: &name, password_hash: &hash, is_admin: admin, takes_namespace: take_namespace };
                 let row = console.manager().user_add(user).await?;
                 say(&format!("added {}{}", row.name, if row.is_admin { ", an administrator" } else { "" }))
             }
-            Self::List { format, place } => {
-                let rows = Console::open(&place).await?.manager().users().await?;
+            Self::List { format } => {
+                let rows = console.manager().users().await?;
                 let all = rows
                     .iter()
                     .map(|row| json!({"name": row.name, "admin": row.is_admin, "disabled": row.is_disabled, "created_at": time_text(row.created_at)}));
@@ -295,41 +281,40 @@ impl UserCommand {
                 };
                 show(format, || json!({"users": all.collect::<Vec<_>>()}), || rows.iter().map(line).collect())
             }
-            Self::Passwd { name, place } => {
-                let console = Console::open(&place).await?;
+            Self::Passwd { name } => {
                 console.manager().user_password(&name, &hash_password(&password(&name)?)?).await?;
                 if name == setup::FIRST_ADMIN {
                     setup::forget(&console.config.data);
                 }
                 say("the password is set; logins with the one before have ended")
             }
-            Self::Disable { name, place } => {
-                Console::open(&place).await?.manager().user_set(&name, None, Some(true)).await?;
+            Self::Disable { name } => {
+                console.manager().user_set(&name, None, Some(true)).await?;
                 say(&format!("{name} cannot log in any more"))
             }
-            Self::Enable { name, place } => {
-                Console::open(&place).await?.manager().user_set(&name, None, Some(false)).await?;
+            Self::Enable { name } => {
+                console.manager().user_set(&name, None, Some(false)).await?;
                 say(&format!("{name} can log in"))
             }
-            Self::Admin { name, admin, place } => {
-                Console::open(&place).await?.manager().user_set(&name, Some(admin), None).await?;
+            Self::Admin { name, admin } => {
+                console.manager().user_set(&name, Some(admin), None).await?;
                 say(&format!("{name} is {}an administrator", if admin { "" } else { "not " }))
             }
-            Self::Remove { name, place } => {
-                Console::open(&place).await?.manager().user_remove(&name).await?;
+            Self::Remove { name } => {
+                console.manager().user_remove(&name).await?;
                 say(&format!("removed {name}"))
             }
-            Self::Grant { subject, target, rights, deny, place } => {
+            Self::Grant { subject, target, rights, deny } => {
                 let grant = NewGrant { subject, target, is_deny: deny, rights };
-                Console::open(&place).await?.manager().grant_put(&grant).await?;
+                console.manager().grant_put(&grant).await?;
                 say(&grant_line(&grant))
             }
-            Self::Revoke { subject, target, deny, place } => {
-                Console::open(&place).await?.manager().grant_remove(&subject, &target, deny).await?;
+            Self::Revoke { subject, target, deny } => {
+                console.manager().grant_remove(&subject, &target, deny).await?;
                 say("taken back")
             }
-            Self::Grants { format, place } => {
-                let grants = Console::open(&place).await?.manager().grants().await?;
+            Self::Grants { format } => {
+                let grants = console.manager().grants().await?;
                 let all = grants.iter().map(|grant| json!({"subject": grant.subject, "target": grant.target, "rights": grant.rights, "deny": grant.is_deny}));
                 show(format, || json!({"grants": all.collect::<Vec<_>>()}), || grants.iter().map(grant_line).collect())
             }
@@ -342,17 +327,17 @@ fn grant_line(grant: &NewGrant) -> String {
 }
 
 impl KeyCommand {
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self, console: &Console) -> anyhow::Result<()> {
         match self {
-            Self::Create { name, owner, namespace, scopes, expires, place } => {
+            Self::Create { name, owner, namespace, scopes, expires } => {
                 let expires_at = expires.map(|days| now_ms().saturating_add(i64::from(days) * 86_400_000));
                 let new = NewKey { name, owner, namespace, scopes, expires_at };
-                let (_, secret) = Console::open(&place).await?.manager().key_create(new).await?;
+                let (_, secret) = console.manager().key_create(new).await?;
                 eprintln!("this is shown once; use it as TURBO_TOKEN, or as the password of container tools with the key's name as user:");
                 say(&secret)
             }
-            Self::List { format, place } => {
-                let rows = Console::open(&place).await?.manager().keys().await?;
+            Self::List { format } => {
+                let rows = console.manager().keys().await?;
                 let all = rows.iter().map(|row| {
                     json!({
                         "name": row.name, "prefix": row.prefix, "owner": row.owner, "namespace": row.namespace, "login": row.is_login,
@@ -369,12 +354,12 @@ impl KeyCommand {
                 };
                 show(format, || json!({"keys": all.collect::<Vec<_>>()}), || rows.iter().map(line).collect())
             }
-            Self::Revoke { name, place } => {
-                Console::open(&place).await?.manager().key_revoke(&name).await?;
+            Self::Revoke { name } => {
+                console.manager().key_revoke(&name).await?;
                 say(&format!("revoked {name}"))
             }
-            Self::RotateSigning { place } => {
-                let key = login::rotate(&Console::open(&place).await?.db, true).await?;
+            Self::RotateSigning => {
+                let key = login::rotate(&console.db, true).await?;
                 say(&format!("tokens are signed with {} now; all others have ended", key.id))
             }
         }
