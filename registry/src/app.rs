@@ -1,6 +1,7 @@
 //! What all requests share, and how it starts and stops.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -90,6 +91,8 @@ pub(crate) struct Inner {
     pub(crate) tls: Option<Tls>,
     pub(crate) access: Access,
     pub(crate) reach: Reach,
+    /// Told to stop: requests go on, but no new ones should come.
+    pub(crate) is_draining: AtomicBool,
 }
 
 impl App {
@@ -101,7 +104,7 @@ impl App {
         let tls = config.tls.clone().map(Tls::open).transpose()?;
         std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
         let storage = open_storage(&config)?;
-        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db")).await?;
+        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db"), config.database_connections).await?;
         let metrics = Arc::new(Metrics::default());
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::clone(&metrics), config.frame_cache_bytes));
         let objects = Objects { db: db.clone(), frames, only: None };
@@ -122,6 +125,7 @@ impl App {
             tls,
             access,
             reach,
+            is_draining: AtomicBool::new(false),
             config,
             db,
             storage,
@@ -184,6 +188,6 @@ fn open_storage(config: &Config) -> Result<Arc<dyn BlobStorage>, StorageError> {
             let path = url.to_file_path().map_err(|()| wrong("it is not an absolute path of this machine".into()))?;
             Ok(Arc::new(FsStorage::open(path)?))
         }
-        _ => Ok(Arc::new(RemoteStorage::open(&url)?)),
+        _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?)),
     }
 }

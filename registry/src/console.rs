@@ -25,6 +25,8 @@ use crate::time_text;
 const MAX_INPUT: u64 = 4096;
 /// Audit entries that are read at a time.
 const PAGE: u32 = 1000;
+/// Connections to PostgreSQL.
+const CONNECTIONS: u32 = 2;
 
 /// Where the database is.
 #[derive(Clone, Debug, Args)]
@@ -233,7 +235,7 @@ impl Console {
         };
         let config = options.into_config()?;
         std::fs::create_dir_all(&config.data).with_context(|| format!("could not create the data folder {}", config.data.display()))?;
-        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db")).await?;
+        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db"), CONNECTIONS).await?;
         Ok(Self { config, db, actor: Actor::console() })
     }
 
@@ -372,7 +374,7 @@ impl AuditCommand {
         let from = self.since.map_or(0, |age| now_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)));
         let mut after = AuditRow::first_id(from);
         loop {
-            let rows = audit_list(&mut *console.db.read().await?, &after, PAGE).await?;
+            let rows = audit_list(&mut console.db.read().await?, &after, PAGE).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id.clone();
             let mut out = std::io::BufWriter::new(std::io::stdout().lock());

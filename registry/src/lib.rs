@@ -23,7 +23,9 @@ mod service;
 
 pub use app::{App, StartError};
 pub use blob_storage::StorageError;
-pub use config::{CONNECTIONS_PER_ADDRESS, Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, LoginLimit, LoginLimits, Options, TlsFiles, TraceLimits};
+pub use config::{
+    CONNECTIONS_PER_ADDRESS, Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, LoginLimit, LoginLimits, Options, S3Options, TlsFiles, TraceLimits,
+};
 pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};

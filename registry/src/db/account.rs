@@ -1,9 +1,6 @@
 //! Table `account`: people who may log in.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
-
-use super::{Connection, DbError, failed, now_ms};
+use super::{Connection, DbError, Row, failed, now_ms, query};
 
 /// An account's row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,11 +15,11 @@ pub(crate) struct AccountRow {
 
 const COLUMNS: &str = "name, is_admin, is_disabled, generation, created_at";
 
-fn parse(row: &SqliteRow) -> Result<AccountRow, sqlx::Error> {
+fn parse(row: &Row) -> Result<AccountRow, sqlx::Error> {
     Ok(AccountRow {
         name: row.try_get(0)?,
-        is_admin: row.try_get::<i64, _>(1)? != 0,
-        is_disabled: row.try_get::<i64, _>(2)? != 0,
+        is_admin: row.try_get::<i64>(1)? != 0,
+        is_disabled: row.try_get::<i64>(2)? != 0,
         generation: row.try_get(3)?,
         created_at: row.try_get(4)?,
     })
@@ -34,7 +31,7 @@ fn generation() -> i64 {
 
 /// Adds an account. Says whether the name was free.
 pub(crate) async fn account_insert(db: &mut Connection, name: &str, password_hash: &str, is_admin: bool) -> Result<bool, DbError> {
-    let done = sqlx::query(
+    let done = query(
         "INSERT INTO account (name, password_hash, is_admin, is_disabled, generation, created_at) VALUES (?, ?, ?, 0, ?, ?) ON CONFLICT (name) DO NOTHING",
     )
     .bind(name)
@@ -49,13 +46,13 @@ pub(crate) async fn account_insert(db: &mut Connection, name: &str, password_has
 
 /// Sets the password and ends tokens that were given for the one before. Says whether there is such an account.
 pub(crate) async fn account_set_password(db: &mut Connection, name: &str, password_hash: &str) -> Result<bool, DbError> {
-    let done = sqlx::query("UPDATE account SET password_hash = ?, generation = ? WHERE name = ?").bind(password_hash).bind(generation()).bind(name);
+    let done = query("UPDATE account SET password_hash = ?, generation = ? WHERE name = ?").bind(password_hash).bind(generation()).bind(name);
     Ok(done.execute(db).await.map_err(failed("set a password"))?.rows_affected() == 1)
 }
 
 /// Sets what the account is, and ends its tokens. Says whether there is such an account.
 pub(crate) async fn account_set(db: &mut Connection, name: &str, is_admin: bool, is_disabled: bool) -> Result<bool, DbError> {
-    let done = sqlx::query("UPDATE account SET is_admin = ?, is_disabled = ?, generation = ? WHERE name = ?")
+    let done = query("UPDATE account SET is_admin = ?, is_disabled = ?, generation = ? WHERE name = ?")
         .bind(i64::from(is_admin))
         .bind(i64::from(is_disabled))
         .bind(generation())
@@ -65,7 +62,7 @@ pub(crate) async fn account_set(db: &mut Connection, name: &str, is_admin: bool,
 
 /// Forgets the account, with its keys. Says whether it was there.
 pub(crate) async fn account_delete(db: &mut Connection, name: &str) -> Result<bool, DbError> {
-    let done = sqlx::query("DELETE FROM account WHERE name = ?").bind(name).execute(db).await;
+    let done = query("DELETE FROM account WHERE name = ?").bind(name).execute(db).await;
     Ok(done.map_err(failed("remove a user"))?.rows_affected() == 1)
 }
 
@@ -73,14 +70,14 @@ pub(crate) async fn account_delete(db: &mut Connection, name: &str) -> Result<bo
 pub(crate) async fn account_get(db: &mut Connection, name: &str) -> Result<Option<AccountRow>, DbError> {
     let doing = "find a user";
     let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM account WHERE name = ?"));
-    let row = sqlx::query(sql).bind(name).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query(sql).bind(name).fetch_optional(db).await.map_err(failed(doing))?;
     row.as_ref().map(parse).transpose().map_err(failed(doing))
 }
 
 /// The hash of the account's password.
 pub(crate) async fn account_password(db: &mut Connection, name: &str) -> Result<Option<String>, DbError> {
     let doing = "find a user's password";
-    let row = sqlx::query("SELECT password_hash FROM account WHERE name = ?").bind(name).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query("SELECT password_hash FROM account WHERE name = ?").bind(name).fetch_optional(db).await.map_err(failed(doing))?;
     row.map(|row| row.try_get(0)).transpose().map_err(failed(doing))
 }
 
@@ -88,13 +85,13 @@ pub(crate) async fn account_password(db: &mut Connection, name: &str) -> Result<
 pub(crate) async fn account_list(db: &mut Connection) -> Result<Vec<AccountRow>, DbError> {
     let doing = "list users";
     let sql = sqlx::AssertSqlSafe(format!("SELECT {COLUMNS} FROM account ORDER BY name"));
-    let rows = sqlx::query(sql).fetch_all(db).await.map_err(failed(doing))?;
+    let rows = query(sql).fetch_all(db).await.map_err(failed(doing))?;
     rows.iter().map(parse).collect::<Result<_, _>>().map_err(failed(doing))
 }
 
 /// How many enabled administrators there are besides this account.
 pub(crate) async fn account_other_admins(db: &mut Connection, name: &str) -> Result<u64, DbError> {
     let doing = "count administrators";
-    let row = sqlx::query("SELECT count(*) FROM account WHERE is_admin <> 0 AND is_disabled = 0 AND name <> ?").bind(name).fetch_one(db).await;
-    Ok(row.map_err(failed(doing))?.try_get::<i64, _>(0).map_err(failed(doing))?.cast_unsigned())
+    let row = query("SELECT count(*) FROM account WHERE is_admin <> 0 AND is_disabled = 0 AND name <> ?").bind(name).fetch_one(db).await;
+    Ok(row.map_err(failed(doing))?.try_get::<i64>(0).map_err(failed(doing))?.cast_unsigned())
 }

@@ -1,9 +1,6 @@
 //! Table `audit_entry`: what was changed, and what was refused. Nothing here changes a row.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
-
-use super::{Connection, DbError, failed};
+use super::{Connection, DbError, Row, failed, query};
 
 /// An entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,16 +26,16 @@ impl AuditRow {
 /// Adds entries.
 pub(crate) async fn audit_insert(db: &mut Connection, entries: &[AuditRow]) -> Result<(), DbError> {
     for entry in entries {
-        sqlx::query("INSERT INTO audit_entry (id, at, who, action, target, outcome, detail, address, request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        query("INSERT INTO audit_entry (id, at, who, action, target, outcome, detail, address, request) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
             .bind(&entry.id)
             .bind(entry.at)
             .bind(&entry.who)
             .bind(&entry.action)
             .bind(&entry.target)
             .bind(&entry.outcome)
-            .bind(&entry.detail)
-            .bind(&entry.address)
-            .bind(&entry.request)
+            .bind(entry.detail.as_deref())
+            .bind(entry.address.as_deref())
+            .bind(entry.request.as_deref())
             .execute(&mut *db)
             .await
             .map_err(failed("write the audit log"))?;
@@ -49,13 +46,13 @@ pub(crate) async fn audit_insert(db: &mut Connection, entries: &[AuditRow]) -> R
 /// Entries after the one with the id `after`, oldest first, at most `limit`.
 pub(crate) async fn audit_list(db: &mut Connection, after: &str, limit: u32) -> Result<Vec<AuditRow>, DbError> {
     let doing = "read the audit log";
-    let rows = sqlx::query("SELECT id, at, who, action, target, outcome, detail, address, request FROM audit_entry WHERE id > ? ORDER BY id LIMIT ?")
+    let rows = query("SELECT id, at, who, action, target, outcome, detail, address, request FROM audit_entry WHERE id > ? ORDER BY id LIMIT ?")
         .bind(after)
         .bind(i64::from(limit))
         .fetch_all(db)
         .await
         .map_err(failed(doing))?;
-    let parse = |row: &SqliteRow| {
+    let parse = |row: &Row| {
         Ok(AuditRow {
             id: row.try_get(0)?,
             at: row.try_get(1)?,
@@ -73,6 +70,6 @@ pub(crate) async fn audit_list(db: &mut Connection, after: &str, limit: u32) -> 
 
 /// Forgets entries of before this time (milliseconds since 1970).
 pub(crate) async fn audit_delete_before(db: &mut Connection, before: i64) -> Result<u64, DbError> {
-    let done = sqlx::query("DELETE FROM audit_entry WHERE id < ?").bind(AuditRow::first_id(before)).execute(db).await;
+    let done = query("DELETE FROM audit_entry WHERE id < ?").bind(AuditRow::first_id(before)).execute(db).await;
     Ok(done.map_err(failed("forget old audit entries"))?.rows_affected())
 }

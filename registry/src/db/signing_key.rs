@@ -1,9 +1,6 @@
 //! Table `signing_key`: what tokens are signed with.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
-
-use super::{Connection, DbError, failed};
+use super::{Connection, DbError, Row, failed, query};
 
 /// A key's row.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,7 +18,7 @@ impl std::fmt::Debug for SigningKeyRow {
 
 /// Adds a key.
 pub(crate) async fn signing_key_insert(db: &mut Connection, key: &SigningKeyRow) -> Result<(), DbError> {
-    sqlx::query("INSERT INTO signing_key (id, secret, created_at) VALUES (?, ?, ?)")
+    query("INSERT INTO signing_key (id, secret, created_at) VALUES (?, ?, ?)")
         .bind(&key.id)
         .bind(&key.secret[..])
         .bind(key.created_at)
@@ -34,8 +31,8 @@ pub(crate) async fn signing_key_insert(db: &mut Connection, key: &SigningKeyRow)
 /// All keys, newest first.
 pub(crate) async fn signing_key_list(db: &mut Connection) -> Result<Vec<SigningKeyRow>, DbError> {
     let doing = "read signing keys";
-    let rows = sqlx::query("SELECT id, secret, created_at FROM signing_key ORDER BY created_at DESC, id").fetch_all(db).await.map_err(failed(doing))?;
-    let parse = |row: &SqliteRow| {
+    let rows = query("SELECT id, secret, created_at FROM signing_key ORDER BY created_at DESC, id").fetch_all(db).await.map_err(failed(doing))?;
+    let parse = |row: &Row| {
         let secret: &[u8] = row.try_get(1)?;
         let secret = secret.try_into().map_err(|_| sqlx::Error::Decode("a signing key has 32 bytes".into()))?;
         Ok(SigningKeyRow { id: row.try_get(0)?, secret, created_at: row.try_get(2)? })
@@ -45,6 +42,6 @@ pub(crate) async fn signing_key_list(db: &mut Connection) -> Result<Vec<SigningK
 
 /// Forgets keys that were made before this time. With `i64::MAX` all tokens end.
 pub(crate) async fn signing_key_delete_before(db: &mut Connection, before: i64) -> Result<u64, DbError> {
-    let done = sqlx::query("DELETE FROM signing_key WHERE created_at < ?").bind(before).execute(db).await;
+    let done = query("DELETE FROM signing_key WHERE created_at < ?").bind(before).execute(db).await;
     Ok(done.map_err(failed("forget signing keys"))?.rows_affected())
 }

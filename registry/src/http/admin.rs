@@ -437,7 +437,7 @@ pub(crate) async fn audit(
     let Query(page) = page.map_err(|error| ApiError::request_invalid(error.body_text()))?;
     let after = page.after.unwrap_or_else(|| AuditRow::first_id(page.since.unwrap_or(0)));
     let limit = page.limit.unwrap_or(MAX_ENTRIES).clamp(1, MAX_ENTRIES);
-    let rows = audit_list(&mut *app.db.read().await?, &after, limit).await?;
+    let rows = audit_list(&mut app.db.read().await?, &after, limit).await?;
     let entries: Vec<AuditInfo> = rows.into_iter().map(AuditInfo::from).collect();
     Ok(Json(serde_json::json!({ "entries": entries })).into_response())
 }

@@ -15,6 +15,7 @@ use super::{admin, auth, launch, manifests, models, objects, packs, site, states
         site::capabilities,
         site::repositories,
         site::health,
+        site::ready,
         site::metrics,
         auth::get_token,
         auth::post_token,

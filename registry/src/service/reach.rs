@@ -105,7 +105,7 @@ impl Reach {
 
     async fn named(&self, repository: RepositoryId, image: Digest) -> Result<Arc<Named>, ReadError> {
         let load = async {
-            let bytes = manifest_get(&mut *self.objects.db.read().await?, repository, &image).await?;
+            let bytes = manifest_get(&mut self.objects.db.read().await?, repository, &image).await?;
             // Deleted meanwhile, or from a newer version: it leads to nothing then.
             let manifest = bytes.and_then(|bytes| ImageManifest::decode(&bytes).ok());
             Ok::<_, ReadError>(manifest.map_or(Named { layers: Vec::new(), model: None }, |image| Named { layers: image.layers, model: image.model }))

@@ -265,6 +265,8 @@ fn by_token(snapshot: &Snapshot, text: &str) -> Result<Caller, LoginError> {
 pub(crate) async fn rotate(db: &crate::db::Db, end_all: bool) -> Result<crate::db::signing_key::SigningKeyRow, DbError> {
     let now = now_ms();
     let mut transaction = db.begin().await?;
+    // First, so that two servers do not both make one.
+    access_version_grow(&mut transaction).await?;
     let keys = signing_key_list(&mut transaction).await?;
     if !end_all && let Some(key) = current(&keys, now) {
         return Ok(key.clone());
@@ -274,7 +276,6 @@ pub(crate) async fn rotate(db: &crate::db::Db, end_all: bool) -> Result<crate::d
     signing_key_delete_before(&mut transaction, before).await?;
     let key = new_key(now);
     signing_key_insert(&mut transaction, &key).await?;
-    access_version_grow(&mut transaction).await?;
     commit(transaction).await?;
     Ok(key)
 }

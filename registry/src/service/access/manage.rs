@@ -12,7 +12,7 @@ use crate::db::account::{AccountRow, account_delete, account_get, account_insert
 use crate::db::audit_entry::audit_insert;
 use crate::db::namespace::namespace_find;
 use crate::db::robot_key::{RobotKeyRow, robot_key_delete, robot_key_delete_logins, robot_key_insert, robot_key_list};
-use crate::db::{Connection, Db, DbError, commit, now_ms};
+use crate::db::{Connection, Db, DbError, Transaction, commit, now_ms};
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -112,8 +112,15 @@ pub(crate) struct Manager<'a> {
 }
 
 impl Manager<'_> {
+    /// Begins a change. Counting it first locks its row: changes follow each other, so that what one has read (who else is an
+    /// administrator, say) still holds when it commits.
+    async fn begin(&self) -> Result<Transaction, DbError> {
+        let mut transaction = self.db.begin().await?;
+        access_version_grow(&mut transaction).await?;
+        Ok(transaction)
+    }
+
     async fn note(&self, db: &mut Connection, action: &str, target: &str, detail: Option<String>) -> Result<(), DbError> {
-        access_version_grow(db).await?;
         audit_insert(db, &[entry(self.actor, action, target, Outcome::Done, detail)]).await
     }
 
@@ -122,7 +129,7 @@ impl Manager<'_> {
         if !is_name(user.name) || is_reserved(user.name) {
             return Err(ManageError::NameInvalid(user.name.to_owned()));
         }
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.begin().await?;
         if !user.takes_namespace && namespace_find(&mut transaction, user.name).await?.is_some() {
             return Err(ManageError::NamespaceTaken(user.name.to_owned()));
         }
@@ -138,7 +145,7 @@ impl Manager<'_> {
 
     /// Sets a password. Tokens and logins that were got with the one before end; keys stay.
     pub(crate) async fn user_password(&self, name: &str, password_hash: &str) -> Result<(), ManageError> {
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.begin().await?;
         if !account_set_password(&mut transaction, name, password_hash).await? {
             return Err(ManageError::UserUnknown(name.to_owned()));
         }
@@ -150,7 +157,7 @@ impl Manager<'_> {
     /// Makes a user an administrator or not, and enables or disables it; what is `None` stays.
     pub(crate) async fn user_set(&self, name: &str, is_admin: Option<bool>, is_disabled: Option<bool>) -> Result<AccountRow, ManageError> {
         let unknown = || ManageError::UserUnknown(name.to_owned());
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.begin().await?;
         let row = account_get(&mut transaction, name).await?.ok_or_else(unknown)?;
         let (is_admin, is_disabled) = (is_admin.unwrap_or(row.is_admin), is_disabled.unwrap_or(row.is_disabled));
         if (!is_admin || is_disabled) && is_last_admin(&mut transaction, &row).await? {
@@ -166,7 +173,7 @@ impl Manager<'_> {
 
     /// Removes a user, with its keys and with what was granted to it. What it pushed stays.
     pub(crate) async fn user_remove(&self, name: &str) -> Result<(), ManageError> {
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.begin().await?;
         let row = account_get(&mut transaction, name).await?.ok_or_else(|| ManageError::UserUnknown(name.to_owned()))?;
         if is_last_admin(&mut transaction, &row).await? {
             return Err(ManageError::LastAdministrator(name.to_owned()));
@@ -184,7 +191,7 @@ impl Manager<'_> {
 
     /// All users.
     pub(crate) async fn users(&self) -> Result<Vec<AccountRow>, ManageError> {
-        Ok(account_list(&mut *self.db.read().await?).await?)
+        Ok(account_list(&mut self.db.read().await?).await?)
     }
 
     /// Makes a key. Returns its row, and its secret, which is kept nowhere.
@@ -215,7 +222,7 @@ impl Manager<'_> {
             expires_at: new.expires_at,
             last_used_at: None,
         };
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.begin().await?;
         if let Some(owner) = &key.owner
             && account_get(&mut transaction, owner).await?.is_none()
         {
@@ -231,7 +238,7 @@ impl Manager<'_> {
 
     /// Revokes a key, with what was granted to it.
     pub(crate) async fn key_revoke(&self, name: &str) -> Result<(), ManageError> {
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.begin().await?;
         if !robot_key_delete(&mut transaction, name).await? {
             return Err(ManageError::KeyUnknown(name.to_owned()));
         }
@@ -242,7 +249,7 @@ impl Manager<'_> {
 
     /// All keys.
     pub(crate) async fn keys(&self) -> Result<Vec<RobotKeyRow>, ManageError> {
-        Ok(robot_key_list(&mut *self.db.read().await?).await?)
+        Ok(robot_key_list(&mut self.db.read().await?).await?)
     }
 
     /// Grants or denies rights, in place of those that the same grant had.
@@ -251,7 +258,7 @@ impl Manager<'_> {
             return Err(ManageError::NoRights);
         }
         let row = GrantRow { subject: grant.subject.to_string(), target: grant.target.to_string(), is_deny: grant.is_deny, rights: grant.rights.bits() };
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.begin().await?;
         match &grant.subject {
             Subject::User(name) if account_get(&mut transaction, name).await?.is_none() => return Err(ManageError::UserUnknown(name.clone())),
             Subject::Robot(name) if !robot_key_list(&mut transaction).await?.iter().any(|key| key.name == *name) => {
@@ -266,7 +273,7 @@ impl Manager<'_> {
 
     /// Takes a grant back.
     pub(crate) async fn grant_remove(&self, subject: &Subject, target: &Target, is_deny: bool) -> Result<(), ManageError> {
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.begin().await?;
         if !access_grant_delete(&mut transaction, &subject.to_string(), &target.to_string(), is_deny).await? {
             return Err(ManageError::GrantUnknown);
         }
@@ -277,7 +284,7 @@ impl Manager<'_> {
 
     /// All grants that can be read.
     pub(crate) async fn grants(&self) -> Result<Vec<NewGrant>, ManageError> {
-        let rows = access_grant_list(&mut *self.db.read().await?).await?;
+        let rows = access_grant_list(&mut self.db.read().await?).await?;
         let parse = |row: GrantRow| {
             Some(NewGrant { subject: row.subject.parse().ok()?, target: row.target.parse().ok()?, is_deny: row.is_deny, rights: Rights::from_bits(row.rights) })
         };

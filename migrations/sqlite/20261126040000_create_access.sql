@@ -7,11 +7,11 @@ CREATE TABLE account (
     -- argon2id, as a PHC string.
     password_hash TEXT NOT NULL,
     -- May do everything, and manage accounts.
-    is_admin BIGINT NOT NULL,
-    is_disabled BIGINT NOT NULL,
+    is_admin INTEGER NOT NULL,
+    is_disabled INTEGER NOT NULL,
     -- Random, another one after each change of what a token rests on: tokens name it.
-    generation BIGINT NOT NULL,
-    created_at BIGINT NOT NULL
+    generation INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
 );
 
 -- Random secrets in place of passwords: for programs, and what `turbo login` and `docker login` keep.
@@ -26,15 +26,15 @@ CREATE TABLE robot_key (
     -- The namespace that bounds it if it is of no one; NULL for none.
     namespace TEXT,
     -- 1: made by a login, and as good as the owner's password.
-    is_login BIGINT NOT NULL,
+    is_login INTEGER NOT NULL,
     -- What it may do at most: JSON, a list of {target, rights}.
     scopes TEXT NOT NULL,
     created_by TEXT NOT NULL,
-    created_at BIGINT NOT NULL,
+    created_at INTEGER NOT NULL,
     -- NULL: never.
-    expires_at BIGINT,
+    expires_at INTEGER,
     -- To the minute; NULL: never.
-    last_used_at BIGINT
+    last_used_at INTEGER
 );
 
 -- Serves "which keys are the account's", and the cascade above.
@@ -46,11 +46,11 @@ CREATE TABLE access_grant (
     -- `*`, `tools/*`, `tools/app` or `@metrics`.
     target TEXT NOT NULL,
     -- 0: allows; 1: denies, which wins.
-    is_deny BIGINT NOT NULL,
+    is_deny INTEGER NOT NULL,
     -- Bits: 1 pull, 2 push, 4 delete, 8 admin.
-    rights BIGINT NOT NULL,
+    rights INTEGER NOT NULL,
     granted_by TEXT NOT NULL,
-    granted_at BIGINT NOT NULL,
+    granted_at INTEGER NOT NULL,
     PRIMARY KEY (subject, target, is_deny)
 );
 
@@ -58,13 +58,13 @@ CREATE TABLE access_grant (
 CREATE TABLE signing_key (
     id TEXT PRIMARY KEY,
     secret BLOB NOT NULL CHECK (length(secret) = 32),
-    created_at BIGINT NOT NULL
+    created_at INTEGER NOT NULL
 );
 
 -- Counts changes to the tables above, in the transaction of each: servers read them again when it grows.
 CREATE TABLE access_version (
-    id BIGINT PRIMARY KEY CHECK (id = 1),
-    version BIGINT NOT NULL
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    version INTEGER NOT NULL
 );
 INSERT INTO access_version (id, version) VALUES (1, 0);
 
@@ -72,7 +72,7 @@ INSERT INTO access_version (id, version) VALUES (1, 0);
 CREATE TABLE audit_entry (
     -- Grows with time: 12 hex digits of milliseconds, then 16 that make it unique.
     id TEXT PRIMARY KEY,
-    at BIGINT NOT NULL,
+    at INTEGER NOT NULL,
     -- `user:NAME`, `robot:NAME`, `anonymous`, `open` or `console`.
     who TEXT NOT NULL,
     action TEXT NOT NULL,
