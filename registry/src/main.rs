@@ -35,6 +35,8 @@ enum Command {
     Health(Box<health::Health>),
     /// Copy database and packs to a folder that a server can be started on, while this one runs
     Backup(Box<backup::Backup>),
+    #[command(flatten)]
+    Console(registry::console::Command),
     /// Print the version
     Version,
     /// Write the manual pages
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::Backup(backup) => backup.run(),
         Command::Man(man) => man.run(Cli::command()),
         Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Console(command) => console(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,6 +132,27 @@ fn check(serve: Serve, connect: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn console(command: registry::console::Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start a thread")?;
+    runtime.block_on(command.run())
+}
+
+/// Tells who the first administrator is, once. A password goes to a terminal alone: what is not one may be kept.
+fn welcome(first: &registry::FirstAdministrator) {
+    use std::io::IsTerminal;
+    match (&first.file, &first.password) {
+        (Some(file), Some(password)) if std::io::stderr().is_terminal() => {
+            eprintln!(
+                "first start: the administrator is `{}`, with the password\n\n    {password}\n\nIt is also in {}, until you change it.",
+                first.name,
+                file.display()
+            );
+        }
+        (Some(file), _) => eprintln!("first start: the administrator is `{}`, with the password in {}", first.name, file.display()),
+        (None, _) => eprintln!("first start: the administrator is `{}`", first.name),
+    }
+}
+
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -149,6 +173,9 @@ async fn listen(options: Options) -> anyhow::Result<()> {
     config.check_listen(local)?;
     let app = registry::App::open(config).await?;
     let url = format!("{}://{local}", app.scheme());
+    if let Some(first) = app.listens_on(local).await? {
+        welcome(&first);
+    }
     eprintln!("listening on {url}");
     let reloaded = app.clone();
     tokio::spawn(async move {

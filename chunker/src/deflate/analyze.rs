@@ -95,12 +95,8 @@ impl<R: Read> Analyzer<R> {
         self.start = kept;
         self.matches.clear();
         let origin = self.origin;
-        let mut place = Place {
-            packed_bits: self.reader.position(),
-            partial: self.reader.partial(),
-            plain_len: 0,
-            member_offset: (self.start as i64 - origin) as u64,
-        };
+        let mut place =
+            Place { packed_bits: self.reader.position(), partial: self.reader.partial(), plain_len: 0, member_offset: (self.start as i64 - origin) as u64 };
         let (elements, segments) = self.read()?;
         place.plain_len = (self.plain.len() - self.start) as u32;
         // History of another member is none.
@@ -118,7 +114,8 @@ impl<R: Read> Analyzer<R> {
         let plain = Plain { bytes: &self.plain, start: self.start, origin };
         if self.encoder.is_none() {
             self.trials += 1;
-            let (encoder, wrong) = detect(&mut self.parser, plain, &segments, self.block_len, &self.matches).ok_or(AnalyzeError::Invalid("it has no encoder"))?;
+            let (encoder, wrong) =
+                detect(&mut self.parser, plain, &segments, self.block_len, &self.matches).ok_or(AnalyzeError::Invalid("it has no encoder"))?;
             // One that is seldom right is looked for again in the next section.
             self.encoder = Some(encoder).filter(|_| wrong < DOUBTFUL || self.trials >= MAX_TRIALS);
             return self.encode(place, plain.origin, encoder, elements, segments).map(Some);

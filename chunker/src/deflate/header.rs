@@ -161,7 +161,9 @@ impl HeaderModel {
         self.run_lens.resize(64, Symbols::default());
         let last = |frequencies: &[u32], least: usize| frequencies.iter().rposition(|one| *one > 0).map_or(least, |at| (at + 1).max(least));
         let mut header = Header::default();
-        for (which, (frequencies, known, least, most)) in [(&literals[..], &known.literals, 257, 288), (&distances[..], &known.distances, 1, 32)].into_iter().enumerate() {
+        for (which, (frequencies, known, least, most)) in
+            [(&literals[..], &known.literals, 257, 288), (&distances[..], &known.distances, 1, 32)].into_iter().enumerate()
+        {
             let expected = last(frequencies, least);
             let more = zigzag(known.len() as i64 - expected as i64);
             let count = expected as i64 + unzigzag(self.counts[which].code(coder, more));

@@ -70,7 +70,11 @@ impl Encoder {
         let go = [6, 9, 1, 5, 4, 7, 8, 3, 2].map(|level| (Family::Go, level));
         let zlib = [6, 9, 1, 5, 4, 7, 8, 3, 2].map(|level| (Family::Zlib, level));
         let klauspost = [5, 6].map(|level| (Family::Klauspost, level));
-        let first = if block_len == 0 { [(Family::Go, 6), (Family::Zlib, 6), (Family::Klauspost, 5)] } else { [(Family::Klauspost, 5), (Family::Zlib, 6), (Family::Klauspost, 6)] };
+        let first = if block_len == 0 {
+            [(Family::Go, 6), (Family::Zlib, 6), (Family::Klauspost, 5)]
+        } else {
+            [(Family::Klauspost, 5), (Family::Zlib, 6), (Family::Klauspost, 6)]
+        };
         let rest = go.into_iter().chain(zlib).chain(klauspost).filter(move |one| !first.contains(one));
         let all = first.into_iter().chain(rest).map(move |(family, level)| Self { family, level, block_len });
         all.filter(Self::is_known)

@@ -179,7 +179,12 @@ pub(super) fn ends(plain: Plain<'_>, segments: &[u32]) -> impl Iterator<Item = u
 /// Makes the bytes of a section again. `packed_len` is how many there should be, `partial` and `partial_bits` what of the first
 /// byte belongs to the section before.
 pub(super) fn write(corrections: &[u8], plain: Plain<'_>, partial: u8, partial_bits: u32, packed_len: usize) -> Result<Vec<u8>, RebuildError> {
-    let nothing = Content { encoder: Encoder::all(0).next().ok_or(RebuildError("no encoder is known"))?, elements: Vec::new(), segments: Vec::new(), matches: Vec::new() };
+    let nothing = Content {
+        encoder: Encoder::all(0).next().ok_or(RebuildError("no encoder is known"))?,
+        elements: Vec::new(),
+        segments: Vec::new(),
+        matches: Vec::new(),
+    };
     let content = code(&mut Decoder::new(corrections), &mut Parser::default(), plain, &nothing)?;
     let mut writer = BitWriter::resume(partial, partial_bits);
     writer.bytes.reserve(packed_len.min(2 * plain.bytes.len() + MAX_RAW_LEN));
