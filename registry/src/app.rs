@@ -158,6 +158,6 @@ fn open_storage(config: &Config) -> Result<Arc<dyn BlobStorage>, StorageError> {
             let path = url.to_file_path().map_err(|()| wrong("it is not an absolute path of this machine".into()))?;
             Ok(Arc::new(FsStorage::open(path)?))
         }
-        _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?)),
+        _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?.with_copies(config.data.join("copies"), config.storage_copies_bytes)?)),
     }
 }

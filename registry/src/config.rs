@@ -89,6 +89,9 @@ pub struct Options {
     /// Memory for parsed tree objects, in bytes [default: 64 MiB]
     #[arg(long, env = "TURBO_REGISTRY_NODE_CACHE_BYTES", value_name = "BYTES")]
     pub node_cache_bytes: Option<u64>,
+    /// Room in the data folder for copies of what is read from an object store, in bytes; 0 for none [default: 1 GiB]
+    #[arg(long, env = "TURBO_REGISTRY_STORAGE_COPIES_BYTES", value_name = "BYTES")]
+    pub storage_copies_bytes: Option<u64>,
     /// Most connections at a time [default: 4096]
     #[arg(long, env = "TURBO_REGISTRY_MAX_CONNECTIONS", value_name = "COUNT")]
     pub max_connections: Option<u64>,
@@ -166,6 +169,7 @@ impl Options {
             compression_level: self.compression_level.or(file.compression_level),
             frame_cache_bytes: self.frame_cache_bytes.or(file.frame_cache_bytes),
             node_cache_bytes: self.node_cache_bytes.or(file.node_cache_bytes),
+            storage_copies_bytes: self.storage_copies_bytes.or(file.storage_copies_bytes),
             max_connections: self.max_connections.or(file.max_connections),
             max_streams: self.max_streams.or(file.max_streams),
             max_uploads: self.max_uploads.or(file.max_uploads),
@@ -362,6 +366,8 @@ pub struct Config {
     pub frame_cache_bytes: u64,
     /// Bound of the cache of parsed tree objects, in bytes.
     pub node_cache_bytes: u64,
+    /// Bound of the copies in the data folder of what is read from an object store, in bytes; 0 for none.
+    pub storage_copies_bytes: u64,
     /// Limits against abuse.
     pub limits: Limits,
 }
@@ -381,6 +387,7 @@ impl Config {
             compression_level: None,
             frame_cache_bytes: 128 << 20,
             node_cache_bytes: 64 << 20,
+            storage_copies_bytes: 1 << 30,
             limits: Limits::default(),
         }
     }

@@ -98,6 +98,7 @@ numbers! {
     database_connections => database_connections, 2, 1000;
     frame_cache_bytes => frame_cache_bytes, MIB, 1 << 40;
     node_cache_bytes => node_cache_bytes, MIB, 1 << 40;
+    storage_copies_bytes => storage_copies_bytes, 0, 1 << 44;
     max_connections => limits.max_connections, 1, MANY;
     max_requests => limits.max_requests, 1, MANY;
     max_streams => limits.max_streams, 1, MANY;

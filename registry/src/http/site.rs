@@ -114,6 +114,7 @@ pub(crate) async fn metrics(State(app): State<Shared>) -> Result<Response, ApiEr
         waiting_traces: app.trainer.lock().as_ref().map_or(0, |trainer| trainer.waiting()) as u64,
         frame_cache_bytes: app.objects.frames.cached_bytes(),
         node_cache_bytes: app.nodes.cached_bytes(),
+        storage_copies_bytes: app.storage.copies_bytes().unwrap_or(0),
     };
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render(&gauges)).into_response())
 }
