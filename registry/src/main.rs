@@ -27,6 +27,8 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    #[command(flatten)]
+    Console(registry::console::Command),
     /// Print the version
     Version,
 }
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         }
         Command::Serve(serve) => run(*serve),
         Command::Config { command: ConfigCommand::Check { serve, connect } } => check(*serve, connect),
+        Command::Console(command) => console(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -107,6 +110,27 @@ fn check(serve: Serve, connect: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn console(command: registry::console::Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start a thread")?;
+    runtime.block_on(command.run())
+}
+
+/// Tells who the first administrator is, once. A password goes to a terminal alone: what is not one may be kept.
+fn welcome(first: &registry::FirstAdministrator) {
+    use std::io::IsTerminal;
+    match (&first.file, &first.password) {
+        (Some(file), Some(password)) if std::io::stderr().is_terminal() => {
+            eprintln!(
+                "first start: the administrator is `{}`, with the password\n\n    {password}\n\nIt is also in {}, until you change it.",
+                first.name,
+                file.display()
+            );
+        }
+        (Some(file), _) => eprintln!("first start: the administrator is `{}`, with the password in {}", first.name, file.display()),
+        (None, _) => eprintln!("first start: the administrator is `{}`", first.name),
+    }
+}
+
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -125,6 +149,9 @@ async fn listen(options: Options) -> anyhow::Result<()> {
     let local = listener.local_addr()?;
     config.check_listen(local)?;
     let app = registry::App::open(config).await?;
+    if let Some(first) = app.listens_on(local).await? {
+        welcome(&first);
+    }
     eprintln!("listening on {}://{local}", app.scheme());
     let shutdown = async {
         tokio::select! {
