@@ -20,6 +20,10 @@
 //! [`DbError::is_outage`] tells apart, and the client comes again. Nothing that is held in the memory of a process decides
 //! about what is right: locks of keys and caches there only spare work.
 
+pub(crate) mod access_grant;
+pub(crate) mod access_version;
+pub(crate) mod account;
+pub(crate) mod audit_entry;
 mod connection;
 pub(crate) mod held_trace;
 pub(crate) mod image_model;
@@ -36,6 +40,8 @@ mod open;
 pub(crate) mod pack;
 mod query;
 pub(crate) mod repository;
+pub(crate) mod robot_key;
+pub(crate) mod signing_key;
 pub(crate) mod state;
 mod statement;
 pub(crate) mod tag;

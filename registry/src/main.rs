@@ -30,6 +30,8 @@ enum Command {
     Health(Box<health::Health>),
     /// Copy database and packs to a folder that a server can be started on, while this one runs
     Backup(Box<backup::Backup>),
+    #[command(flatten)]
+    Console(registry::console::Command),
     /// Print the version
     Version,
     /// Write the manual pages
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Backup(backup) => backup.run(),
         Command::Man(man) => man.run(Cli::command()),
         Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Console(command) => console(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -81,6 +84,27 @@ fn run(serve: Serve) -> anyhow::Result<()> {
     };
     start_logging(options.log_format.unwrap_or_default());
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?.block_on(listen(options))
+}
+
+fn console(command: registry::console::Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start a thread")?;
+    runtime.block_on(command.run())
+}
+
+/// Tells who the first administrator is, once. A password goes to a terminal alone: what is not one may be kept.
+fn welcome(first: &registry::FirstAdministrator) {
+    use std::io::IsTerminal;
+    match (&first.file, &first.password) {
+        (Some(file), Some(password)) if std::io::stderr().is_terminal() => {
+            eprintln!(
+                "first start: the administrator is `{}`, with the password\n\n    {password}\n\nIt is also in {}, until you change it.",
+                first.name,
+                file.display()
+            );
+        }
+        (Some(file), _) => eprintln!("first start: the administrator is `{}`, with the password in {}", first.name, file.display()),
+        (None, _) => eprintln!("first start: the administrator is `{}`", first.name),
+    }
 }
 
 fn start_logging(format: LogFormat) {
@@ -102,6 +126,9 @@ async fn listen(options: Options) -> anyhow::Result<()> {
     let local = listener.local_addr()?;
     config.check_listen(local)?;
     let app = registry::App::open(config).await?;
+    if let Some(first) = app.listens_on(local).await? {
+        welcome(&first);
+    }
     let url = format!("{}://{local}", app.scheme());
     eprintln!("listening on {url}");
     let reloaded = app.clone();

@@ -56,6 +56,8 @@ pub(crate) struct Gauges {
     pub(crate) waiting_traces: u64,
     pub(crate) frame_cache_bytes: u64,
     pub(crate) node_cache_bytes: u64,
+    /// A counter that is kept elsewhere.
+    pub(crate) password_hashes: u64,
     pub(crate) database_connections: u64,
     pub(crate) idle_database_connections: u64,
 }
@@ -106,6 +108,7 @@ impl Metrics {
         for (name, help, value) in counters {
             one(&mut out, name, "counter", help, value.load(Ordering::Relaxed));
         }
+        one(&mut out, "turbo_registry_password_hashes_total", "counter", "Passwords hashed, to check or keep them.", gauges.password_hashes);
         let gauges = [
             ("turbo_registry_packs", "Packs stored.", gauges.packs),
             ("turbo_registry_pack_bytes", "Bytes of packs stored.", gauges.pack_bytes),

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{launch, manifests, models, objects, packs, site, states, traces};
+use super::{admin, auth, launch, manifests, models, objects, packs, site, states, traces};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,6 +17,21 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         site::health,
         site::ready,
         site::metrics,
+        auth::get_token,
+        auth::post_token,
+        auth::revoke,
+        admin::whoami,
+        admin::users,
+        admin::user_put,
+        admin::user_password,
+        admin::user_delete,
+        admin::keys,
+        admin::key_create,
+        admin::key_delete,
+        admin::grants,
+        admin::grant_put,
+        admin::grant_delete,
+        admin::audit,
         objects::missing,
         objects::stream,
         objects::get,

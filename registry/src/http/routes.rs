@@ -1,7 +1,7 @@
-//! What can be done in a repository: one table from method and path to an action. Nothing else is reachable. Access
-//! control belongs into [`dispatch`], between the table and the handlers.
+//! What can be done in a repository: one table from method and path to an action, and one from an action to the right that it
+//! needs. Nothing else is reachable: [`dispatch`] asks for the right before any handler runs.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -10,10 +10,15 @@ use axum::response::Response;
 use layer_format::Digest;
 use layer_format::reference::{Repository, is_release};
 
+use super::access::{Refusal, Visit};
+use super::body::PacedBody;
 use super::edge::RouteLabel;
 use super::error::ApiError;
 use super::{launch, manifests, models, objects, packs, states, streams, traces};
 use crate::app::Shared;
+use crate::service::access::audit::{Outcome, entry};
+use crate::service::access::policy::Who;
+use crate::service::access::rights::Right;
 use crate::service::image::Reference;
 use crate::service::state::StatePrefix;
 
@@ -44,15 +49,54 @@ pub(crate) enum Action {
     PinDelete(Reference),
 }
 
-/// A request that was routed.
+/// Whether an action that was done is noted in the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// It changes something that others see.
+    Change,
+    /// It does not.
+    Nothing,
+}
+
+impl Action {
+    /// The right that it needs, and whether it is noted. No wildcard: who adds an action decides.
+    fn needs(&self) -> (Right, Note) {
+        match self {
+            Self::ManifestGet(_) | Self::Tags | Self::StateGet(_) | Self::States => (Right::Pull, Note::Nothing),
+            Self::Objects | Self::ObjectGet(_) | Self::Launch(_) | Self::LaunchCacheable(_) | Self::Lane(_) => (Right::Pull, Note::Nothing),
+            // Whoever may run an image may tell what the run touched.
+            Self::ModelGet | Self::Traces => (Right::Pull, Note::Nothing),
+            Self::Missing | Self::PackHead(_) => (Right::Push, Note::Nothing),
+            Self::PackPut(_) | Self::ManifestPut(_) | Self::StatePut(_) | Self::ModelPut => (Right::Push, Note::Change),
+            Self::PinPut(_) | Self::PinDelete(_) => (Right::Push, Note::Change),
+            Self::ManifestDelete(_) | Self::StateDelete(_) | Self::ModelDelete => (Right::Delete, Note::Change),
+        }
+    }
+
+    /// The answer to who may not read here: the one for what is not there.
+    fn absent(&self) -> ApiError {
+        match self {
+            Self::ManifestGet(_) | Self::ManifestPut(_) | Self::ManifestDelete(_) => ApiError::manifest_unknown(),
+            Self::Launch(_) | Self::LaunchCacheable(_) | Self::Traces | Self::PinPut(_) | Self::PinDelete(_) => ApiError::manifest_unknown(),
+            Self::Tags | Self::States | Self::Missing | Self::Objects | Self::PackPut(_) | Self::StatePut(_) => ApiError::repository_unknown(),
+            Self::StateGet(_) | Self::StateDelete(_) => ApiError::state_unknown(),
+            Self::PackHead(_) => ApiError::pack_unknown(),
+            Self::ObjectGet(_) => ApiError::object_unknown(),
+            Self::Lane(_) => ApiError::launch_unknown(),
+            Self::ModelGet | Self::ModelPut | Self::ModelDelete => ApiError::model_unknown(),
+        }
+    }
+}
+
+/// A request that was routed, and whose caller may do what it asks for.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) repository: Repository,
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: String,
-    /// The other end of the connection.
-    pub(crate) peer: IpAddr,
+    /// Who asks.
+    pub(crate) visit: Arc<Visit>,
     pub(crate) body: Body,
 }
 
@@ -127,8 +171,19 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     let (parts, body) = request.into_parts();
     let (repository, action, label) = route(&parts.method, parts.uri.path())?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let peer = parts.extensions.get::<traces::Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
-    let call = Call { repository, method: parts.method, headers: parts.headers, query, peer, body };
+    let visit = visit(&parts.extensions)?;
+    let (right, note) = action.needs();
+    let path = parts.uri.path();
+    if let Err(refused) = visit.may(app, &repository, right, label, path) {
+        // Someone who still sends would not see the answer; who is nobody yet is not waited for.
+        if visit.caller.who != Who::Anonymous {
+            PacedBody::new(app, &parts.headers, body, 0).drain().await;
+        }
+        let error = if let Refusal::Unknown = refused { action.absent() } else { refused.into() };
+        return Err(error);
+    }
+    let noted = (note == Note::Change).then(|| entry(&visit.actor(), label, path, Outcome::Done, None));
+    let call = Call { repository, method: parts.method, headers: parts.headers, query, visit, body };
     if let Action::ManifestGet(reference) | Action::Launch(reference) | Action::LaunchCacheable(reference) = &action {
         app.oci.image_ensure(&call.repository, reference).await?;
     }
@@ -160,9 +215,17 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     if let (Some((repository, reference)), Ok(_)) = (pushed, &answer) {
         app.oci.render_later(repository, reference);
     }
+    if let Some(entry) = noted.filter(|_| answer.is_ok()) {
+        app.access.audit.change(entry).await;
+    }
     let mut response = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
     response.extensions_mut().insert(RouteLabel(label));
     Ok(response)
+}
+
+/// Who asks. Without the layer that finds it out nothing is answered.
+pub(crate) fn visit(extensions: &axum::http::Extensions) -> Result<Arc<Visit>, ApiError> {
+    extensions.get::<Arc<Visit>>().cloned().ok_or_else(ApiError::route_unknown)
 }
 
 pub(crate) fn digest(text: &str) -> Result<Digest, ApiError> {
