@@ -146,6 +146,13 @@ impl App {
         if self.0.tls.is_some() { "https" } else { "http" }
     }
 
+    /// Reads certificate and key again now; they are also read without being asked, when they have changed.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.0.tls {
+            tls.reload();
+        }
+    }
+
     /// Says that the server listens on this address, and adds the first administrator if it asks for credentials and has no
     /// user yet. On an address of this machine alone it asks for none until there is a user, unless told to.
     ///

@@ -1,7 +1,7 @@
 //! Blobs in an object store (S3 and the like). A blob that fits one part is put by one request; a longer one is a
 //! multipart upload, whose parts leave while the blob is still arriving, and which becomes visible, whole and durable, when
 //! it is completed. A cut one is aborted; what a killed server left is for the bucket's rule for incomplete uploads
-//! (`AbortIncompleteMultipartUpload`; deploy/README.md).
+//! (`AbortIncompleteMultipartUpload`; docs/operations.md).
 //!
 //! A read is one ranged request, or, with a folder for [`Copies`] of blocks, mostly none; nothing is ever listed to serve a client. Requests that fail are repeated with growing
 //! pauses by `object_store`; what fails after that is an outage.

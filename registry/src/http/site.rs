@@ -91,7 +91,7 @@ pub(crate) async fn health(State(app): State<Shared>) -> Result<&'static str, Ap
 }
 
 /// How long database and storage may take to answer before the server counts as not ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(5);
+const READY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Whether requests should be sent here: database and storage answer, and the server is not about to stop.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, description = "ready"), (status = 503, description = "not, and why")))]
