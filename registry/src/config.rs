@@ -90,10 +90,10 @@ pub struct Options {
     pub public_url: Option<String>,
     /// How many days entries of the audit log are kept [default: 365]
     #[arg(long, env = "TURBO_REGISTRY_AUDIT_DAYS", value_name = "DAYS")]
-    pub audit_days: Option<u32>,
+    pub audit_days: Option<u64>,
     /// Most connections at a time from one address [default: 512, and any number from this machine]
     #[arg(long, env = "TURBO_REGISTRY_MAX_CONNECTIONS_PER_ADDRESS", value_name = "COUNT")]
-    pub max_connections_per_address: Option<usize>,
+    pub max_connections_per_address: Option<u64>,
     /// Form of log lines on stderr; RUST_LOG says how much is logged
     #[arg(long, env = "TURBO_REGISTRY_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -115,6 +115,9 @@ pub struct Options {
     /// Memory for parsed tree objects, in bytes [default: 64 MiB]
     #[arg(long, env = "TURBO_REGISTRY_NODE_CACHE_BYTES", value_name = "BYTES")]
     pub node_cache_bytes: Option<u64>,
+    /// Room in the data folder for copies of what is read from an object store, in bytes; 0 for none [default: 1 GiB]
+    #[arg(long, env = "TURBO_REGISTRY_STORAGE_COPIES_BYTES", value_name = "BYTES")]
+    pub storage_copies_bytes: Option<u64>,
     /// Most connections at a time [default: 4096]
     #[arg(long, env = "TURBO_REGISTRY_MAX_CONNECTIONS", value_name = "COUNT")]
     pub max_connections: Option<u64>,
@@ -200,6 +203,7 @@ impl Options {
             compression_level: self.compression_level.or(file.compression_level),
             frame_cache_bytes: self.frame_cache_bytes.or(file.frame_cache_bytes),
             node_cache_bytes: self.node_cache_bytes.or(file.node_cache_bytes),
+            storage_copies_bytes: self.storage_copies_bytes.or(file.storage_copies_bytes),
             max_connections: self.max_connections.or(file.max_connections),
             max_streams: self.max_streams.or(file.max_streams),
             max_uploads: self.max_uploads.or(file.max_uploads),
@@ -250,8 +254,6 @@ impl Options {
         config.allow_delete = self.allow_delete.unwrap_or(true);
         config.admin_password_file = self.admin_password_file;
         config.public_url = self.public_url.map(|url| check_public_url(&url)).transpose()?;
-        config.audit_days = self.audit_days.unwrap_or(config.audit_days);
-        config.limits.max_connections_per_address = self.max_connections_per_address;
         config.traces = self.traces.unwrap_or(config.traces);
         config.tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
@@ -437,6 +439,8 @@ pub struct Config {
     pub frame_cache_bytes: u64,
     /// Bound of the cache of parsed tree objects, in bytes.
     pub node_cache_bytes: u64,
+    /// Bound of the copies in the data folder of what is read from an object store, in bytes; 0 for none.
+    pub storage_copies_bytes: u64,
     /// Limits against abuse.
     pub limits: Limits,
 }
@@ -464,6 +468,7 @@ impl Config {
             compression_level: None,
             frame_cache_bytes: 128 << 20,
             node_cache_bytes: 64 << 20,
+            storage_copies_bytes: 1 << 30,
             limits: Limits::default(),
         }
     }
@@ -547,6 +552,7 @@ impl Default for OciLimits {
         }
     }
 }
+
 /// Connections from one address, unless stated.
 pub const CONNECTIONS_PER_ADDRESS: usize = 512;
 

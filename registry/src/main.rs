@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{backup, health, manual, secret_files, supervisor};
+use commands::{backup, check, health, manual, secret_files, supervisor};
 use registry::{LogFormat, Options};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,7 +79,9 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Serve(serve) => run(*serve),
-        Command::Config { command: ConfigCommand::Check { serve, connect } } => check(*serve, connect),
+        Command::Config { command: ConfigCommand::Check { serve, connect } } => {
+            runtime().and_then(|runtime| runtime.block_on(check::run(serve.options()?, connect)))
+        }
         Command::Health(health) => health.run(),
         Command::Backup(backup) => backup.run(),
         Command::Man(man) => man.run(Cli::command()),
@@ -113,23 +115,6 @@ fn run(serve: Serve) -> anyhow::Result<()> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")
-}
-
-fn check(serve: Serve, connect: bool) -> anyhow::Result<()> {
-    let options = serve.options()?;
-    let (address, log_format) = (options.listen().to_owned(), options.log_format);
-    let config = options.into_config()?;
-    for local in std::net::ToSocketAddrs::to_socket_addrs(&address).with_context(|| format!("could not understand the address {address}"))? {
-        config.check_listen(local)?;
-    }
-    let shown = Options { log_format: Some(log_format.unwrap_or_default()), ..Options::of(&config, &address) };
-    print!("{}", shown.to_toml().context("could not show the settings")?);
-    if connect {
-        for line in runtime()?.block_on(registry::probe(&config))? {
-            eprintln!("{line}");
-        }
-    }
-    Ok(())
 }
 
 fn console(command: registry::console::Command) -> anyhow::Result<()> {

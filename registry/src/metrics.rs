@@ -56,6 +56,7 @@ pub(crate) struct Gauges {
     pub(crate) waiting_traces: u64,
     pub(crate) frame_cache_bytes: u64,
     pub(crate) node_cache_bytes: u64,
+    pub(crate) storage_copies_bytes: u64,
     /// A counter that is kept elsewhere.
     pub(crate) password_hashes: u64,
     pub(crate) database_connections: u64,
@@ -118,6 +119,7 @@ impl Metrics {
             ("turbo_registry_waiting_traces", "Traces not yet merged.", gauges.waiting_traces),
             ("turbo_registry_frame_cache_bytes", "Bytes of decompressed frames kept.", gauges.frame_cache_bytes),
             ("turbo_registry_node_cache_bytes", "Bytes of parsed tree objects kept, estimated.", gauges.node_cache_bytes),
+            ("turbo_registry_storage_copies_bytes", "Bytes of copies in the data folder of what was read from an object store.", gauges.storage_copies_bytes),
             ("turbo_registry_database_connections", "Connections to the database.", gauges.database_connections),
             ("turbo_registry_idle_database_connections", "Connections to the database that do nothing.", gauges.idle_database_connections),
         ];

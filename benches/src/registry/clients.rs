@@ -99,7 +99,8 @@ pub(crate) fn stored(bench: &Bench, measured: &mut Measured) -> Result<()> {
     let docker = Docker::start();
     let clients: Vec<&str> =
         [("docker", docker.is_some()), ("skopeo", has("skopeo")), ("podman", has("podman"))].into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
-    let storage = bench.work.path().join("podman");
+    // Podman takes no long paths.
+    let storage = tempfile::Builder::new().prefix("pod-").tempdir().context("cannot create a folder for podman")?;
     let mut servers = Vec::new();
     for client in &clients {
         for kind in Kind::turns(0) {
@@ -122,11 +123,11 @@ pub(crate) fn stored(bench: &Bench, measured: &mut Measured) -> Result<()> {
                 }
                 ("podman", _) => {
                     // Read once for both registries; pushing tells the layer's old blob to none.
-                    timed(&mut podman(&storage, &["pull", "--quiet", &source]))?;
-                    let id = podman(&storage, &["images", "--quiet", "--no-trunc"]).output().context("podman lists nothing")?;
+                    timed(&mut podman(storage.path(), &["pull", "--quiet", &source]))?;
+                    let id = podman(storage.path(), &["images", "--quiet", "--no-trunc"]).output().context("podman lists nothing")?;
                     let id = String::from_utf8_lossy(&id.stdout).lines().next().context("podman has no image")?.to_owned();
-                    timed(&mut podman(&storage, &["push", "--quiet", "--tls-verify=false", &id, &format!("docker://{name}")]))?;
-                    timed(&mut podman(&storage, &["rmi", "--all", "--force"]))?;
+                    timed(&mut podman(storage.path(), &["push", "--quiet", "--tls-verify=false", &id, &format!("docker://{name}")]))?;
+                    timed(&mut podman(storage.path(), &["rmi", "--all", "--force"]))?;
                 }
                 _ => drop(timed(&mut skopeo(&["--dest-tls-verify=false"], &source, &format!("docker://{name}")))?),
             }
