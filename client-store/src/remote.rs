@@ -33,8 +33,8 @@ use reqwest::{Method, StatusCode};
 
 use crate::origin::OriginError;
 use access::Access;
-use login::Login;
 pub use access::TokenSource;
+use login::Login;
 pub use login::Whoami;
 pub use states::RemoteState;
 pub use stream::StreamDecoder;

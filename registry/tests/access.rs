@@ -273,7 +273,8 @@ async fn every_route_asks_for_its_right_of_every_caller() {
 async fn the_table_of_the_test_above_is_complete_and_unknown_routes_are_denied() {
     let server = Server::start().await;
     let document: Value = server.send("GET", "/openapi.json", &Auth::None, "").await.json().await.unwrap();
-    let tested: HashSet<String> = routes().iter().map(|(method, path, _)| format!("{method} {}", path.split("/-/").last().unwrap().split('/').next().unwrap())).collect();
+    let tested: HashSet<String> =
+        routes().iter().map(|(method, path, _)| format!("{method} {}", path.split("/-/").last().unwrap().split('/').next().unwrap())).collect();
     for (path, methods) in document["paths"].as_object().unwrap() {
         let Some((_, action)) = path.split_once("/-/") else { continue };
         let noun = action.split('/').next().unwrap();
@@ -352,7 +353,11 @@ async fn absent_and_forbidden_answer_alike() {
             assert_eq!(answers[0], answers[2], "{path}");
         }
         assert_eq!(answers[0].0, 404);
-        let challenges: Vec<_> = [server.status("GET", &path.replace("REPO", "secret/there"), &Auth::None).await, server.status("GET", &path.replace("REPO", "secret/gone"), &Auth::None).await].into();
+        let challenges: Vec<_> = [
+            server.status("GET", &path.replace("REPO", "secret/there"), &Auth::None).await,
+            server.status("GET", &path.replace("REPO", "secret/gone"), &Auth::None).await,
+        ]
+        .into();
         assert_eq!(challenges, [401, 401]);
     }
     server.registry.stop().await;
@@ -407,7 +412,8 @@ async fn objects_are_read_through_a_repository_that_needs_them() {
     server.grant("user:bob", "tools/*", "pull", false).await;
     let digests: Vec<Digest> = own.digests().into_iter().chain(secret.digests()).collect();
     for query in ["", "?frames=1"] {
-        for (auth, repository, visible) in [(&alice, "tools/app", own.digests()), (&bob, "tools/app", digests.clone()), (&bob, "tools/secret", digests.clone())] {
+        for (auth, repository, visible) in [(&alice, "tools/app", own.digests()), (&bob, "tools/app", digests.clone()), (&bob, "tools/secret", digests.clone())]
+        {
             let answer = server.send("POST", &format!("/v1/repositories/{repository}/-/objects{query}"), auth, encode_digests(&digests)).await;
             let stream = common::Stream::read(answer).await;
             let found: HashSet<Digest> = stream.objects.keys().copied().collect();
@@ -592,7 +598,12 @@ async fn switches_and_missing_rights_hold_on_every_path() {
     // Nothing but the right to push moves a release, by whatever path.
     let alice = server.user("alice").await;
     server.grant("user:alice", "tools/app", "pull,delete", false).await;
-    for path in ["/v2/tools/app/manifests/latest".to_owned(), format!("/v2/tools/app/manifests/{manifest}?tag=latest"), "/v1/repositories/tools/app/-/manifests/latest".into(), "/v1/repositories/tools/app/-/manifests/head".into()] {
+    for path in [
+        "/v2/tools/app/manifests/latest".to_owned(),
+        format!("/v2/tools/app/manifests/{manifest}?tag=latest"),
+        "/v1/repositories/tools/app/-/manifests/latest".into(),
+        "/v1/repositories/tools/app/-/manifests/head".into(),
+    ] {
         assert_eq!(server.status("PUT", &path, &alice).await, 403, "{path}");
     }
     server.registry.stop().await;
@@ -707,7 +718,10 @@ async fn who_manages_what() {
     let answer = server.send("PUT", "/v1/users/carol", &server.admin, json!({"password": PASSWORD}).to_string()).await;
     let entries = server.audit_with(&request_id(&answer)).await;
     let entry = entries.iter().find(|entry| entry["target"] == "user/carol").unwrap();
-    assert_eq!((&entry["who"], &entry["action"], &entry["outcome"], &entry["address"]), (&json!("user:admin"), &json!("user_add"), &json!("done"), &json!("127.0.0.1")));
+    assert_eq!(
+        (&entry["who"], &entry["action"], &entry["outcome"], &entry["address"]),
+        (&json!("user:admin"), &json!("user_add"), &json!("done"), &json!("127.0.0.1"))
+    );
     let all = Value::from(entries).to_string();
     assert!(!all.contains(PASSWORD) && !all.contains(key["secret"].as_str().unwrap()));
     // The first password is forgotten once it is changed.
@@ -749,7 +763,7 @@ async fn one_address_does_not_take_all_places_and_heads_are_bounded() {
     let connect = async || tokio::net::TcpStream::connect(registry.url.strip_prefix("http://").unwrap()).await.unwrap();
     let ask = async |stream: &mut tokio::net::TcpStream, head: &str| {
         let _ = stream.write_all(head.as_bytes()).await;
-        let mut answer = vec![0; 64];
+        let mut answer = vec![0; 4096];
         let len = stream.read(&mut answer).await.unwrap_or(0);
         String::from_utf8_lossy(&answer[..len]).into_owned()
     };

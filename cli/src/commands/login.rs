@@ -54,7 +54,8 @@ impl Login {
             false => self.password(app, &hub)?,
         };
         let Some(credential) = credential else {
-            app.output.result(&serde_json::json!({"hub": hub, "name": null}), |out| writeln!(out, "{hub} asks no one who they are: there is nothing to log in to"))?;
+            app.output
+                .result(&serde_json::json!({"hub": hub, "name": null}), |out| writeln!(out, "{hub} asks no one who they are: there is nothing to log in to"))?;
             return Ok(Exit::Success);
         };
         let name = credential.name().to_owned();
@@ -77,7 +78,9 @@ impl Login {
         };
         let password = match self.password_stdin {
             true => read_input("the password")?,
-            false if std::io::stdin().is_terminal() => rpassword::prompt_password(format!("password of {name}: ")).context("the password cannot be asked for")?,
+            false if std::io::stdin().is_terminal() => {
+                rpassword::prompt_password(format!("password of {name}: ")).context("the password cannot be asked for")?
+            }
             false => bail!(UsageError("there is no terminal to ask for the password on: pass it to --password-stdin".into())),
         };
         let registry = registry(app, hub, None)?;
