@@ -5,7 +5,8 @@
 //! registry and client at the ends of a link, `oracle` is the opponent, `launch` measures and `report` prints.
 //! `traces` records what the replay simulator is fed with, and `replay` feeds it.
 //! `recording` measures what it costs to record a run.
-//! `vm` measures what the VM costs where nothing has to be fetched, `store` the chunk store against other tools.
+//! `vm` measures what the VM costs where nothing has to be fetched, `store` the chunk store against other tools,
+//! and `registry` the registry against another.
 
 pub mod app;
 pub mod demo;
@@ -16,6 +17,7 @@ mod next_version;
 pub mod oracle;
 pub mod place;
 pub mod recording;
+pub mod registry;
 pub mod replay;
 pub mod report;
 pub mod rootfs;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, herd, launch, recording, replay, store, traces, vm};
+use benchmarks::{demo, herd, launch, recording, registry, replay, store, traces, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -22,6 +22,7 @@ enum Verb {
     Replay(replay::Args),
     Traces(traces::Args),
     Recording(recording::Args),
+    Registry(registry::Args),
     Vm(vm::Args),
     Store(store::Args),
     #[command(hide = true)]
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Verb::Replay(args) => replay::run(&args),
         Verb::Traces(args) => traces::run(&args),
         Verb::Recording(args) => recording::run(&args),
+        Verb::Registry(args) => registry::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Store(args) => store::run(&args),
         Verb::StoreHelper(args) => store::help(&args),

@@ -18,6 +18,7 @@ pub mod capture;
 pub mod checkout;
 mod clock;
 pub mod cut;
+pub mod deflate;
 mod error;
 mod export;
 mod import;

@@ -112,7 +112,7 @@ impl App {
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
         let access = Access::new(db.clone(), &config);
         let reach = Reach::new(objects.clone(), Arc::clone(&nodes));
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), config.limits.oci);
         let limits = &config.limits;
         let sources = Arc::new(Sources::new(limits.traces));
         let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
@@ -144,6 +144,13 @@ impl App {
     /// How its URL begins: `https`, or `http` without a certificate.
     pub fn scheme(&self) -> &'static str {
         if self.0.tls.is_some() { "https" } else { "http" }
+    }
+
+    /// Reads certificate and key again now; they are also read without being asked, when they have changed.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.0.tls {
+            tls.reload();
+        }
     }
 
     /// Says that the server listens on this address, and adds the first administrator if it asks for credentials and has no

@@ -83,6 +83,12 @@ pub enum DbError {
         /// Why.
         source: sqlx::Error,
     },
+    /// The server's SQL is not what this program needs.
+    #[error("PostgreSQL {version} is too old: 15 or newer is needed")]
+    TooOld {
+        /// As it says.
+        version: String,
+    },
     /// A migration failed.
     #[error("could not bring the database up to date")]
     Migrate(#[source] sqlx::migrate::MigrateError),

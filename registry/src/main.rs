@@ -1,10 +1,14 @@
-//! `turbo-registry`: parses the command line, starts the server, stops it on SIGTERM or SIGINT.
+//! `turbo-registry`: parses the command line, starts the server, stops it on SIGTERM or SIGINT, and lets it read its
+//! certificate again on SIGHUP.
+
+mod commands;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::{backup, health, manual, secret_files, supervisor};
 use registry::{LogFormat, Options};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,10 +26,37 @@ struct Cli {
 enum Command {
     /// Serve images until SIGTERM or SIGINT
     Serve(Box<Serve>),
+    /// Work with the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Ask the server of this machine whether it is ready; for health checks of containers
+    Health(Box<health::Health>),
+    /// Copy database and packs to a folder that a server can be started on, while this one runs
+    Backup(Box<backup::Backup>),
     #[command(flatten)]
     Console(registry::console::Command),
     /// Print the version
     Version,
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(manual::Man),
+    /// Print the completions for a shell
+    #[command(hide = true)]
+    Completions(manual::Completions),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the settings that `serve` would use, and print them as a configuration file, without secrets
+    Check {
+        #[command(flatten)]
+        serve: Box<Serve>,
+        /// Look whether database and storage can be reached, too
+        #[arg(long)]
+        connect: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -38,12 +69,21 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = secret_files::resolve() {
+        eprintln!("turbo-registry: {error:#}");
+        return ExitCode::FAILURE;
+    }
     let result = match Cli::parse().command {
         Command::Version => {
             println!("turbo-registry {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
         Command::Serve(serve) => run(*serve),
+        Command::Config { command: ConfigCommand::Check { serve, connect } } => check(*serve, connect),
+        Command::Health(health) => health.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Man(man) => man.run(Cli::command()),
+        Command::Completions(completions) => completions.run(Cli::command()),
         Command::Console(command) => console(command),
     };
     match result {
@@ -55,13 +95,41 @@ fn main() -> ExitCode {
     }
 }
 
+impl Serve {
+    /// Command line and variables, and where they say nothing the file.
+    fn options(self) -> anyhow::Result<Options> {
+        Ok(match &self.config {
+            Some(path) => self.options.or(Options::from_file(path)?),
+            None => self.options,
+        })
+    }
+}
+
 fn run(serve: Serve) -> anyhow::Result<()> {
-    let options = match &serve.config {
-        Some(path) => serve.options.or(Options::from_file(path)?),
-        None => serve.options,
-    };
+    let options = serve.options()?;
     start_logging(options.log_format.unwrap_or_default());
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?.block_on(listen(options))
+    runtime()?.block_on(listen(options))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")
+}
+
+fn check(serve: Serve, connect: bool) -> anyhow::Result<()> {
+    let options = serve.options()?;
+    let (address, log_format) = (options.listen().to_owned(), options.log_format);
+    let config = options.into_config()?;
+    for local in std::net::ToSocketAddrs::to_socket_addrs(&address).with_context(|| format!("could not understand the address {address}"))? {
+        config.check_listen(local)?;
+    }
+    let shown = Options { log_format: Some(log_format.unwrap_or_default()), ..Options::of(&config, &address) };
+    print!("{}", shown.to_toml().context("could not show the settings")?);
+    if connect {
+        for line in runtime()?.block_on(registry::probe(&config))? {
+            eprintln!("{line}");
+        }
+    }
+    Ok(())
 }
 
 fn console(command: registry::console::Command) -> anyhow::Result<()> {
@@ -99,19 +167,30 @@ async fn listen(options: Options) -> anyhow::Result<()> {
     let config = options.into_config()?;
     let mut terminate = signal(SignalKind::terminate()).context("could not wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("could not wait for SIGHUP")?;
     let listener = TcpListener::bind(&address).await.with_context(|| format!("could not listen on {address}"))?;
     let local = listener.local_addr()?;
     config.check_listen(local)?;
     let app = registry::App::open(config).await?;
+    let url = format!("{}://{local}", app.scheme());
     if let Some(first) = app.listens_on(local).await? {
         welcome(&first);
     }
-    eprintln!("listening on {}://{local}", app.scheme());
+    eprintln!("listening on {url}");
+    let reloaded = app.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            supervisor::reloading(|| reloaded.reload());
+        }
+    });
+    supervisor::answer_watchdog();
+    supervisor::ready(&url);
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        supervisor::stopping();
     };
     registry::serve_app(app, listener, shutdown).await;
     Ok(())

@@ -28,8 +28,8 @@ const PARTS_IN_FLIGHT: usize = 16;
 /// Parts in flight of one upload.
 const PARTS_OF_ONE: usize = 4;
 /// How long requests are repeated before it counts as an outage.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-const MAX_RETRIES: usize = 6;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_RETRIES: usize = 4;
 /// How long a connection may take, and a whole request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -89,9 +89,11 @@ fn s3(url: &url::Url, options: &S3Options) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(url.host_str().unwrap_or_default());
     let region = options.region.clone().or_else(|| std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION")).ok());
     builder = builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned()));
-    let endpoint = options.endpoint.clone().or_else(|| std::env::var("AWS_ENDPOINT_URL_S3").or_else(|_| std::env::var("AWS_ENDPOINT_URL")).ok());
+    let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+    let endpoint = options.endpoint.clone().or_else(|| variables.iter().find_map(|name| std::env::var(name).ok()));
     // Whoever names a plain endpoint means it.
     let is_plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let path_style = options.path_style.unwrap_or(endpoint.is_some());
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
     }
@@ -102,8 +104,8 @@ fn s3(url: &url::Url, options: &S3Options) -> AmazonS3Builder {
         builder = builder.with_secret_access_key(key);
     }
     let client = ClientOptions::new().with_allow_http(is_plain).with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
-    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(3), base: 2.0 };
-    builder.with_virtual_hosted_style_request(!options.path_style).with_client_options(client).with_retry(RetryConfig {
+    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(2), base: 2.0 };
+    builder.with_virtual_hosted_style_request(!path_style).with_client_options(client).with_retry(RetryConfig {
         backoff,
         max_retries: MAX_RETRIES,
         retry_timeout: RETRY_TIMEOUT,
