@@ -7,6 +7,7 @@
 mod access;
 mod http;
 mod lanes;
+mod login;
 mod models;
 mod origin_impl;
 pub mod retry;
@@ -33,6 +34,8 @@ use reqwest::{Method, StatusCode};
 use crate::origin::OriginError;
 use access::Access;
 pub use access::TokenSource;
+use login::Login;
+pub use login::Whoami;
 pub use states::RemoteState;
 pub use stream::StreamDecoder;
 use wire::LinkMeter;
@@ -45,6 +48,8 @@ pub struct RegistryOptions {
     pub token: Option<String>,
     /// Asked for another token when the registry does not accept one.
     pub renew_token: Option<TokenSource>,
+    /// The secret of a login ([`Registry::log_in`]): tokens are got for it, in place of `token`.
+    pub login: Option<String>,
     /// File of certificates, PEM, that are trusted besides those of the system.
     pub ca_file: Option<PathBuf>,
     /// The link as earlier runs measured it.
@@ -64,6 +69,7 @@ impl Default for RegistryOptions {
         Self {
             token: None,
             renew_token: None,
+            login: None,
             ca_file: None,
             link: None,
             lanes: None,
@@ -96,6 +102,7 @@ struct Inner {
     client: reqwest::Client,
     options: RegistryOptions,
     access: Access,
+    login: Option<Login>,
     link: LinkMeter,
     /// Whether it runs on this machine.
     is_loopback: bool,
@@ -129,8 +136,9 @@ impl Registry {
         let certificates = http::certificates(options.ca_file.as_deref()).map_err(fail)?;
         let client = http::client(&options, certificates).map_err(|error| fail(http::reason(&error)))?;
         let access = Access::new(options.token.clone(), options.renew_token.clone());
+        let login = options.login.clone().map(Login::new);
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self { inner: Arc::new(Inner { url, client, options, access, link: LinkMeter::default(), is_loopback }), received: Arc::default() })
+        Ok(Self { inner: Arc::new(Inner { url, client, options, access, login, link: LinkMeter::default(), is_loopback }), received: Arc::default() })
     }
 
     /// The same registry and connections, with a count of received bytes of its own.
