@@ -102,7 +102,10 @@ impl App {
         let objects = Objects { db: db.clone(), frames };
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), Arc::clone(&metrics));
+        if let Some(delay) = config.rebuild_after {
+            oci.rebuild_in_background(delay);
+        }
         let limits = &config.limits;
         let sources = Arc::new(Sources::new(limits.traces));
         let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };

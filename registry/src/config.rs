@@ -48,6 +48,10 @@ pub struct Options {
     /// Whether traces of runs are taken and learned from [default: true]
     #[arg(long, env = "TURBO_REGISTRY_TRACES", value_name = "BOOL")]
     pub traces: Option<bool>,
+    /// Seconds after its push when a compressed layer is stored by what is in it, so that it shares its content with other
+    /// builds, and made again when it is pulled; negative for never [default: 5]
+    #[arg(long, env = "TURBO_REGISTRY_REBUILD_AFTER", value_name = "SECONDS", allow_hyphen_values = true)]
+    pub rebuild_after: Option<i64>,
     /// File of the certificate chain, PEM; read again when it changes. With it the server speaks TLS
     #[arg(long, env = "TURBO_REGISTRY_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
@@ -98,6 +102,7 @@ impl Options {
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
             log_format: self.log_format.or(file.log_format),
             traces: self.traces.or(file.traces),
+            rebuild_after: self.rebuild_after.or(file.rebuild_after),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             compression_level: self.compression_level.or(file.compression_level),
@@ -129,6 +134,9 @@ impl Options {
         config.storage_url = self.storage_url;
         config.insecure_no_auth = self.insecure_no_auth.unwrap_or(false);
         config.traces = self.traces.unwrap_or(config.traces);
+        if let Some(seconds) = self.rebuild_after {
+            config.rebuild_after = u64::try_from(seconds).ok().map(Duration::from_secs);
+        }
         config.tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
             (None, None) => None,
@@ -247,6 +255,8 @@ pub struct Config {
     pub insecure_no_auth: bool,
     /// Whether traces are taken.
     pub traces: bool,
+    /// How long after its push a compressed layer is stored by what is in it; never if `None`.
+    pub rebuild_after: Option<Duration>,
     /// Certificate and key, if the server speaks TLS.
     pub tls: Option<TlsFiles>,
     /// zstd level of object streams; by the link if `None`.
@@ -270,6 +280,7 @@ impl Config {
             s3: S3Options::default(),
             insecure_no_auth: false,
             traces: true,
+            rebuild_after: Some(Duration::from_secs(5)),
             tls: None,
             compression_level: None,
             frame_cache_bytes: 128 << 20,

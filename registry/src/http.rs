@@ -11,6 +11,7 @@ mod oci;
 mod openapi;
 mod packs;
 mod routes;
+mod savings;
 pub(crate) mod server;
 mod site;
 mod stall;

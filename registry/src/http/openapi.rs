@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{launch, manifests, models, objects, packs, site, states, traces};
+use super::{launch, manifests, models, objects, packs, savings, site, states, traces};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,6 +26,7 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         manifests::get,
         manifests::delete,
         manifests::tags,
+        savings::get,
         states::put,
         states::get,
         states::delete,

@@ -5,6 +5,7 @@
 //! | `session` | a blob being pushed, between two requests |
 //! | `upload` | takes blobs: cut and stored while they arrive, visible when their digest was checked |
 //! | `blob` | finds blobs and streams their bytes |
+//! | `rebuild` | stores blobs by what is in them, in the background, and makes them again |
 //! | `writer` | the thread that stores a blob while it arrives |
 //! | `manifest` | manifests, tags, referrers |
 //! | `resolve` | which image a tag names, when both sides can move it: the later push wins |
@@ -19,6 +20,7 @@ pub(crate) mod blob;
 mod hash;
 mod locks;
 pub(crate) mod manifest;
+mod rebuild;
 pub(crate) mod render;
 mod resolve;
 mod session;
@@ -38,6 +40,7 @@ use self::locks::KeyLocks;
 use super::nodes::Nodes;
 use super::objects::Objects;
 use crate::blob_storage::BlobStorage;
+use crate::metrics::Metrics;
 
 /// Blobs that are received at a time, each with a thread and about 2 MiB; more wait.
 const UPLOADS: usize = 64;
@@ -54,9 +57,11 @@ pub(crate) struct Oci {
     objects: Objects,
     nodes: Arc<Nodes>,
     storage: Arc<dyn BlobStorage>,
+    metrics: Arc<Metrics>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     conversions: Semaphore,
+    rebuilds: Arc<rebuild::Rebuilds>,
     /// Uploads in progress: one request at a time goes on with each.
     sessions: KeyLocks,
     /// Conversions in progress: whoever wants the same one waits for it.
@@ -84,14 +89,16 @@ impl Oci {
         background.shutdown().await;
     }
 
-    pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>) -> Arc<Self> {
+    pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             objects,
             nodes,
             storage,
+            metrics,
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             conversions: Semaphore::new(CONVERSIONS),
+            rebuilds: Arc::default(),
             sessions: KeyLocks::default(),
             converting: KeyLocks::default(),
             background: Mutex::default(),
