@@ -35,6 +35,7 @@ mod sink;
 mod sorted;
 mod source;
 pub mod tar_import;
+pub mod tar_split;
 mod xattr;
 
 pub use capture::{CaptureOptions, Captured, capture, undo_unlocked};

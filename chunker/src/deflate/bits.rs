@@ -87,11 +87,6 @@ impl<R: Read> BitReader<R> {
         self.bits
     }
 
-    /// How many bits are ready.
-    pub(super) fn ready(&self) -> u32 {
-        self.count
-    }
-
     /// Makes `count <= 48` bits ready if there are so many.
     pub(super) fn need(&mut self, count: u32) -> Result<(), AnalyzeError> {
         if self.count < count { self.refill() } else { Ok(()) }

@@ -84,6 +84,16 @@ impl Header {
     }
 }
 
+#[cfg(test)]
+impl Header {
+    /// One with these lengths, written as usual or one by one.
+    pub(super) fn of(literals: Vec<u8>, distances: Vec<u8>, is_usual: bool) -> Self {
+        let all: Vec<u8> = literals.iter().chain(&distances).copied().collect();
+        let runs = if is_usual { usual_runs(&all) } else { all.iter().map(|len| (*len, 0)).collect() };
+        Self { literals, distances, runs, run_lens: [5; 19], run_len_count: 19 }
+    }
+}
+
 /// Appends what a symbol of a header means.
 fn expand(symbol: u8, extra: u8, lens: &mut Vec<u8>) -> Option<()> {
     let (value, count) = match symbol {

@@ -28,9 +28,6 @@ pub(super) trait Coder {
 
     /// Codes `count <= 32` bits of which nothing is known.
     fn direct(&mut self, value: u32, count: u32) -> u32;
-
-    /// Whether this writes.
-    fn is_encoder(&self) -> bool;
 }
 
 /// Writes.
@@ -62,11 +59,6 @@ impl Encoder {
         }
         self.waiting += 1;
         self.low = (self.low & 0x00ff_ffff) << 8;
-    }
-
-    /// Bytes so far, roughly.
-    pub(super) fn len(&self) -> usize {
-        self.out.len()
     }
 
     /// All bytes. Zeros at their end are left out: a decoder reads them behind the end.
@@ -111,10 +103,6 @@ impl Coder for Encoder {
             }
         }
         value
-    }
-
-    fn is_encoder(&self) -> bool {
-        true
     }
 }
 
@@ -177,10 +165,6 @@ impl Coder for Decoder<'_> {
             }
         }
         value
-    }
-
-    fn is_encoder(&self) -> bool {
-        false
     }
 }
 

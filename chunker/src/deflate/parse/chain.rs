@@ -4,7 +4,7 @@
 //! Sources: zlib 1.3 `deflate.c` (`deflate_fast`, `deflate_slow`, `longest_match`; Jean-loup Gailly and Mark Adler, zlib licence)
 //! and Go 1.19 `compress/flate/deflate.go` (The Go Authors, BSD-3). Written from what they do.
 
-use super::match_len::{load32, match_len};
+use super::match_len::{load16, load32, match_len};
 use super::{Encoder, Family, Job, Match};
 use crate::deflate::tables::{MAX_MATCH, WINDOW_LEN};
 
@@ -45,13 +45,27 @@ fn effort(encoder: Encoder) -> Effort {
     Effort { good, lazy, nice, chain, is_lazy }
 }
 
+/// Most bits of a hash.
+const MAX_HASH_BITS: u32 = 17;
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Chain {
     /// By hash, the last place; -1 for none.
-    heads: Vec<i32>,
+    heads: Box<[i32; 1 << MAX_HASH_BITS]>,
     /// By place modulo the window, the place before it with the same hash.
-    previous: Vec<i32>,
+    previous: Box<[i32; WINDOW_LEN]>,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        // On the heap from the start.
+        let boxed = |len| vec![-1; len].into_boxed_slice();
+        match (boxed(1 << MAX_HASH_BITS).try_into(), boxed(WINDOW_LEN).try_into()) {
+            (Ok(heads), Ok(previous)) => Self { heads, previous },
+            _ => unreachable!("the lengths are those of the types"),
+        }
+    }
 }
 
 /// What differs between the two, known at compile time.
@@ -105,9 +119,7 @@ impl Chain {
     }
 
     fn run<F: Flavor>(&mut self, encoder: Encoder, job: Job<'_>, out: &mut Vec<Match>) {
-        self.heads.clear();
-        self.heads.resize(1 << F::HASH_BITS, -1);
-        self.previous.resize(WINDOW_LEN, -1);
+        self.heads[..1 << F::HASH_BITS].fill(-1);
         let effort = effort(encoder);
         let known = job.start.saturating_sub(WINDOW_LEN).max(job.origin.max(0) as usize);
         // The state of an encoder that is not lazy depends on its matches: it is parsed from a little before.
@@ -139,7 +151,7 @@ impl Chain {
     fn insert<F: Flavor>(&mut self, input: &[u8], at: usize) -> i32 {
         let head = &mut self.heads[F::hash(input, at) & ((1 << F::HASH_BITS) - 1)];
         let before = *head;
-        self.previous[at % WINDOW_LEN] = before;
+        self.previous[at & (WINDOW_LEN - 1)] = before;
         *head = at as i32;
         before
     }
@@ -172,9 +184,11 @@ impl<F: Flavor> Search<'_, F> {
         let mut found = None;
         let lowest = if F::IS_GO { at as i64 - WINDOW_LEN as i64 } else { (at as i64 - ZLIB_MAX_DISTANCE).max(self.origin) };
         let mut candidate = head as usize;
-        let mut last = *input.get(at + best)?;
+        // The end of a match that is longer by one: compared before all else.
+        let tail = |place: usize, best: usize| if F::IS_GO { load32(input, place + best - 3) } else { load16(input, place + best - 1).into() };
+        let mut wanted = tail(at, best);
         loop {
-            if input[candidate + best] == last {
+            if tail(candidate, best) == wanted {
                 let len = match_len(input, candidate, at, max);
                 if len > best && (!F::IS_GO || len > F::MIN || at - candidate <= TOO_FAR) {
                     best = len;
@@ -182,14 +196,14 @@ impl<F: Flavor> Search<'_, F> {
                     if len >= nice {
                         break;
                     }
-                    last = input[at + len];
+                    wanted = tail(at, best);
                 }
             }
             tries -= 1;
             if tries == 0 || (F::IS_GO && candidate as i64 == lowest) {
                 break;
             }
-            let before = self.tables.previous[candidate % WINDOW_LEN];
+            let before = self.tables.previous[candidate & (WINDOW_LEN - 1)];
             if before < 0 || (if F::IS_GO { i64::from(before) < lowest } else { i64::from(before) <= lowest }) {
                 break;
             }

@@ -16,6 +16,12 @@ pub(super) fn match_len(input: &[u8], a: usize, b: usize, max: usize) -> usize {
     len + one[len..].iter().zip(&other[len..]).take_while(|(one, other)| one == other).count()
 }
 
+/// The two bytes at `at`, which must be there.
+#[inline]
+pub(super) fn load16(input: &[u8], at: usize) -> u16 {
+    input.get(at..at + 2).and_then(|bytes| bytes.first_chunk()).map_or(0, |bytes| u16::from_le_bytes(*bytes))
+}
+
 /// The four bytes at `at`, which must be there.
 #[inline]
 pub(super) fn load32(input: &[u8], at: usize) -> u32 {
