@@ -4,7 +4,7 @@
 //! accepted again and mean the same.
 
 use crate::api::{HaveFilter, PieceHeader, RECORD_HEADER_LEN, Record, decode_bitmap, decode_digests};
-use crate::frame::Frame;
+use crate::frame::{Frame, delta};
 use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;
 use crate::oci::{ImageConfig, OciDigest, OciManifest};
@@ -50,6 +50,13 @@ fn recipe(bytes: &[u8]) {
 fn frame(bytes: &[u8]) {
     if let Ok(frame) = Frame::decode(bytes) {
         assert_eq!(frame.objects().map(<[u8]>::len).sum::<usize>(), frame.len(), "objects fill a frame");
+        assert_eq!(delta::bases(bytes), Ok(Vec::new()), "a plain frame has no bases");
+    }
+    // The prefix of the sample in the corpus.
+    let prefix = b"the quick brown fox jumps over the lazy dog, and then sleeps";
+    if let Ok(frame) = Frame::decode_delta(bytes, prefix) {
+        assert_eq!(frame.objects().map(<[u8]>::len).sum::<usize>(), frame.len(), "objects fill a frame");
+        assert!(delta::bases(bytes).is_ok(), "what decodes says what its bases are");
     }
 }
 

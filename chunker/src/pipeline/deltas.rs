@@ -1,0 +1,175 @@
+//! Finds what new content is compressed against: the same path in an earlier version.
+//!
+//! Runs in the sequencer's thread. A path is looked up when the first new chunk of its file comes, so what has not changed
+//! costs nothing. Whatever cannot be found or read is not compressed against: this is never an error.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use layer_format::delta::{BasePlace, Cursor, OldFile};
+use layer_format::entry::Kind;
+use layer_format::recipe::{Extent, RangeStep, RangeWalk, Recipe};
+use layer_format::tree::Node;
+use layer_format::{Digest, LayerPath};
+
+use crate::earlier::{Earlier, Place};
+
+/// Nodes of the earlier tree kept in memory: those around the path of the moment.
+const KEPT_NODES: usize = 16;
+
+/// Objects that can be bases, with their places.
+pub(super) type Bases = Vec<(Digest, BasePlace)>;
+
+/// See the module.
+pub(super) struct Deltas<'a> {
+    earlier: &'a dyn Earlier,
+    nodes: HashMap<Digest, Arc<Node>>,
+    file: File,
+}
+
+/// The file whose content is coming.
+#[derive(Default)]
+struct File {
+    path: Option<LayerPath>,
+    cursor: Cursor,
+    /// What came of it before the earlier version was looked up.
+    passed: Vec<Extent>,
+    /// `None` until it is looked up.
+    old: Option<OldFile>,
+}
+
+impl<'a> Deltas<'a> {
+    pub(super) fn new(earlier: &'a dyn Earlier) -> Self {
+        Self { earlier, nodes: HashMap::new(), file: File::default() }
+    }
+
+    /// A file begins.
+    pub(super) fn begin(&mut self, path: &LayerPath) {
+        self.file = File { path: Some(path.clone()), ..File::default() };
+    }
+
+    /// It goes on with something that is not new.
+    pub(super) fn pass(&mut self, extent: Extent) {
+        match &self.file.old {
+            Some(old) => self.file.cursor.pass(old, &extent),
+            None => self.file.passed.push(extent),
+        }
+    }
+
+    /// It goes on with a new chunk of this length: what that can be compressed against, all of it in one pack.
+    pub(super) fn like(&mut self, len: u32) -> Bases {
+        if self.file.old.is_none() {
+            let path = self.file.path.take();
+            let old = path.and_then(|path| self.old_file(&path)).unwrap_or_default();
+            for extent in std::mem::take(&mut self.file.passed) {
+                self.file.cursor.pass(&old, &extent);
+            }
+            self.file.old = Some(old);
+        }
+        let Some(old) = self.file.old.as_ref().filter(|old| !old.is_empty()) else { return Bases::new() };
+        let digests: Vec<Digest> = self.file.cursor.like(old, len).iter().map(|chunk| chunk.digest).collect();
+        self.in_one_pack(&digests)
+    }
+
+    /// What a new node of the tree can be compressed against.
+    pub(super) fn like_node(&mut self, node: &[u8]) -> Bases {
+        let Ok(node) = Node::decode(node) else { return Bases::new() };
+        let (first, level) = match &node {
+            Node::Leaf(entries) => (entries.first().map(|entry| &entry.path), 0),
+            Node::Index { level, children } => (children.first().map(|child| &child.first), *level),
+        };
+        let Some(first) = first else { return Bases::new() };
+        let roots = self.earlier.roots();
+        let found = roots.iter().rev().find_map(|root| self.node_at(root, first, level));
+        found.map(|(digest, _)| self.in_one_pack(&[digest])).unwrap_or_default()
+    }
+
+    fn old_file(&mut self, path: &LayerPath) -> Option<OldFile> {
+        let roots = self.earlier.roots();
+        let recipe = roots.iter().rev().find_map(|root| {
+            let (_, node) = self.node_at(root, path, 0)?;
+            let Node::Leaf(entries) = &*node else { return None };
+            let at = entries.binary_search_by(|entry| entry.path.cmp(path)).ok()?;
+            match &entries.get(at)?.kind {
+                Kind::File(recipe) => Some(recipe.clone()),
+                _ => None,
+            }
+        })?;
+        let (mut old, mut walk) = (OldFile::new(), RangeWalk::new(&recipe, 0..recipe.len()));
+        loop {
+            match walk.step() {
+                RangeStep::Need(digest) => walk.feed(Recipe::decode_node(&self.earlier.object(&digest).ok()?).ok()?).ok()?,
+                RangeStep::Extent { extent, .. } if !old.push(&extent) => return None,
+                RangeStep::Extent { .. } => {}
+                RangeStep::Done => return Some(old),
+            }
+        }
+    }
+
+    /// The node of this level in whose range a path is.
+    fn node_at(&mut self, root: &Digest, path: &LayerPath, level: u8) -> Option<(Digest, Arc<Node>)> {
+        let (mut digest, mut above) = (*root, u8::MAX);
+        loop {
+            let node = self.node(&digest)?;
+            let (this, next) = match &*node {
+                Node::Leaf(_) => (0, None),
+                Node::Index { level, children } => (*level, children.get(Node::child_for(children, path)).map(|child| child.digest)),
+            };
+            if this == level {
+                return Some((digest, node));
+            }
+            // Levels fall, or the tree is not one.
+            if this >= above || this < level {
+                return None;
+            }
+            (digest, above) = (next?, this);
+        }
+    }
+
+    fn node(&mut self, digest: &Digest) -> Option<Arc<Node>> {
+        if let Some(node) = self.nodes.get(digest) {
+            return Some(Arc::clone(node));
+        }
+        let node = Arc::new(Node::decode(&self.earlier.object(digest).ok()?).ok()?);
+        if self.nodes.len() >= KEPT_NODES {
+            self.nodes.clear();
+        }
+        self.nodes.insert(*digest, Arc::clone(&node));
+        Some(node)
+    }
+
+    /// Those of the objects, or the bases that stand in for them, that lie in the pack that has most of their bytes.
+    fn in_one_pack(&self, digests: &[Digest]) -> Bases {
+        let mut found = Bases::new();
+        let mut add = |digest: Digest, place: BasePlace| {
+            if !found.iter().any(|(other, _)| *other == digest) {
+                found.push((digest, place));
+            }
+        };
+        let Ok(places) = self.earlier.places(digests) else { return Bases::new() };
+        let mut stand_ins: Vec<Digest> = Vec::new();
+        for (digest, place) in digests.iter().zip(places) {
+            match place {
+                Place::Absent => {}
+                Place::Plain(place) => add(*digest, place),
+                Place::Delta(bases) => stand_ins.extend(bases.into_iter().filter(|base| !stand_ins.contains(base)).collect::<Vec<_>>()),
+            }
+        }
+        if !stand_ins.is_empty()
+            && let Ok(places) = self.earlier.places(&stand_ins)
+        {
+            for (digest, place) in stand_ins.iter().zip(places) {
+                if let Place::Plain(place) = place {
+                    add(*digest, place);
+                }
+            }
+        }
+        let mut bytes: HashMap<u64, u64> = HashMap::new();
+        for (_, place) in &found {
+            *bytes.entry(place.pack).or_default() += u64::from(place.len);
+        }
+        let most = bytes.into_iter().max_by_key(|(pack, bytes)| (*bytes, *pack)).map(|(pack, _)| pack);
+        found.retain(|(_, place)| Some(place.pack) == most);
+        found
+    }
+}
