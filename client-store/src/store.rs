@@ -11,9 +11,11 @@
 //! * [`layout`] folders and locks. [`index`] the LMDB tables. [`pack_file`] whole packs. [`stream`] objects one by one.
 //! * [`reader`] reading and verifying. [`images`] names. [`walk`] what an image needs.
 //! * [`states`] containers at one moment.
-//! * [`verify`], [`gc`], [`evict`], [`running`], [`rebuild`], [`stats`].
+//! * [`gc`], [`evict`] and [`repack`] give space back; [`verify`] hashes everything; [`usage`] and [`stats`] count.
+//! * [`running`], [`rebuild`].
 
 mod evict;
+mod fragmentation;
 mod gc;
 mod images;
 mod index;
@@ -22,10 +24,13 @@ mod pack_file;
 mod place;
 mod reader;
 mod rebuild;
+mod repack;
 mod running;
 mod states;
 mod stats;
 mod stream;
+mod throttle;
+mod usage;
 mod verify;
 mod walk;
 
@@ -34,20 +39,23 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use layer_format::Digest;
 use parking_lot::Mutex;
 
-pub use gc::GcReport;
+pub use evict::EvictReport;
+pub use gc::{GcOptions, GcReport};
 pub use images::{ImageInfo, ImageOrigin, StoredImage};
 pub use index::PackOrigin;
 pub use pack_file::PackWriter;
+pub use repack::{RepackOptions, RepackReport};
 pub use running::RunningGuard;
 pub use states::{MIN_STATE_PREFIX_LEN, StoredState};
 pub use stats::StoreStats;
-pub use verify::{DamagedObject, Repair, VerifyReport};
+pub use usage::ImageUsage;
+pub use verify::{DamagedObject, DamagedPack, Repair, VerifyOptions, VerifyReport};
 pub use walk::{ObjectKind, WalkError, references};
 
 pub(crate) use walk::Walk;
@@ -102,6 +110,8 @@ struct Inner {
     /// Evictions by any process that this one has seen.
     seen_evictions: Mutex<u64>,
     counters: Counters,
+    /// When the cap was last found to be out of reach.
+    cap_unmet: Mutex<Option<Instant>>,
 }
 
 impl Drop for Inner {
@@ -132,6 +142,7 @@ impl Store {
             touched: Mutex::default(),
             seen_evictions: Mutex::default(),
             counters: Counters::default(),
+            cap_unmet: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         if !store.inner.index.is_built()? {

@@ -4,9 +4,10 @@
 //! are, a pull stores received ones as they are. Both can be cut at any point and repeated: what has arrived stays, and
 //! what is missing is asked for anew. An image has a name on the other side only when all of it is there.
 
-mod assemble;
+pub(crate) mod assemble;
 mod pull;
 mod push;
+mod restore;
 mod sink;
 mod state;
 
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 pub use pull::pull;
 pub use push::push;
+pub use restore::restore;
 pub use state::{PulledState, pull_state, push_state};
 
 use crate::error::StoreError;

@@ -67,7 +67,7 @@ impl Location {
 }
 
 /// How the objects of a pack came here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackOrigin {
     /// Made here: perhaps the only copy.
@@ -99,6 +99,16 @@ pub(crate) struct PackRow {
     /// Uncompressed bytes of objects that no image needed at the last gc.
     #[serde(default)]
     pub(crate) dead: u64,
+    /// Whether a verification found that its file is not as it was written. What its rows lead to is told apart.
+    #[serde(default)]
+    pub(crate) damaged: bool,
+}
+
+impl PackRow {
+    /// The row of a whole pack of `len` bytes that holds nothing yet.
+    pub(crate) fn finished(file: String, origin: PackOrigin, len: u64) -> Self {
+        Self { file, origin, len, plain: 0, objects: 0, finished: true, used: 0, on_registry: false, dead: 0, damaged: false }
+    }
 }
 
 /// The open index. One a process and store, shared by all handles.

@@ -1,5 +1,6 @@
 //! Building the index from packs and image files: what happens when its folder is missing.
 
+use std::collections::HashSet;
 use std::fs::File;
 
 use heed::RwTxn;
@@ -8,7 +9,7 @@ use layer_format::manifest::{ImageManifest, Manifest};
 
 use super::Store;
 use super::images::ImageFile;
-use super::index::{PackOrigin, encode};
+use super::index::{PackOrigin, PackRow, encode};
 use super::layout::io_error;
 use super::pack_file::{read_index, scan_frames};
 use crate::error::StoreError;
@@ -27,12 +28,13 @@ impl Store {
             let streamed = name.starts_with("stream-");
             let origin = if streamed { PackOrigin::Streamed } else { PackOrigin::Imported };
             match read_index(&file, &path)? {
-                Ok(index) => self.add_pack(name, len, origin, true, &index)?,
+                Ok(index) => self.add_pack(PackRow::finished(name, origin, len), &index, &HashSet::new())?,
                 // A pack that grew when the index was lost, or is damaged: what its frames say.
                 Err(_) => {
                     let scanned = scan_frames(&file, len);
                     let len = if streamed { scanned.len() } else { len };
-                    self.add_pack(name, len, origin, !streamed, &scanned.finish().1)?
+                    let row = PackRow { finished: !streamed, ..PackRow::finished(name, origin, len) };
+                    self.add_pack(row, &scanned.finish().1, &HashSet::new())?
                 }
             };
             count += 1;
