@@ -1,7 +1,7 @@
 //! An earlier version of what is imported, for new content to be compressed against.
 
 use layer_format::Digest;
-use layer_format::delta::BasePlace;
+use layer_format::delta::Place;
 
 use crate::source::{ObjectSource, SourceError};
 
@@ -18,15 +18,4 @@ pub trait Earlier: ObjectSource {
     /// # Errors
     /// If the store cannot be asked: then nothing is compressed against these.
     fn places(&self, digests: &[Digest]) -> Result<Vec<Place>, SourceError>;
-}
-
-/// How a store keeps an object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// Not at all.
-    Absent,
-    /// In a plain frame: it can be a base.
-    Plain(BasePlace),
-    /// In a delta frame with these bases, which can stand in for it.
-    Delta(Vec<Digest>),
 }

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use layer_format::Digest;
-use layer_format::delta::BasePlace;
+use layer_format::delta::{BasePlace, Place};
 use layer_format::frame::{Frame, delta};
 use layer_format::pack::{PackIndex, PackedObject};
 
-use crate::earlier::{Earlier, Place};
+use crate::earlier::Earlier;
 use crate::error::SinkError;
 use crate::sink::{ObjectSink, PackSink};
 use crate::source::{ObjectSource, SourceError};

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use layer_format::api::{HaveFilter, Record, encode_digests};
+use layer_format::api::{HaveFilter, Record, WantedGroup, encode_bases, encode_digests, encode_wanted};
 use layer_format::chunk::ChunkRef;
 use layer_format::entry::{Entry, HardLink, Kind, Meta};
 use layer_format::frame::FrameBuilder;
@@ -137,6 +137,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     filter.insert(&digest);
     save("api", filter.to_hex().as_bytes())?;
     save("api", &encode_digests(&[digest]))?;
+    save("api", &encode_bases(&[vec![digest], vec![digest; 2]]))?;
+    save("api", &encode_wanted(&[digest], &[WantedGroup { first: 0, count: 1, bases: vec![digest] }]))?;
     for record in [Record::Object(b"bytes"), Record::Missing(digest), Record::Plan(&[1; 16]), Record::End(b"too long")] {
         let mut bytes = Vec::new();
         record.encode(&mut bytes);

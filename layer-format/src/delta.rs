@@ -135,6 +135,46 @@ pub struct BasePlace {
     pub len: u32,
 }
 
+/// How a store keeps an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Not at all.
+    Absent,
+    /// In a plain frame: it can be a base.
+    Plain(BasePlace),
+    /// In a delta frame with these bases, which can stand in for it.
+    Delta(Vec<Digest>),
+}
+
+/// Those of the objects, or the bases that stand in for them, that lie in the pack that has most of their bytes. `places` says
+/// where objects are; what it cannot say is left out.
+pub fn in_one_pack(digests: &[Digest], places: impl Fn(&[Digest]) -> Option<Vec<Place>>) -> Vec<(Digest, BasePlace)> {
+    let mut found: Vec<(Digest, BasePlace)> = Vec::new();
+    let (mut known, mut stand_ins) = (HashSet::new(), Vec::new());
+    for (digest, place) in digests.iter().zip(places(digests).unwrap_or_default()) {
+        match place {
+            Place::Absent => {}
+            Place::Plain(place) if known.insert(*digest) => found.push((*digest, place)),
+            Place::Plain(_) => {}
+            Place::Delta(bases) => stand_ins.extend(bases.into_iter().filter(|base| known.insert(*base))),
+        }
+    }
+    if !stand_ins.is_empty() {
+        for (digest, place) in stand_ins.iter().zip(places(&stand_ins).unwrap_or_default()) {
+            if let Place::Plain(place) = place {
+                found.push((*digest, place));
+            }
+        }
+    }
+    let mut bytes: HashMap<u64, u64> = HashMap::new();
+    for (_, place) in &found {
+        *bytes.entry(place.pack).or_default() += u64::from(place.len);
+    }
+    let most = bytes.into_iter().max_by_key(|(pack, bytes)| (*bytes, *pack)).map(|(pack, _)| pack);
+    found.retain(|(_, place)| Some(place.pack) == most);
+    found
+}
+
 /// The bases of one delta frame: so few, and so close together in one pack, that one read gets them all.
 #[derive(Clone, Debug, Default)]
 pub struct BaseSet {

@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use layer_format::delta::{BasePlace, Cursor, OldFile};
+use layer_format::delta::{self, BasePlace, Cursor, OldFile};
 use layer_format::entry::Kind;
 use layer_format::recipe::{Extent, RangeStep, RangeWalk, Recipe};
 use layer_format::tree::Node;
 use layer_format::{Digest, LayerPath};
 
-use crate::earlier::{Earlier, Place};
+use crate::earlier::Earlier;
 
 /// Nodes of the earlier tree kept in memory: those around the path of the moment.
 const KEPT_NODES: usize = 16;
@@ -138,38 +138,7 @@ impl<'a> Deltas<'a> {
         Some(node)
     }
 
-    /// Those of the objects, or the bases that stand in for them, that lie in the pack that has most of their bytes.
     fn in_one_pack(&self, digests: &[Digest]) -> Bases {
-        let mut found = Bases::new();
-        let mut add = |digest: Digest, place: BasePlace| {
-            if !found.iter().any(|(other, _)| *other == digest) {
-                found.push((digest, place));
-            }
-        };
-        let Ok(places) = self.earlier.places(digests) else { return Bases::new() };
-        let mut stand_ins: Vec<Digest> = Vec::new();
-        for (digest, place) in digests.iter().zip(places) {
-            match place {
-                Place::Absent => {}
-                Place::Plain(place) => add(*digest, place),
-                Place::Delta(bases) => stand_ins.extend(bases.into_iter().filter(|base| !stand_ins.contains(base)).collect::<Vec<_>>()),
-            }
-        }
-        if !stand_ins.is_empty()
-            && let Ok(places) = self.earlier.places(&stand_ins)
-        {
-            for (digest, place) in stand_ins.iter().zip(places) {
-                if let Place::Plain(place) = place {
-                    add(*digest, place);
-                }
-            }
-        }
-        let mut bytes: HashMap<u64, u64> = HashMap::new();
-        for (_, place) in &found {
-            *bytes.entry(place.pack).or_default() += u64::from(place.len);
-        }
-        let most = bytes.into_iter().max_by_key(|(pack, bytes)| (*bytes, *pack)).map(|(pack, _)| pack);
-        found.retain(|(_, place)| Some(place.pack) == most);
-        found
+        delta::in_one_pack(digests, |digests| self.earlier.places(digests).ok())
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use layer_format::Digest;
-use layer_format::frame::{FRAME_HEADER_LEN, Frame, FrameHeader};
+use layer_format::frame::{FRAME_HEADER_LEN, FrameHeader};
 
 use super::Store;
 use super::index::Location;
@@ -56,7 +56,7 @@ impl Store {
         let file = self.inner.reader.file(pack, || self.inner.open_pack(pack)).ok()?;
         let mut encoded = vec![0; (len as usize).min(layer_format::frame::MAX_ENCODED_LEN)];
         file.read_exact_at(&mut encoded, offset).ok()?;
-        let frame = Frame::decode(&encoded).ok()?;
+        let frame = self.inner.decode_frame(&encoded).ok()?;
         let names: Vec<_> = frame.objects().map(|object| (Digest::of(object), object.len() as u32)).collect();
         names.iter().map(|(digest, _)| digest).eq(objects).then_some((encoded, names))
     }

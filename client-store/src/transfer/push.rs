@@ -318,7 +318,7 @@ fn build_packs(store: &Store, units: Vec<Unit>, image: &str, out: &mpsc::Sender<
             None => {
                 let (path, file) = store.temporary("push")?;
                 let writer = file.try_clone().map_err(|source| StoreError::Io { action: "opening", path: path.clone(), source })?;
-                let pack = Assembler::new(std::io::BufWriter::with_capacity(256 << 10, writer), LEVEL).map_err(|error| assemble_failed(store, error))?;
+                let pack = Assembler::new(std::io::BufWriter::with_capacity(256 << 10, writer), LEVEL, true).map_err(|error| assemble_failed(store, error))?;
                 (pack, TempFile { path, _file: file })
             }
         };

@@ -159,7 +159,7 @@ impl Sink {
     fn assemble(&mut self, push: impl FnOnce(&mut Assembler<PackWriter>) -> Result<(), AssembleError>) -> Result<(), TransferError> {
         let mut pack = match self.pack.take() {
             Some(pack) => pack,
-            None => Assembler::new(self.store.pack_writer(PackOrigin::Pulled)?, LEVEL).map_err(|error| self.failed(error))?,
+            None => Assembler::new(self.store.pack_writer(PackOrigin::Pulled)?, LEVEL, true).map_err(|error| self.failed(error))?,
         };
         push(&mut pack).map_err(|error| self.failed(error))?;
         let full = pack.is_full();
