@@ -1,7 +1,7 @@
 //! An earlier version of what is imported, for new content to be compressed against.
 
 use layer_format::Digest;
-use layer_format::delta::Place;
+use layer_format::delta::{OldVersion, Place};
 
 use crate::source::{ObjectSource, SourceError};
 
@@ -18,4 +18,21 @@ pub trait Earlier: ObjectSource {
     /// # Errors
     /// If the store cannot be asked: then nothing is compressed against these.
     fn places(&self, digests: &[Digest]) -> Result<Vec<Place>, SourceError>;
+}
+
+/// An earlier version to search in.
+pub(crate) struct Old<'a>(pub(crate) &'a dyn Earlier);
+
+impl OldVersion for Old<'_> {
+    fn roots(&self) -> &[Digest] {
+        self.0.roots()
+    }
+
+    fn object(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.0.object(digest).ok()
+    }
+
+    fn places(&self, digests: &[Digest]) -> Option<Vec<Place>> {
+        self.0.places(digests).ok()
+    }
 }

@@ -31,7 +31,6 @@
 
 mod batch;
 mod compress;
-mod deltas;
 mod feed;
 mod pack_writer;
 mod packer;

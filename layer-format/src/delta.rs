@@ -8,8 +8,12 @@
 //! A reader of a delta frame should need one read more, so all bases of a frame lie close together in one pack of the
 //! store that keeps it ([`BaseSet`]).
 
+mod search;
+
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+
+pub use search::{Bases, OldVersion, Search};
 
 use crate::chunk::ChunkRef;
 use crate::digest::Digest;

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use layer_format::chunk::ChunkRef;
-use layer_format::delta::BasePlace;
+use layer_format::delta::{BasePlace, Search};
 use layer_format::frame::TARGET_FRAME_LEN;
 use layer_format::recipe::Extent;
 use layer_format::{Digest, LayerPath};
 
 use super::batch::Batch;
 use super::compress::{EncodedFrame, FrameJob};
-use super::deltas::Deltas;
 use super::pack_writer::PackWriter;
+use crate::earlier::Old;
 use crate::error::ImportError;
 use crate::progress::Progress;
 use crate::sink::ObjectSink;
@@ -57,7 +57,7 @@ pub(crate) struct Packer<'a> {
     /// What can be compressed against an earlier version: it has frames of its own, so that nothing else has to wait for its
     /// bases when it is read.
     changed: FrameJob,
-    deltas: Option<Deltas<'a>>,
+    deltas: Option<Search<Old<'a>>>,
     /// Tree and recipe nodes: they have frames of their own, so that a reader of the tree does not read file content.
     nodes: Vec<(Digest, Vec<u8>)>,
     nodes_len: usize,
@@ -93,7 +93,7 @@ impl<'a> Packer<'a> {
             retiring: VecDeque::new(),
             data: FrameJob::default(),
             changed: FrameJob::default(),
-            deltas: sink.earlier().map(Deltas::new),
+            deltas: sink.earlier().map(|earlier| Search::new(Old(earlier))),
             nodes: Vec::new(),
             nodes_len: 0,
             next_frame: 0,

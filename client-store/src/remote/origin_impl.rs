@@ -143,7 +143,7 @@ impl Registry {
         self.request(Method::GET, &image.repository, &format!("{path}?{}", &query[1..])).header("accept", STREAM_MEDIA_TYPE)
     }
 
-    fn records(&self, response: Response, lanes: Vec<Lane>) -> Result<ObjectStream, OriginError> {
+    pub(super) fn records(&self, response: Response, lanes: Vec<Lane>) -> Result<ObjectStream, OriginError> {
         let source = match media_type(&response) {
             STREAM_MEDIA_TYPE => Source::Whole(response),
             LANES_MEDIA_TYPE if !lanes.is_empty() => Source::Lanes(Pieces::new(self, response, lanes)),

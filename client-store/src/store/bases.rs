@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use layer_format::Digest;
-use layer_format::delta::{BasePlace, MAX_BASE_SPAN, Place};
+use layer_format::delta::{BasePlace, BaseSet, MAX_BASE_SPAN, Place};
 use layer_format::frame::delta::{self, MAX_BASE_LEN, max_head_len};
 use layer_format::frame::{Codec, FRAME_HEADER_LEN, Frame, FrameHeader, MAX_ENCODED_LEN};
 use layer_format::pack::{HEADER_LEN, check_header};
@@ -42,7 +42,7 @@ pub(super) fn may_hold_deltas(file: &File) -> bool {
 }
 
 /// The bases of the frame at `offset`, in a pack whose frames end at or before `end`, and where the next frame begins.
-fn bases_at(file: &File, offset: u64, end: u64) -> Option<(Vec<Digest>, u64)> {
+pub(super) fn bases_at(file: &File, offset: u64, end: u64) -> Option<(Vec<Digest>, u64)> {
     if offset + FRAME_HEADER_LEN as u64 > end {
         return None;
     }
@@ -248,6 +248,23 @@ impl Store {
             }
         }
         Ok(found)
+    }
+
+    /// Decodes a frame that came from elsewhere, with bases that are here. `None` if they are not, or it is damaged.
+    pub(crate) fn decode_received(&self, encoded: &[u8]) -> Option<Frame> {
+        self.inner.decode_frame(encoded).ok()
+    }
+
+    /// Whether one read gets all of these, from plain frames: so a delta frame that needs them can be kept as it is.
+    pub(crate) fn are_bases(&self, digests: &[Digest]) -> Result<bool, StoreError> {
+        let mut places = Vec::with_capacity(digests.len());
+        for (digest, place) in digests.iter().zip(self.base_places(digests)?) {
+            match place {
+                Place::Plain(place) => places.push((*digest, place)),
+                Place::Absent | Place::Delta(_) => return Ok(false),
+            }
+        }
+        Ok(BaseSet::new().add(&places))
     }
 
     /// How these objects are kept, in the order asked: whether they can be bases.

@@ -8,6 +8,7 @@ use layer_format::Digest;
 use layer_format::frame::{FRAME_HEADER_LEN, FrameHeader};
 
 use super::Store;
+use super::bases::bases_at;
 use super::index::Location;
 use super::layout::create_locked;
 use crate::error::StoreError;
@@ -49,6 +50,14 @@ impl Store {
         let file = self.inner.reader.file(pack, || self.inner.open_pack(pack)).ok()?;
         file.read_exact_at(&mut head, offset).ok()?;
         FrameHeader::decode(&head).ok().map(|header| header.count)
+    }
+
+    /// How many objects the frame at `offset` holds, and what it is compressed against, if it can be read.
+    pub(crate) fn frame_head(&self, pack: u32, offset: u64) -> Option<(usize, Vec<Digest>)> {
+        let count = self.frame_count(pack, offset)?;
+        let file = self.inner.reader.file(pack, || self.inner.open_pack(pack)).ok()?;
+        let (bases, _) = bases_at(&file, offset, u64::MAX)?;
+        Some((count, bases))
     }
 
     /// The encoded frame at `offset` and its objects' lengths, if it holds exactly these objects, undamaged.

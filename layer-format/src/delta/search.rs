@@ -1,34 +1,46 @@
 //! Finds what new content is compressed against: the same path in an earlier version.
 //!
-//! Runs in the sequencer's thread. A path is looked up when the first new chunk of its file comes, so what has not changed
-//! costs nothing. Whatever cannot be found or read is not compressed against: this is never an error.
+//! A path is looked up when the first new chunk of its file comes, so what has not changed costs nothing. Whatever cannot be
+//! found or read is not compressed against: this is never an error.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use layer_format::delta::{self, BasePlace, Cursor, OldFile};
-use layer_format::entry::Kind;
-use layer_format::recipe::{Extent, RangeStep, RangeWalk, Recipe};
-use layer_format::tree::Node;
-use layer_format::{Digest, LayerPath};
+use super::{BasePlace, Cursor, OldFile, Place, in_one_pack};
+use crate::digest::Digest;
+use crate::entry::Kind;
+use crate::path::LayerPath;
+use crate::recipe::{Extent, RangeStep, RangeWalk, Recipe};
+use crate::tree::Node;
 
-use crate::earlier::Earlier;
+/// An earlier version, and the store that has it.
+pub trait OldVersion {
+    /// Roots of its trees, lowest layer first: a path is looked for in the last one first.
+    fn roots(&self) -> &[Digest];
+
+    /// An object's bytes, verified; `None` if it cannot be had.
+    fn object(&self, digest: &Digest) -> Option<Vec<u8>>;
+
+    /// Where these objects are, in the order asked; `None` if that cannot be told.
+    fn places(&self, digests: &[Digest]) -> Option<Vec<Place>>;
+}
 
 /// Nodes of the earlier tree kept in memory: those around the path of the moment.
 const KEPT_NODES: usize = 16;
 
 /// Objects that can be bases, with their places.
-pub(super) type Bases = Vec<(Digest, BasePlace)>;
+pub type Bases = Vec<(Digest, BasePlace)>;
 
 /// See the module.
-pub(super) struct Deltas<'a> {
-    earlier: &'a dyn Earlier,
+#[derive(Debug)]
+pub struct Search<V> {
+    old: V,
     nodes: HashMap<Digest, Arc<Node>>,
     file: File,
 }
 
 /// The file whose content is coming.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct File {
     path: Option<LayerPath>,
     cursor: Cursor,
@@ -38,18 +50,19 @@ struct File {
     old: Option<OldFile>,
 }
 
-impl<'a> Deltas<'a> {
-    pub(super) fn new(earlier: &'a dyn Earlier) -> Self {
-        Self { earlier, nodes: HashMap::new(), file: File::default() }
+impl<V: OldVersion> Search<V> {
+    /// A search in this version.
+    pub fn new(old: V) -> Self {
+        Self { old, nodes: HashMap::new(), file: File::default() }
     }
 
     /// A file begins.
-    pub(super) fn begin(&mut self, path: &LayerPath) {
+    pub fn begin(&mut self, path: &LayerPath) {
         self.file = File { path: Some(path.clone()), ..File::default() };
     }
 
     /// It goes on with something that is not new.
-    pub(super) fn pass(&mut self, extent: Extent) {
+    pub fn pass(&mut self, extent: Extent) {
         match &self.file.old {
             Some(old) => self.file.cursor.pass(old, &extent),
             None => self.file.passed.push(extent),
@@ -57,7 +70,7 @@ impl<'a> Deltas<'a> {
     }
 
     /// It goes on with a new chunk of this length: what that can be compressed against, all of it in one pack.
-    pub(super) fn like(&mut self, len: u32) -> Bases {
+    pub fn like(&mut self, len: u32) -> Bases {
         if self.file.old.is_none() {
             let path = self.file.path.take();
             let old = path.and_then(|path| self.old_file(&path)).unwrap_or_default();
@@ -71,21 +84,31 @@ impl<'a> Deltas<'a> {
         self.in_one_pack(&digests)
     }
 
-    /// What a new node of the tree can be compressed against.
-    pub(super) fn like_node(&mut self, node: &[u8]) -> Bases {
+    /// What a new node of the tree can be compressed against: the node of the same level that has its first path.
+    pub fn like_node(&mut self, node: &[u8]) -> Bases {
         let Ok(node) = Node::decode(node) else { return Bases::new() };
         let (first, level) = match &node {
             Node::Leaf(entries) => (entries.first().map(|entry| &entry.path), 0),
             Node::Index { level, children } => (children.first().map(|child| &child.first), *level),
         };
-        let Some(first) = first else { return Bases::new() };
-        let roots = self.earlier.roots();
+        first.map(|first| self.like_node_at(first, level)).unwrap_or_default()
+    }
+
+    /// What a new node of this level that begins with the path `first` can be compressed against.
+    pub fn like_node_at(&mut self, first: &LayerPath, level: u8) -> Bases {
+        let roots = self.old.roots().to_vec();
         let found = roots.iter().rev().find_map(|root| self.node_at(root, first, level));
         found.map(|(digest, _)| self.in_one_pack(&[digest])).unwrap_or_default()
     }
 
+    /// What the new root of the layer with this number can be compressed against.
+    pub fn like_root(&mut self, layer: usize) -> Bases {
+        let root = self.old.roots().get(layer).copied();
+        root.map(|root| self.in_one_pack(&[root])).unwrap_or_default()
+    }
+
     fn old_file(&mut self, path: &LayerPath) -> Option<OldFile> {
-        let roots = self.earlier.roots();
+        let roots = self.old.roots().to_vec();
         let recipe = roots.iter().rev().find_map(|root| {
             let (_, node) = self.node_at(root, path, 0)?;
             let Node::Leaf(entries) = &*node else { return None };
@@ -98,7 +121,7 @@ impl<'a> Deltas<'a> {
         let (mut old, mut walk) = (OldFile::new(), RangeWalk::new(&recipe, 0..recipe.len()));
         loop {
             match walk.step() {
-                RangeStep::Need(digest) => walk.feed(Recipe::decode_node(&self.earlier.object(&digest).ok()?).ok()?).ok()?,
+                RangeStep::Need(digest) => walk.feed(Recipe::decode_node(&self.old.object(&digest)?).ok()?).ok()?,
                 RangeStep::Extent { extent, .. } if !old.push(&extent) => return None,
                 RangeStep::Extent { .. } => {}
                 RangeStep::Done => return Some(old),
@@ -130,7 +153,7 @@ impl<'a> Deltas<'a> {
         if let Some(node) = self.nodes.get(digest) {
             return Some(Arc::clone(node));
         }
-        let node = Arc::new(Node::decode(&self.earlier.object(digest).ok()?).ok()?);
+        let node = Arc::new(Node::decode(&self.old.object(digest)?).ok()?);
         if self.nodes.len() >= KEPT_NODES {
             self.nodes.clear();
         }
@@ -139,6 +162,6 @@ impl<'a> Deltas<'a> {
     }
 
     fn in_one_pack(&self, digests: &[Digest]) -> Bases {
-        delta::in_one_pack(digests, |digests| self.earlier.places(digests).ok())
+        in_one_pack(digests, |digests| self.old.places(digests))
     }
 }
