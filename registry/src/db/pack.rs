@@ -1,10 +1,9 @@
 //! Table `pack`: what is stored, and where its frames lie.
 
 use layer_format::Digest;
-use sqlx::Row;
 
 use super::namespace::NamespaceId;
-use super::{Connection, DbError, digest_at, failed, now_ms};
+use super::{Connection, DbError, digest_at, failed, now_ms, query};
 
 /// A pack's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,7 +42,7 @@ fn decode(bytes: &[u8]) -> Vec<StoredFrame> {
 
 /// Whether the namespace has the pack.
 pub(crate) async fn pack_exists(db: &mut Connection, namespace: NamespaceId, digest: &Digest) -> Result<bool, DbError> {
-    let row = sqlx::query("SELECT 1 FROM pack WHERE namespace_id = ? AND digest = ?").bind(namespace.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await;
+    let row = query("SELECT 1 FROM pack WHERE namespace_id = ? AND digest = ?").bind(namespace.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await;
     Ok(row.map_err(failed("find a pack"))?.is_some())
 }
 
@@ -57,7 +56,7 @@ pub(crate) async fn pack_insert(
     frames: &[StoredFrame],
 ) -> Result<Option<PackId>, DbError> {
     let doing = "record a pack";
-    let row = sqlx::query(
+    let row = query(
         "INSERT INTO pack (namespace_id, digest, size_bytes, object_count, frames, stored_at) VALUES (?, ?, ?, ?, ?, ?)
          ON CONFLICT DO NOTHING RETURNING id",
     )
@@ -76,7 +75,7 @@ pub(crate) async fn pack_insert(
 /// The pack's digest and frames.
 pub(crate) async fn pack_get(db: &mut Connection, id: PackId) -> Result<Option<(Digest, Vec<StoredFrame>)>, DbError> {
     let doing = "read a pack's frames";
-    let row = sqlx::query("SELECT digest, frames FROM pack WHERE id = ?").bind(id.0).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query("SELECT digest, frames FROM pack WHERE id = ?").bind(id.0).fetch_optional(db).await.map_err(failed(doing))?;
     let Some(row) = row else { return Ok(None) };
     let frames: &[u8] = row.try_get(1).map_err(failed(doing))?;
     Ok(Some((digest_at(&row, 0).map_err(failed(doing))?, decode(frames))))
@@ -93,9 +92,11 @@ pub(crate) struct PackTotals {
 /// How much is stored.
 pub(crate) async fn pack_totals(db: &mut Connection) -> Result<PackTotals, DbError> {
     let doing = "count packs";
-    let row =
-        sqlx::query("SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(object_count), 0) FROM pack").fetch_one(db).await.map_err(failed(doing))?;
-    let number = |at: usize| row.try_get::<i64, _>(at).map(|n| n as u64).map_err(failed(doing));
+    let row = query("SELECT count(*), CAST(coalesce(sum(size_bytes), 0) AS BIGINT), CAST(coalesce(sum(object_count), 0) AS BIGINT) FROM pack")
+        .fetch_one(db)
+        .await
+        .map_err(failed(doing))?;
+    let number = |at: usize| row.try_get::<i64>(at).map(|n| n as u64).map_err(failed(doing));
     Ok(PackTotals { packs: number(0)?, bytes: number(1)?, objects: number(2)? })
 }
 
