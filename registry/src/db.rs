@@ -20,6 +20,7 @@
 //! [`DbError::is_outage`] tells apart, and the client comes again. Nothing that is held in the memory of a process decides
 //! about what is right: locks of keys and caches there only spare work.
 
+pub(crate) mod base;
 mod connection;
 pub(crate) mod held_trace;
 pub(crate) mod image_model;

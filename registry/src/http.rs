@@ -1,6 +1,7 @@
 //! The HTTP side: routes, bodies, limits, status codes. `docs/http-api.md` is the contract.
 
 mod body;
+mod deltas;
 mod edge;
 mod error;
 mod launch;

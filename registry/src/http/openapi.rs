@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{launch, manifests, models, objects, packs, site, states, traces};
+use super::{deltas, launch, manifests, models, objects, packs, site, states, traces};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -19,6 +19,8 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         site::metrics,
         objects::missing,
         objects::stream,
+        deltas::bases,
+        deltas::stream,
         objects::get,
         packs::put,
         packs::head,
