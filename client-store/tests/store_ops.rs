@@ -66,7 +66,13 @@ fn a_repack_gives_dead_space_back_and_keeps_every_image_whole() {
     assert!(report.written_packs == 1 && report.damaged_objects == 0 && !report.gc.busy, "{report:?}");
     assert!(last.0 == last.1 && last.1 > 0, "progress ends at its total");
     // What is left is what two images need, and little more.
-    let needed: u64 = versions[10..].iter().flat_map(|image| &image.objects).map(|object| (Digest::of(object), object.len() as u64)).collect::<BTreeMap<_, _>>().values().sum();
+    let needed: u64 = versions[10..]
+        .iter()
+        .flat_map(|image| &image.objects)
+        .map(|object| (Digest::of(object), object.len() as u64))
+        .collect::<BTreeMap<_, _>>()
+        .values()
+        .sum();
     assert!(stored(&store) < needed * 21 / 20 && on_disk(home.path()) == stored(&store), "{} of {before}, {needed} needed", stored(&store));
     versions[10..].iter().for_each(|image| check(&store, image));
     assert!(store.verify(Repair::No, |_, _| {}).unwrap().is_clean());
@@ -122,9 +128,11 @@ fn classes_are_not_mixed_and_streams_are_left_alone() {
     let store = open(home.path());
     let images: Vec<_> = (0..3).map(|seed| image(seed, 20, 10_000)).collect();
     let waste: Vec<_> = (900..930).map(|seed| noise(seed, 10_000)).collect();
-    for (image, (pack, origin)) in
-        images.iter().zip([(PackOrigin::Imported, ImageOrigin::Imported), (PackOrigin::Pulled, ImageOrigin::Pulled), (PackOrigin::Streamed, ImageOrigin::Streamed)])
-    {
+    for (image, (pack, origin)) in images.iter().zip([
+        (PackOrigin::Imported, ImageOrigin::Imported),
+        (PackOrigin::Pulled, ImageOrigin::Pulled),
+        (PackOrigin::Streamed, ImageOrigin::Streamed),
+    ]) {
         match pack {
             PackOrigin::Streamed => store.insert(&image.objects.iter().map(|object| (Digest::of(object), object.clone().into())).collect::<Vec<_>>()).unwrap(),
             _ => add_pack(&store, &image.objects.iter().chain(&waste).cloned().collect::<Vec<_>>(), pack),

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use client_store::Store;
-use client_store::store::{DamagedPack, ImageInfo, Repair, RepackOptions, VerifyOptions};
+use client_store::store::{DamagedPack, ImageInfo, RepackOptions, Repair, VerifyOptions};
 use client_store::transfer::restore;
 use layer_format::Digest;
 use layer_format::reference::ImageReference;
@@ -79,7 +79,10 @@ impl Verify {
         let fetched = if self.repair { fetch(app, &store, &infos, &hurt) } else { Vec::new() };
         if self.repair && !found.damaged_packs.is_empty() {
             // What is whole of them moves into packs that are.
-            store.repack(&RepackOptions { dead_percent: 100, fragmentation: f64::INFINITY, bytes_per_s: self.bandwidth, ..RepackOptions::default() }, |_, _| {})?;
+            store.repack(
+                &RepackOptions { dead_percent: 100, fragmentation: f64::INFINITY, bytes_per_s: self.bandwidth, ..RepackOptions::default() },
+                |_, _| {},
+            )?;
         }
         let names = |digest: &Digest| -> Vec<String> { infos.iter().filter(|info| info.digest == *digest).flat_map(|info| info.names.clone()).collect() };
         let damaged = found.damaged.into_iter().map(|damaged| Damaged {
@@ -108,7 +111,8 @@ impl Verify {
         if !self.repair {
             note("`turbo verify --repair` fetches what is damaged from the registry again. A run that meets it does so by itself.");
         }
-        let whole = self.repair && report.fetched.iter().all(|fetched| fetched.error.is_none()) && report.damaged.iter().all(|damaged| damaged.states.is_empty());
+        let whole =
+            self.repair && report.fetched.iter().all(|fetched| fetched.error.is_none()) && report.damaged.iter().all(|damaged| damaged.states.is_empty());
         Ok(if whole { Exit::Success } else { Exit::Failure })
     }
 }

@@ -142,7 +142,8 @@ impl Store {
         for digest in images {
             self.packs_of(&mut walk, digest, &mut going)?;
         }
-        let freed = self.inner.index.all_packs()?.into_iter().filter(|(id, row)| going.contains(id) && !kept.contains(id) && row.origin != PackOrigin::Streamed);
+        let freed =
+            self.inner.index.all_packs()?.into_iter().filter(|(id, row)| going.contains(id) && !kept.contains(id) && row.origin != PackOrigin::Streamed);
         Ok(freed.map(|(_, row)| row.len).sum())
     }
 }

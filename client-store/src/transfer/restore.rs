@@ -1,7 +1,7 @@
 //! Bringing back what was lost here of an image that is known: damaged and forgotten, or evicted.
 
-use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::Digest;
+use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::reference::{ImageReference, Repository, Revision};
 
 use super::pull::{DAMAGE_ROUNDS, Pull};
@@ -14,7 +14,13 @@ use crate::store::Store;
 ///
 /// # Errors
 /// [`TransferError`]. What had arrived stays: the same call goes on from there.
-pub async fn restore(store: &Store, registry: &Registry, repository: &Repository, image: &Digest, options: &TransferOptions) -> Result<TransferReport, TransferError> {
+pub async fn restore(
+    store: &Store,
+    registry: &Registry,
+    repository: &Repository,
+    image: &Digest,
+    options: &TransferOptions,
+) -> Result<TransferReport, TransferError> {
     let name = format!("{repository}@{image}");
     let reference = ImageReference { repository: repository.clone(), revision: Revision::Digest(*image) };
     let found = store.image_get(&reference)?.ok_or_else(|| TransferError::NotLocal { image: name.clone() })?;
