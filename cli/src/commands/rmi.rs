@@ -77,8 +77,11 @@ fn frees(store: &Store, infos: &[ImageInfo], names: &[ImageReference]) -> Result
     for name in names {
         let Some(found) = store.image_get(name)? else { continue };
         // An image stays for as long as another name leads to it; `head` is none that anyone gave.
-        let others = infos.iter().filter(|info| info.digest == found.digest).flat_map(|info| &info.names).filter_map(|name| name.parse::<ImageReference>().ok());
-        let stays = |other: &ImageReference| other.release() != Some(HEAD) && !names.iter().any(|name| name == other || name.release().is_none() && name.repository == other.repository);
+        let others =
+            infos.iter().filter(|info| info.digest == found.digest).flat_map(|info| &info.names).filter_map(|name| name.parse::<ImageReference>().ok());
+        let stays = |other: &ImageReference| {
+            other.release() != Some(HEAD) && !names.iter().any(|name| name == other || name.release().is_none() && name.repository == other.repository)
+        };
         if !others.into_iter().any(|other| stays(&other)) {
             going.insert(found.digest);
         }

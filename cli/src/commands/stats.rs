@@ -55,7 +55,11 @@ impl Stats {
             writeln!(out, "unneeded  {} (uncompressed, at the last `turbo gc`)", bytes(stats.dead_bytes))?;
             let limit = app.settings.cache_size;
             writeln!(out, "limit     {}", if limit == 0 { "none".into() } else { bytes(limit) })?;
-            shown.completions.iter().filter_map(|one| Some((one, one.words()?))).try_for_each(|(one, words)| writeln!(out, "streaming {}: {words}", one.image))?;
+            shown
+                .completions
+                .iter()
+                .filter_map(|one| Some((one, one.words()?)))
+                .try_for_each(|(one, words)| writeln!(out, "streaming {}: {words}", one.image))?;
             shown.usage.as_ref().map_or(Ok(()), |usage| show_usage(usage, out))
         })?;
         Ok(Exit::Success)

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use client_store::Store;
-use client_store::store::{DamagedPack, ImageInfo, Repair, RepackOptions, VerifyOptions};
+use client_store::store::{DamagedPack, ImageInfo, RepackOptions, Repair, VerifyOptions};
 use client_store::transfer::restore;
 use layer_format::Digest;
 use layer_format::reference::ImageReference;
@@ -79,7 +79,10 @@ impl Verify {
         let fetched = if self.repair { fetch(app, &store, &infos, &hurt) } else { Vec::new() };
         if self.repair && !found.damaged_packs.is_empty() {
             // What is whole of them moves into packs that are.
-            store.repack(&RepackOptions { dead_percent: 100, fragmentation: f64::INFINITY, bytes_per_s: self.bandwidth, ..RepackOptions::default() }, |_, _| {})?;
+            store.repack(
+                &RepackOptions { dead_percent: 100, fragmentation: f64::INFINITY, bytes_per_s: self.bandwidth, ..RepackOptions::default() },
+                |_, _| {},
+            )?;
         }
         let names = |digest: &Digest| -> Vec<String> { infos.iter().filter(|info| info.digest == *digest).flat_map(|info| info.names.clone()).collect() };
         let damaged = found.damaged.into_iter().map(|damaged| Damaged {
@@ -105,10 +108,11 @@ impl Verify {
         if is_clean {
             return Ok(Exit::Success);
         }
-        if !self.repair {
+        if !self.repair && !report.damaged.is_empty() {
             note("`turbo verify --repair` fetches what is damaged from the registry again. A run that meets it does so by itself.");
         }
-        let whole = self.repair && report.fetched.iter().all(|fetched| fetched.error.is_none()) && report.damaged.iter().all(|damaged| damaged.states.is_empty());
+        let whole =
+            self.repair && report.fetched.iter().all(|fetched| fetched.error.is_none()) && report.damaged.iter().all(|damaged| damaged.states.is_empty());
         Ok(if whole { Exit::Success } else { Exit::Failure })
     }
 }
@@ -155,7 +159,8 @@ impl Report {
             writeln!(out, "damaged: pack {pack} ({reason})")?;
         }
         if self.unnamed_objects > 0 {
-            writeln!(out, "{} objects are here and the index did not name them", self.unnamed_objects)?;
+            let what = if self.repaired { "now it does" } else { "`turbo verify --repair` lets it" };
+            writeln!(out, "{} objects are here and the index did not name them; {what}", self.unnamed_objects)?;
         }
         for Fetched { image, objects, bytes: len, error } in &self.fetched {
             match error {

@@ -141,15 +141,44 @@ impl Folder {
 #[derive(Clone, Debug)]
 enum Step {
     /// A name for a file that was made.
-    Name { path: PathBuf, file: usize },
-    Rename { from: PathBuf, to: PathBuf, file: Option<usize> },
-    Remove { path: PathBuf, file: Option<usize> },
-    MakeFolder { path: PathBuf },
-    Write { file: usize, offset: u64, bytes: Vec<u8>, durable: bool },
-    SetLen { file: usize, len: u64 },
-    Reserve { file: usize, len: u64 },
-    Sync { file: Option<usize>, folder: PathBuf, begun: f64 },
-    SyncAll { begun: f64 },
+    Name {
+        path: PathBuf,
+        file: usize,
+    },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        file: Option<usize>,
+    },
+    Remove {
+        path: PathBuf,
+        file: Option<usize>,
+    },
+    MakeFolder {
+        path: PathBuf,
+    },
+    Write {
+        file: usize,
+        offset: u64,
+        bytes: Vec<u8>,
+        durable: bool,
+    },
+    SetLen {
+        file: usize,
+        len: u64,
+    },
+    Reserve {
+        file: usize,
+        len: u64,
+    },
+    Sync {
+        file: Option<usize>,
+        folder: PathBuf,
+        begun: f64,
+    },
+    SyncAll {
+        begun: f64,
+    },
 }
 
 /// All crash states of a recording.
@@ -304,7 +333,9 @@ fn is_durable(step: &Step, ended: f64, later: &[(f64, Step)]) -> bool {
         _ => None,
     };
     later.iter().any(|(_, later)| match later {
-        Step::Sync { file, folder, begun } => *begun >= ended && (content.is_some() && content == *file || file.is_none() && folders.contains(&folder.as_path())),
+        Step::Sync { file, folder, begun } => {
+            *begun >= ended && (content.is_some() && content == *file || file.is_none() && folders.contains(&folder.as_path()))
+        }
         Step::SyncAll { begun } => *begun >= ended,
         _ => false,
     })
@@ -351,7 +382,9 @@ mod tests {
         }
         assert_eq!(seen.len(), 3, "{seen:?}");
         // Before the sync pages are there or not.
-        let lens: BTreeSet<usize> = (0..40).filter_map(|seed| Some(content(&all.crash(2, &Unsynced::Any(Dice::new(seed))), "new")?.iter().filter(|byte| **byte == 7).count())).collect();
+        let lens: BTreeSet<usize> = (0..40)
+            .filter_map(|seed| Some(content(&all.crash(2, &Unsynced::Any(Dice::new(seed))), "new")?.iter().filter(|byte| **byte == 7).count()))
+            .collect();
         assert!(lens.len() >= 5, "{lens:?}");
     }
 

@@ -156,7 +156,12 @@ mod tests {
         let hex = |text: &str| text.bytes().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
         let lines = [
             format!("1.5 openat(AT_FDCWD<{}>, \"{}\", O_RDWR|O_CREAT|O_DSYNC, 0600) = 5<{}> <0.25>", hex("/d"), hex("/d/a"), hex("/d/a")),
-            format!("2.0 pwritev(5<{}>, [{{iov_base=\"{}\", iov_len=2}}, {{iov_base=\"{}\", iov_len=1}}], 2, 4096) = 3 <0.5>", hex("/d/a"), hex("xy"), hex("z")),
+            format!(
+                "2.0 pwritev(5<{}>, [{{iov_base=\"{}\", iov_len=2}}, {{iov_base=\"{}\", iov_len=1}}], 2, 4096) = 3 <0.5>",
+                hex("/d/a"),
+                hex("xy"),
+                hex("z")
+            ),
             format!("3.0 rename(\"{}\", \"{}\") = 0 <0.0>", hex("/d/a"), hex("/d/b")),
             format!("4.0 unlink(\"{}\") = -1 ENOENT (No such file or directory) <0.0>", hex("/d/a")),
             format!("5.0 write(1<{}>, \"{}\", 2) = 2 <0.0>", hex("/elsewhere"), hex("hi")),
