@@ -49,7 +49,10 @@ fn failing(command: &Command, calls: &str, error: &str, first: usize) -> Outcome
 fn is_civil(outcome: &Outcome, context: &str) {
     assert!(matches!(outcome.code, Some(0 | 125)), "{context}: {outcome:?}");
     assert!(!outcome.stderr.contains("panicked"), "{context}: {outcome:?}");
-    assert!(outcome.code == Some(0) || outcome.stderr.len() + outcome.stdout.len() > 30 || context.contains("write number"), "{context}: nothing was said: {outcome:?}");
+    assert!(
+        outcome.code == Some(0) || outcome.stderr.len() + outcome.stdout.len() > 30 || context.contains("write number"),
+        "{context}: nothing was said: {outcome:?}"
+    );
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -101,7 +104,7 @@ fn a_disk_that_fills_up_or_fails_loses_nothing() {
     let home = Home::offline();
     assert!(import(&home, 1).status().unwrap().success());
     let mut faults = Vec::new();
-    for first in 1..4 {
+    for first in 1..3 {
         faults.push(("pwrite64,writev,pwritev", "ENOSPC", first));
         faults.push(("fdatasync,fsync", "EIO", first));
         faults.push(("rename,renameat2", "ENOSPC", first));
@@ -145,7 +148,7 @@ fn what_cannot_be_read_is_an_error_and_not_wrong() {
     let (app, out) = (home.path().join("app"), home.path().join("out"));
     let mut failed = 0;
     // The loader of programs reads with the same call before.
-    for first in [8, 12, 20, 30] {
+    for first in [8, 14, 24] {
         let verify = failing(&home.command(["verify"]), "pread64", "EIO", first);
         is_civil(&verify, "verify");
         let checkout = failing(&home.command(["pull", "tools/app:1", "--offline", "--checkout", out.to_str().unwrap()]), "pread64", "EIO", first);
