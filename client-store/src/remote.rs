@@ -5,6 +5,7 @@
 //! whoever asked for them. No body takes more memory than its bound.
 
 mod access;
+mod deltas;
 mod http;
 mod lanes;
 mod models;
@@ -17,7 +18,7 @@ mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -99,6 +100,8 @@ struct Inner {
     link: LinkMeter,
     /// Whether it runs on this machine.
     is_loopback: bool,
+    /// Whether it said that it knows no deltas.
+    no_deltas: AtomicBool,
 }
 
 /// An image manifest as the registry has it; its bytes match its digest.
@@ -130,7 +133,7 @@ impl Registry {
         let client = http::client(&options, certificates).map_err(|error| fail(http::reason(&error)))?;
         let access = Access::new(options.token.clone(), options.renew_token.clone());
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self { inner: Arc::new(Inner { url, client, options, access, link: LinkMeter::default(), is_loopback }), received: Arc::default() })
+        Ok(Self { inner: Arc::new(Inner { url, client, options, access, link: LinkMeter::default(), is_loopback, no_deltas: AtomicBool::new(false) }), received: Arc::default() })
     }
 
     /// The same registry and connections, with a count of received bytes of its own.

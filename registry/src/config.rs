@@ -200,15 +200,49 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+/// How an S3-compatible storage is reached. What is not said comes from the variables `AWS_*`, from the machine's role, or
+/// is the default of AWS.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct S3Options {
+    /// URL of the service; AWS if `None`.
+    pub endpoint: Option<String>,
+    /// Region; `us-east-1` if nothing is said, which stores of one's own ignore.
+    pub region: Option<String>,
+    /// The bucket is the first part of the path rather than of the host's name.
+    pub path_style: bool,
+    /// Name of the key.
+    pub access_key_id: Option<String>,
+    /// The key.
+    pub secret_access_key: Option<String>,
+}
+
+impl std::fmt::Debug for S3Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let secret = self.secret_access_key.as_ref().map(|_| "(not shown)");
+        let Self { endpoint, region, path_style, access_key_id, secret_access_key: _ } = self;
+        f.debug_struct("S3Options")
+            .field("endpoint", endpoint)
+            .field("region", region)
+            .field("path_style", path_style)
+            .field("access_key_id", access_key_id)
+            .field("secret_access_key", &secret)
+            .finish()
+    }
+}
+
 /// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Folder for the database and packs, unless the URLs say otherwise.
     pub data: PathBuf,
-    /// `sqlite:PATH`.
+    /// `sqlite:PATH` or `postgres://USER@HOST/DATABASE`.
     pub database_url: Option<String>,
+    /// Most connections to PostgreSQL.
+    pub database_connections: u32,
     /// Where packs are kept.
     pub storage_url: Option<String>,
+    /// How an S3-compatible storage is reached.
+    pub s3: S3Options,
     /// Serve on an address that is not loopback.
     pub insecure_no_auth: bool,
     /// Whether traces are taken.
@@ -231,7 +265,9 @@ impl Config {
         Self {
             data: data.into(),
             database_url: None,
+            database_connections: crate::db::DEFAULT_CONNECTIONS,
             storage_url: None,
+            s3: S3Options::default(),
             insecure_no_auth: false,
             traces: true,
             tls: None,
@@ -275,7 +311,9 @@ pub struct Limits {
     pub body_grace: Duration,
     /// How long a client may take nothing of its answer.
     pub write_stall_timeout: Duration,
-    /// How long requests in progress may go on once the server is told to stop.
+    /// How long the server still takes requests, but is not ready any more (`/readyz`), once it is told to stop.
+    pub shutdown_delay: Duration,
+    /// How long requests in progress may go on after that.
     pub shutdown_grace: Duration,
     /// Traces of one repository that wait to be merged; more are answered with 429.
     pub max_waiting_traces: usize,
@@ -310,6 +348,7 @@ impl Default for Limits {
             min_body_rate: 1024,
             body_grace: Duration::from_secs(30),
             write_stall_timeout: Duration::from_secs(120),
+            shutdown_delay: Duration::ZERO,
             shutdown_grace: Duration::from_secs(25),
             max_waiting_traces: 4,
             traces: TraceLimits::default(),

@@ -1,6 +1,7 @@
 //! The HTTP side: routes, bodies, limits, status codes. `docs/http-api.md` is the contract.
 
 mod body;
+mod deltas;
 mod edge;
 mod error;
 mod launch;
@@ -33,6 +34,7 @@ pub fn router(app: App) -> Router {
     let app = app.0;
     Router::new()
         .route("/healthz", get(site::health))
+        .route("/readyz", get(site::ready))
         .route("/metrics", get(site::metrics))
         .route("/openapi.json", get(openapi::document))
         .route("/v1/capabilities", get(site::capabilities))

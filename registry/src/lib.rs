@@ -22,7 +22,7 @@ mod service;
 
 pub use app::{App, StartError};
 pub use blob_storage::StorageError;
-pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, Options, TlsFiles, TraceLimits};
+pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, Options, S3Options, TlsFiles, TraceLimits};
 pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};

@@ -21,7 +21,7 @@ const MAX_LIST_LEN: usize = 4 + Digest::LEN * MAX_DIGESTS;
 const EXPECTED_LEN: u64 = 64 << 10;
 
 /// zstd level of answers that are too short to learn anything from.
-const DEFAULT_LEVEL: i32 = 3;
+pub(super) const DEFAULT_LEVEL: i32 = 3;
 
 async fn digests(app: &Shared, call: Call) -> Result<(Call, Vec<Digest>), ApiError> {
     let (body, call) = (call.body, Call { body: axum::body::Body::empty(), ..call });
@@ -29,7 +29,7 @@ async fn digests(app: &Shared, call: Call) -> Result<(Call, Vec<Digest>), ApiErr
     Ok((call, decode_digests(&bytes)?))
 }
 
-async fn namespace(app: &Shared, repository: &Repository) -> Result<Option<NamespaceId>, ApiError> {
+pub(super) async fn namespace(app: &Shared, repository: &Repository) -> Result<Option<NamespaceId>, ApiError> {
     let mut db = app.db.read().await?;
     Ok(namespace_find(&mut db, repository.namespace()).await?)
 }

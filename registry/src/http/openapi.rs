@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{launch, manifests, models, objects, packs, site, states, traces};
+use super::{deltas, launch, manifests, models, objects, packs, site, states, traces};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -15,9 +15,12 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         site::capabilities,
         site::repositories,
         site::health,
+        site::ready,
         site::metrics,
         objects::missing,
         objects::stream,
+        deltas::bases,
+        deltas::stream,
         objects::get,
         packs::put,
         packs::head,

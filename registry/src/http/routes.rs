@@ -12,7 +12,7 @@ use layer_format::reference::{Repository, is_release};
 
 use super::edge::RouteLabel;
 use super::error::ApiError;
-use super::{launch, manifests, models, objects, packs, states, streams, traces};
+use super::{deltas, launch, manifests, models, objects, packs, states, streams, traces};
 use crate::app::Shared;
 use crate::service::image::Reference;
 use crate::service::state::StatePrefix;
@@ -21,6 +21,8 @@ use crate::service::state::StatePrefix;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Missing,
+    Bases,
+    Deltas,
     PackPut(Digest),
     PackHead(Digest),
     ManifestPut(Reference),
@@ -84,6 +86,10 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
     let (action, label) = match (noun, argument) {
         ("missing", None) if *method == Method::POST => (Action::Missing, "missing"),
         ("missing", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("bases", None) if *method == Method::POST => (Action::Bases, "bases"),
+        ("bases", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("deltas", None) if *method == Method::POST => (Action::Deltas, "deltas"),
+        ("deltas", None) => return Err(ApiError::method_not_allowed("POST")),
         ("packs", Some(pack)) if *method == Method::PUT => (Action::PackPut(digest(pack)?), "pack_put"),
         ("packs", Some(pack)) if *method == Method::HEAD => (Action::PackHead(digest(pack)?), "pack_head"),
         ("packs", Some(_)) => return Err(ApiError::method_not_allowed("PUT, HEAD")),
@@ -135,6 +141,8 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     let pushed = if let Action::ManifestPut(reference) = &action { Some((call.repository.clone(), reference.clone())) } else { None };
     let answer = match action {
         Action::Missing => objects::missing(app, call).await,
+        Action::Bases => deltas::bases(app, call).await,
+        Action::Deltas => deltas::stream(app, call).await,
         Action::PackPut(digest) => packs::put(app, call, digest).await,
         Action::PackHead(digest) => packs::head(app, call, digest).await,
         Action::ManifestPut(reference) => manifests::put(app, call, reference).await,
@@ -204,6 +212,8 @@ mod tests {
         let parse = |method: &str, path: &str| route(&method.parse().unwrap(), &format!("/v1/repositories/{path}"));
         for (method, path, label) in [
             ("POST", "tools/scipy/-/missing", "missing"),
+            ("POST", "tools/scipy/-/bases", "bases"),
+            ("POST", "tools/scipy/-/deltas", "deltas"),
             ("PUT", &format!("a/b/c/-/packs/{hex}"), "pack_put"),
             ("PUT", &format!("a/b/-/packs/{}", hex.replace(':', "%3A")), "pack_put"),
             ("HEAD", "a/b/-/manifests/1.0", "manifest_get"),
@@ -223,6 +233,7 @@ mod tests {
         }
         for (method, path) in [
             ("GET", "a/b/-/missing"),
+            ("GET", "a/b/-/deltas"),
             ("POST", "a/b/-/packs/b3:00"),
             ("PUT", "a/b/-/packs/zz"),
             ("GET", "A/b/-/tags"),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::chain;
 use crate::db::DbError;
 use crate::http::body::BodyError;
+use crate::http::error::is_outage;
 use crate::service::frames::ReadError;
 use crate::service::oci::Crowded;
 use crate::service::oci::manifest::ManifestError;
@@ -125,9 +126,10 @@ impl IntoResponse for OciError {
 
 impl From<DbError> for OciError {
     fn from(error: DbError) -> Self {
-        match &error {
-            DbError::Failed { source: sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed, .. } => Self::unavailable(&error),
-            _ => Self::internal(&error),
+        match error {
+            error if error.is_outage() => Self::unavailable(&error),
+            error if error.is_text_with_nul() => Self::manifest_invalid("a text in it has a NUL character"),
+            error => Self::internal(&error),
         }
     }
 }
@@ -173,6 +175,7 @@ impl<E: Into<OciError>> From<UploadError<E>> for OciError {
             }
             UploadError::Crowded(error) => error.into(),
             UploadError::Hash(error) => Self::internal(&error),
+            UploadError::Store(error) if is_outage(&error) => Self::unavailable(&error),
             UploadError::Store(error) => Self::internal(&error),
             UploadError::Read(error) => error.into(),
             UploadError::Database(error) => error.into(),
