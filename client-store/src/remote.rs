@@ -133,7 +133,10 @@ impl Registry {
         let client = http::client(&options, certificates).map_err(|error| fail(http::reason(&error)))?;
         let access = Access::new(options.token.clone(), options.renew_token.clone());
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self { inner: Arc::new(Inner { url, client, options, access, link: LinkMeter::default(), is_loopback, no_deltas: AtomicBool::new(false) }), received: Arc::default() })
+        Ok(Self {
+            inner: Arc::new(Inner { url, client, options, access, link: LinkMeter::default(), is_loopback, no_deltas: AtomicBool::new(false) }),
+            received: Arc::default(),
+        })
     }
 
     /// The same registry and connections, with a count of received bytes of its own.

@@ -3,9 +3,7 @@
 //! Each takes any bytes, must return without panicking, and checks that what was accepted encodes to bytes that are
 //! accepted again and mean the same.
 
-use crate::api::{
-    HaveFilter, PieceHeader, RECORD_HEADER_LEN, Record, decode_bases, decode_bitmap, decode_digests, decode_wanted, encode_bases, encode_wanted,
-};
+use crate::api::{HaveFilter, PieceHeader, RECORD_HEADER_LEN, Record, decode_bases, decode_bitmap, decode_digests, decode_wanted, encode_bases, encode_wanted};
 use crate::frame::{Frame, delta};
 use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;

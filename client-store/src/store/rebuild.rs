@@ -8,10 +8,10 @@ use layer_format::Digest;
 use layer_format::manifest::{ImageManifest, Manifest};
 
 use super::Store;
+use super::bases::may_hold_deltas;
 use super::images::ImageFile;
 use super::index::{PackOrigin, PackRow, encode};
 use super::layout::io_error;
-use super::bases::may_hold_deltas;
 use super::pack_file::{read_index, scan_frames_with};
 use crate::error::StoreError;
 

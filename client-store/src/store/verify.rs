@@ -17,11 +17,11 @@ use layer_format::frame::{Frame, MAX_ENCODED_LEN};
 use layer_format::pack::{HEADER_LEN, PackIndex, check_header};
 use serde::Serialize;
 
-use super::{Inner, Store};
 use super::index::{Location, PackRow};
 use super::pack_file::{read_index, scan_frames};
 use super::reader::{ReadError, read_direct};
 use super::throttle::Throttle;
+use super::{Inner, Store};
 use crate::error::StoreError;
 
 /// What to do with damaged objects.

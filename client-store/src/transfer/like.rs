@@ -118,9 +118,7 @@ impl Standing {
     /// Those of a node's children, in order.
     pub(super) fn of_children(node: &[u8]) -> HashMap<Digest, Self> {
         match Node::decode(node) {
-            Ok(Node::Index { level, children }) => {
-                children.into_iter().map(|child| (child.digest, Self::Node(level.saturating_sub(1), child.first))).collect()
-            }
+            Ok(Node::Index { level, children }) => children.into_iter().map(|child| (child.digest, Self::Node(level.saturating_sub(1), child.first))).collect(),
             _ => HashMap::new(),
         }
     }

@@ -195,12 +195,7 @@ impl Pull {
     }
 
     /// Returns the number of requests.
-    async fn fetch_levels(
-        &self,
-        sink: &mpsc::Sender<Message>,
-        mut frontier: Vec<Inner>,
-        mut seen: HashSet<Digest>,
-    ) -> Result<u64, TransferError> {
+    async fn fetch_levels(&self, sink: &mpsc::Sender<Message>, mut frontier: Vec<Inner>, mut seen: HashSet<Digest>) -> Result<u64, TransferError> {
         let mut requests = 0;
         while !frontier.is_empty() {
             let nodes: Vec<_> = frontier.iter().map(|(digest, _, standing)| (*digest, standing.clone())).collect();
@@ -344,7 +339,12 @@ impl Pull {
     }
 
     /// One request. Says what of it did not come, and why if the request failed.
-    async fn request(&self, sink: &mpsc::Sender<Message>, wanted: Vec<Digest>, groups: Vec<WantedGroup>) -> Result<(Outcome, Option<OriginError>), TransferError> {
+    async fn request(
+        &self,
+        sink: &mpsc::Sender<Message>,
+        wanted: Vec<Digest>,
+        groups: Vec<WantedGroup>,
+    ) -> Result<(Outcome, Option<OriginError>), TransferError> {
         let gone = || TransferError::Worker("the writer has stopped".into());
         sink.send(Message::Begin(wanted.clone())).await.map_err(|_| gone())?;
         let mut failed = None;

@@ -384,7 +384,8 @@ fn build_packs(store: &Store, units: Vec<Unit>, deltas: bool, image: &str, out: 
             None => {
                 let (path, file) = store.temporary("push")?;
                 let writer = file.try_clone().map_err(|source| StoreError::Io { action: "opening", path: path.clone(), source })?;
-                let pack = Assembler::new(std::io::BufWriter::with_capacity(256 << 10, writer), LEVEL, deltas).map_err(|error| assemble_failed(store, error))?;
+                let pack =
+                    Assembler::new(std::io::BufWriter::with_capacity(256 << 10, writer), LEVEL, deltas).map_err(|error| assemble_failed(store, error))?;
                 (pack, TempFile { path, _file: file })
             }
         };

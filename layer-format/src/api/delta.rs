@@ -154,7 +154,13 @@ mod tests {
     fn hostile_lists_are_refused() {
         let wanted = digests(10, 0);
         let group = |first, count, bases| WantedGroup { first, count, bases: digests(bases, 9) };
-        for groups in [vec![group(8, 3, 1)], vec![group(3, 2, 1), group(4, 1, 1)], vec![group(5, 1, 1), group(0, 1, 1)], vec![group(0, 0, 1)], vec![group(0, 1, MAX_BASES + 1)]] {
+        for groups in [
+            vec![group(8, 3, 1)],
+            vec![group(3, 2, 1), group(4, 1, 1)],
+            vec![group(5, 1, 1), group(0, 1, 1)],
+            vec![group(0, 0, 1)],
+            vec![group(0, 1, MAX_BASES + 1)],
+        ] {
             assert!(decode_wanted(&encode_wanted(&wanted, &groups)).is_err(), "{groups:?}");
         }
         assert!(decode_bases(&u32::MAX.to_le_bytes()).is_err());

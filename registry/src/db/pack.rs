@@ -124,10 +124,8 @@ mod tests {
 
     #[test]
     fn frames_come_back() {
-        let frames = [
-            StoredFrame { offset: 16, len: 70_000, check: [7; 16], is_delta: false },
-            StoredFrame { offset: 70_016, len: 1, check: [9; 16], is_delta: true },
-        ];
+        let frames =
+            [StoredFrame { offset: 16, len: 70_000, check: [7; 16], is_delta: false }, StoredFrame { offset: 70_016, len: 1, check: [9; 16], is_delta: true }];
         assert_eq!(decode(&encode(&frames)), frames);
     }
 }

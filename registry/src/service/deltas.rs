@@ -176,10 +176,8 @@ mod tests {
         let stored = Bytes::from(builder.finish(None));
         let frame = Frame::decode(&stored).unwrap();
         let place = FramePlace { pack: PackId::of(1), offset: 16, len: stored.len() as u32 };
-        let slots: Vec<_> = (0u16..)
-            .zip(&objects)
-            .map(|(slot, object)| (Digest::of(object), Location { frame: place, slot, len: object.len() as u32 }))
-            .collect();
+        let slots: Vec<_> =
+            (0u16..).zip(&objects).map(|(slot, object)| (Digest::of(object), Location { frame: place, slot, len: object.len() as u32 })).collect();
         for (prefix, is_delta) in [(base, true), (other, false)] {
             let group = WantedGroup { first: 0, count: 2, bases: vec![Digest::of(&prefix)] };
             let offer = Offer { namespace: NamespaceId::of(1), group_of: HashMap::new(), groups: vec![group], has: HashSet::new() };

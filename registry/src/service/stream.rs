@@ -423,7 +423,9 @@ pub(super) async fn load_frame(objects: Objects, unit: Unit, level: i32) -> Resu
         Err(error) => return lost(&slots, error).map(|item| vec![item]),
     };
     match encoded {
-        Some(encoded) if FrameHeader::decode(&encoded).is_ok_and(|head| head.count == slots.len() && head.codec != Codec::Delta) => Ok(vec![Item::Frame(encoded)]),
+        Some(encoded) if FrameHeader::decode(&encoded).is_ok_and(|head| head.count == slots.len() && head.codec != Codec::Delta) => {
+            Ok(vec![Item::Frame(encoded)])
+        }
         // Not all of it, damaged, or against something that the client may not have: what of it is sound.
         _ => match objects.frames.frame(place).await {
             Ok(frame) => tokio::task::spawn_blocking(move || repack(&frame, &slots, level)).await.map_err(|_| ReadError::Cancelled),
