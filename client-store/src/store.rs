@@ -133,7 +133,7 @@ impl Store {
     pub fn open(home: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let layout = Layout::open(home)?;
         layout.remove_leftovers();
-        let index = Index::open(&layout.index())?;
+        let index = Index::open(&layout)?;
         let inner = Inner {
             reader: PackReader::new(options.frame_cache_bytes),
             layout,

@@ -9,6 +9,7 @@ use layer_format::reference::Repository;
 use reqwest::Method;
 
 use super::Registry;
+use super::origin_impl::MORE_RECORDS;
 use crate::origin::{ObjectStream, OriginError};
 
 impl Registry {
@@ -37,7 +38,7 @@ impl Registry {
     pub async fn objects_like(&self, repository: &Repository, wanted: &[Digest], groups: &[WantedGroup]) -> Result<Option<ObjectStream>, OriginError> {
         let request = self.request(Method::POST, repository, "deltas").header("content-type", WANTED_MEDIA_TYPE).header("accept", STREAM_MEDIA_TYPE);
         match self.known(self.send(request.body(encode_wanted(wanted, groups)), || repository.to_string()).await)? {
-            Some(response) => self.records(response, Vec::new()).map(Some),
+            Some(response) => self.records(response, Vec::new(), wanted.len() + MORE_RECORDS).map(Some),
             None => Ok(None),
         }
     }

@@ -36,11 +36,15 @@ pub(crate) struct Layout {
 impl Layout {
     /// Opens or creates the folders below `home`.
     pub(crate) fn open(home: &Path) -> Result<Self, StoreError> {
-        create_dir(home)?;
+        if !home.is_dir() {
+            create_dir(home)?;
+            // Not everyone may open the folder that it is in.
+            let _ = sync_parent(home);
+        }
         let home = home.canonicalize().map_err(io_error("opening", home))?;
         let layout = Self { home };
         layout.check_format()?;
-        let folders = [layout.index(), layout.packs(), layout.images(), layout.states(), layout.tmp(), layout.running()];
+        let folders = [layout.packs(), layout.images(), layout.states(), layout.tmp(), layout.running()];
         let mut is_new = false;
         for folder in &folders {
             is_new |= !folder.is_dir();

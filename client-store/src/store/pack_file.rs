@@ -115,6 +115,7 @@ impl Store {
         objects.sort_unstable_by_key(|object| object.digest);
         let mut repaired = Vec::new();
         let id = inner.index.write(|txn| {
+            let mut greatest = inner.index.objects.last(txn)?.and_then(|(key, _)| key.try_into().ok()).map(Digest);
             let known = inner.pack_of_file(txn, &row.file)?;
             let id = match known {
                 Some(id) => id,
@@ -131,7 +132,13 @@ impl Store {
                     repaired.push(object.digest);
                 }
                 let location = Location { pack: id, offset: frame.offset as u32, frame_len: frame.len, slot: object.slot, len: object.len };
-                inner.index.put_location(txn, &object.digest, &location)?;
+                match greatest.is_none_or(|greatest| greatest < object.digest) {
+                    true => {
+                        inner.index.append_location(txn, &object.digest, &location)?;
+                        greatest = Some(object.digest);
+                    }
+                    false => inner.index.put_location(txn, &object.digest, &location)?,
+                }
             }
             inner.index.put_pack(txn, id, &row)?;
             Ok(id)
