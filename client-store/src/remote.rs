@@ -5,6 +5,7 @@
 //! whoever asked for them. No body takes more memory than its bound.
 
 mod access;
+mod deltas;
 mod http;
 mod lanes;
 mod login;
@@ -18,7 +19,7 @@ mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -106,6 +107,8 @@ struct Inner {
     link: LinkMeter,
     /// Whether it runs on this machine.
     is_loopback: bool,
+    /// Whether it said that it knows no deltas.
+    no_deltas: AtomicBool,
 }
 
 /// An image manifest as the registry has it; its bytes match its digest.
@@ -138,7 +141,11 @@ impl Registry {
         let access = Access::new(options.token.clone(), options.renew_token.clone());
         let login = options.login.clone().map(Login::new);
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self { inner: Arc::new(Inner { url, client, options, access, login, link: LinkMeter::default(), is_loopback }), received: Arc::default() })
+        let no_deltas = AtomicBool::new(false);
+        Ok(Self {
+            inner: Arc::new(Inner { url, client, options, access, login, link: LinkMeter::default(), is_loopback, no_deltas }),
+            received: Arc::default(),
+        })
     }
 
     /// The same registry and connections, with a count of received bytes of its own.

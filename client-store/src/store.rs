@@ -12,8 +12,10 @@
 //! * [`reader`] reading and verifying. [`images`] names. [`walk`] what an image needs.
 //! * [`states`] containers at one moment.
 //! * [`gc`], [`evict`] and [`repack`] give space back; [`verify`] hashes everything; [`usage`] and [`stats`] count.
-//! * [`running`], [`rebuild`].
+//! * [`bases`] what delta frames need. [`running`], [`rebuild`].
 
+mod bases;
+mod earlier;
 mod evict;
 mod fragmentation;
 mod gc;
@@ -206,7 +208,7 @@ impl Store {
         let locations = inner.index.read(|txn| digests.iter().map(|digest| inner.index.location_in(txn, digest)).collect::<heed::Result<Vec<_>>>())?;
         for (number, (digest, location)) in digests.iter().zip(locations).enumerate() {
             let found = location.filter(|location| !inner.bad.is(digest, location)).and_then(|location| {
-                let goes_on = inner.reader.with_object(digest, &location, || inner.open_pack(location.pack), |bytes| each(number, Some(bytes))).ok()?;
+                let goes_on = inner.reader.with_object(inner, digest, &location, |bytes| each(number, Some(bytes))).ok()?;
                 inner.counters.hits.fetch_add(1, Ordering::Relaxed);
                 inner.touch(location.pack);
                 Some(goes_on)
@@ -304,7 +306,7 @@ impl Inner {
         // A second look finds out whether a pack that is gone was evicted or moved meanwhile.
         for _ in 0..3 {
             let Some(location) = self.usable_location(digest)? else { break };
-            let reason = match self.reader.object(digest, &location, || self.open_pack(location.pack)) {
+            let reason = match self.reader.object(self, digest, &location) {
                 Ok(bytes) => {
                     self.counters.hits.fetch_add(1, Ordering::Relaxed);
                     self.touch(location.pack);

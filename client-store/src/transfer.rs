@@ -5,6 +5,7 @@
 //! what is missing is asked for anew. An image has a name on the other side only when all of it is there.
 
 pub(crate) mod assemble;
+mod like;
 mod pull;
 mod push;
 mod restore;
@@ -69,11 +70,13 @@ pub struct TransferOptions {
     pub retry: RetryPolicy,
     /// Who is told.
     pub progress: Arc<dyn Progress>,
+    /// Pull: whether what is wanted may come compressed against an earlier version that is here.
+    pub deltas: bool,
 }
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { parallel: 3, retry: RetryPolicy::default(), progress: Arc::new(Silent) }
+        Self { parallel: 3, retry: RetryPolicy::default(), progress: Arc::new(Silent), deltas: true }
     }
 }
 

@@ -46,7 +46,7 @@ async fn lying(fake: &FakeRegistry, about: &'static str, lie: Lie) -> String {
 }
 
 fn registry(url: &str) -> Registry {
-    Registry::new(url, RegistryOptions { idle_timeout: Duration::from_secs(3), ..RegistryOptions::default() }).unwrap()
+    Registry::new(url, RegistryOptions { idle_timeout: Duration::from_secs(1), ..RegistryOptions::default() }).unwrap()
 }
 
 fn options() -> TransferOptions {

@@ -26,6 +26,7 @@ pub(crate) mod access_grant;
 pub(crate) mod access_version;
 pub(crate) mod account;
 pub(crate) mod audit_entry;
+pub(crate) mod base;
 mod connection;
 pub(crate) mod held_trace;
 pub(crate) mod image_model;

@@ -5,6 +5,7 @@ pub(crate) mod admission;
 pub(crate) mod cache;
 pub(crate) mod carry;
 pub(crate) mod closure;
+pub(crate) mod deltas;
 pub(crate) mod encode;
 pub(crate) mod frames;
 pub(crate) mod gate;

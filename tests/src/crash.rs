@@ -11,7 +11,7 @@ mod parse;
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use crate::binaries::test_user;
 
@@ -106,8 +106,17 @@ pub fn can_trace() -> bool {
     works
 }
 
+/// Who runs a traced command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum User {
+    /// The ordinary user of the tests.
+    Ordinary,
+    /// Whoever runs the tests.
+    Same,
+}
+
 /// A command as it is, under strace with these options.
-pub fn traced<S: AsRef<OsStr>>(command: &Command, options: impl IntoIterator<Item = S>) -> Command {
+pub fn traced<S: AsRef<OsStr>>(command: &Command, user: User, options: impl IntoIterator<Item = S>) -> Command {
     let mut strace = Command::new("strace");
     strace.args(options).arg("--").arg(command.get_program()).args(command.get_args()).env_clear();
     for (name, value) in command.get_envs() {
@@ -119,7 +128,7 @@ pub fn traced<S: AsRef<OsStr>>(command: &Command, options: impl IntoIterator<Ite
         strace.current_dir(folder);
     }
     strace.stdin(Stdio::null());
-    if let Some((uid, gid)) = test_user() {
+    if let Some((uid, gid)) = test_user().filter(|_| user == User::Ordinary) {
         strace.uid(uid).gid(gid);
     }
     strace
@@ -141,15 +150,10 @@ impl Recorder {
     }
 
     /// The command, so that it is recorded.
-    pub fn command(&self, command: &Command) -> Command {
+    pub fn command(&self, command: &Command, user: User) -> Command {
         let output = self.log.path().join("calls");
         let options = ["-ff", "--seccomp-bpf", "-ttt", "-T", "-y", "-xx", "-s", "268435456", "-e", "signal=none", "-e", TRACED, "-o"];
-        traced(command, options.iter().map(OsStr::new).chain([output.as_os_str()]))
-    }
-
-    /// Starts the command, recorded.
-    pub fn start(&self, command: &Command) -> Child {
-        self.command(command).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("strace starts")
+        traced(command, user, options.iter().map(OsStr::new).chain([output.as_os_str()]))
     }
 
     /// All calls so far, in the order in which they ended. The command has ended.
@@ -169,7 +173,7 @@ impl Recorder {
 #[track_caller]
 pub fn record(command: &Command, folder: &Path) -> Vec<Timed> {
     let recorder = Recorder::new(folder);
-    let output = recorder.command(command).output().expect("strace runs");
+    let output = recorder.command(command, User::Ordinary).output().expect("strace runs");
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let calls = recorder.calls();
     assert!(!calls.is_empty(), "nothing was recorded");

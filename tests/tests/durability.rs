@@ -15,7 +15,7 @@ use integration_tests::{Home, TestRegistry, binary};
 use layer_format::Digest;
 
 /// Of so many crash states one is also asked to do the operation again: that costs a process each.
-const REPEAT_EVERY: usize = 11;
+const REPEAT_EVERY: usize = 23;
 
 /// How many times each moment is tried with another choice of what survives: `TURBO_TEST_CRASH_SEEDS`, for long runs.
 fn seeds() -> u64 {

@@ -108,7 +108,7 @@ impl Verify {
         if is_clean {
             return Ok(Exit::Success);
         }
-        if !self.repair {
+        if !self.repair && !report.damaged.is_empty() {
             note("`turbo verify --repair` fetches what is damaged from the registry again. A run that meets it does so by itself.");
         }
         let whole =
@@ -159,7 +159,8 @@ impl Report {
             writeln!(out, "damaged: pack {pack} ({reason})")?;
         }
         if self.unnamed_objects > 0 {
-            writeln!(out, "{} objects are here and the index did not name them", self.unnamed_objects)?;
+            let what = if self.repaired { "now it does" } else { "`turbo verify --repair` lets it" };
+            writeln!(out, "{} objects are here and the index did not name them; {what}", self.unnamed_objects)?;
         }
         for Fetched { image, objects, bytes: len, error } in &self.fetched {
             match error {

@@ -23,7 +23,7 @@ const LANES: u8 = 3;
 const NEAR_US: u64 = 5_000;
 /// Records that an answer to a request for objects may have beyond one for each: the protocol may grow. More is not what
 /// was asked for, and could go on for ever.
-const MORE_RECORDS: usize = 64;
+pub(super) const MORE_RECORDS: usize = 64;
 /// Bytes that may follow the end of a stream before its connection is given up.
 const MORE_BYTES: usize = 64 << 10;
 
@@ -152,7 +152,8 @@ impl Registry {
         self.request(Method::GET, &image.repository, &format!("{path}?{}", &query[1..])).header("accept", STREAM_MEDIA_TYPE)
     }
 
-    fn records(&self, response: Response, lanes: Vec<Lane>, most: usize) -> Result<ObjectStream, OriginError> {
+    /// The records of an answer, of at most so many.
+    pub(super) fn records(&self, response: Response, lanes: Vec<Lane>, most: usize) -> Result<ObjectStream, OriginError> {
         let source = match media_type(&response) {
             STREAM_MEDIA_TYPE => Source::Whole(response),
             LANES_MEDIA_TYPE if !lanes.is_empty() => Source::Lanes(Pieces::new(self, response, lanes)),

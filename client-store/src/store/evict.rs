@@ -69,6 +69,17 @@ impl EvictReport {
     }
 }
 
+/// Takes a pack out of `rest`, after those that are compressed against it.
+fn take_with_dependents(id: u32, base_packs: &HashMap<u32, HashSet<u32>>, rest: &mut HashMap<u32, PackRow>, out: &mut Vec<(u32, PackRow)>) {
+    let Some(row) = rest.remove(&id) else { return };
+    for (other, bases) in base_packs {
+        if bases.contains(&id) {
+            take_with_dependents(*other, base_packs, rest, out);
+        }
+    }
+    out.push((id, row));
+}
+
 /// Why a pack must not be evicted, the strongest reason first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Protection {
@@ -120,10 +131,16 @@ impl Store {
         }
         let Some(_content) = inner.layout.content_lock(true, false)? else { return Ok(EvictReport { busy: true, ..report }) };
         let mut protected = self.protected_packs()?;
-        packs.retain(|(id, row)| {
-            if row.origin == PackOrigin::Imported && !row.on_registry {
-                protected.insert(*id, Protection::OnlyCopy);
+        let only_copies = packs.iter().filter(|(_, row)| row.origin == PackOrigin::Imported && !row.on_registry);
+        protected.extend(only_copies.map(|(id, _)| (*id, Protection::OnlyCopy)));
+        // What a pack is compressed against is kept as long as it is, and goes after it.
+        let base_packs = self.base_packs()?;
+        for (id, bases) in &base_packs {
+            if let Some(why) = protected.get(id).copied() {
+                bases.iter().for_each(|base| _ = protected.entry(*base).and_modify(|other| *other = why.min(*other)).or_insert(why));
             }
+        }
+        packs.retain(|(id, row)| {
             let bytes = match protected.get(id) {
                 None => return true,
                 Some(Protection::OnlyCopy) => &mut report.only_copy_bytes,
@@ -136,17 +153,23 @@ impl Store {
         });
         packs.sort_by_key(|(id, row)| (row.used, *id));
         let target = cap_bytes / 100 * LEAVE_PERCENT;
-        for (id, row) in packs {
+        let order: Vec<u32> = packs.iter().map(|(id, _)| *id).collect();
+        let mut rest: HashMap<u32, PackRow> = packs.into_iter().collect();
+        for id in order {
             if report.stored_bytes <= target {
                 break;
             }
-            if inner.remove_pack(id, &row)? {
-                report.stored_bytes -= row.len;
-                report.freed_bytes += row.len;
-                inner.counters.evicted_packs.fetch_add(1, Ordering::Relaxed);
-                inner.counters.evicted_bytes.fetch_add(row.len, Ordering::Relaxed);
-            } else {
-                report.running_bytes += row.len;
+            let mut going = Vec::new();
+            take_with_dependents(id, &base_packs, &mut rest, &mut going);
+            for (id, row) in going {
+                if inner.remove_pack(id, &row)? {
+                    report.stored_bytes -= row.len;
+                    report.freed_bytes += row.len;
+                    inner.counters.evicted_packs.fetch_add(1, Ordering::Relaxed);
+                    inner.counters.evicted_bytes.fetch_add(row.len, Ordering::Relaxed);
+                } else {
+                    report.running_bytes += row.len;
+                }
             }
         }
         if report.freed_bytes > 0 {

@@ -1,7 +1,7 @@
 //! Removing packs that nothing needs.
 //!
 //! What is needed is found by walking the trees of all images that have a name or are running, and the sandboxes of all
-//! states. A pack made here or pulled that holds nothing of that is removed; one that holds some is kept whole, and its
+//! states; what their delta frames are compressed against is needed as well. A pack made here or pulled that holds nothing of that is removed; one that holds some is kept whole, and its
 //! other bytes are counted as dead: `repack` gives them back. Streamed packs are a cache, not garbage: the cap bounds them.
 //!
 //! The walk, which is most of the work, is done before the content is locked; under the lock only what was added since is
@@ -145,6 +145,7 @@ impl Store {
             told(walk.image(self, &manifest, &mut |_| Ok::<_, WalkError>(())), &digest)?;
         }
         self.walk_states(walk, |_, _| Ok(()))?;
+        walk.add_bases(self)?;
         Ok(unnamed)
     }
 

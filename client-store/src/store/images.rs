@@ -364,7 +364,7 @@ impl Store {
         self.write_image_file(digest)
     }
 
-    fn refs_of(&self, repository: Option<&Repository>) -> Result<Vec<(Repository, String, RefRow)>, StoreError> {
+    pub(super) fn refs_of(&self, repository: Option<&Repository>) -> Result<Vec<(Repository, String, RefRow)>, StoreError> {
         let index = &self.inner.index;
         index.read(|txn| refs_in(index, txn, repository))
     }

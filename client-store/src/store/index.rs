@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
 use layer_format::Digest;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -208,6 +208,12 @@ impl Index {
 
     pub(crate) fn put_location(&self, txn: &mut RwTxn<'_>, digest: &Digest, location: &Location) -> heed::Result<()> {
         self.objects.put(txn, digest.as_bytes(), &location.encode())
+    }
+
+    /// The same for a digest that is greater than all in the table: fills pages, where a put in order would leave each half
+    /// empty.
+    pub(crate) fn append_location(&self, txn: &mut RwTxn<'_>, digest: &Digest, location: &Location) -> heed::Result<()> {
+        self.objects.put_with_flags(txn, PutFlags::APPEND, digest.as_bytes(), &location.encode())
     }
 
     pub(crate) fn pack(&self, id: u32) -> Result<Option<PackRow>, StoreError> {

@@ -115,6 +115,7 @@ impl Store {
         objects.sort_unstable_by_key(|object| object.digest);
         let mut repaired = Vec::new();
         let id = inner.index.write(|txn| {
+            let mut greatest = inner.index.objects.last(txn)?.and_then(|(key, _)| key.try_into().ok()).map(Digest);
             let known = inner.pack_of_file(txn, &row.file)?;
             let id = match known {
                 Some(id) => id,
@@ -131,7 +132,13 @@ impl Store {
                     repaired.push(object.digest);
                 }
                 let location = Location { pack: id, offset: frame.offset as u32, frame_len: frame.len, slot: object.slot, len: object.len };
-                inner.index.put_location(txn, &object.digest, &location)?;
+                match greatest.is_none_or(|greatest| greatest < object.digest) {
+                    true => {
+                        inner.index.append_location(txn, &object.digest, &location)?;
+                        greatest = Some(object.digest);
+                    }
+                    false => inner.index.put_location(txn, &object.digest, &location)?,
+                }
             }
             inner.index.put_pack(txn, id, &row)?;
             Ok(id)
@@ -162,11 +169,17 @@ pub(super) fn read_index(file: &File, path: &Path) -> Result<Result<PackIndex, F
     Ok(PackIndex::decode(&index, &footer))
 }
 
-/// What the first `len` bytes of a pack hold, found by reading its frames; stops at the first that is damaged. Returns
-/// the builder, so that the pack can be finished.
+/// What the first `len` bytes of a pack without delta frames hold, found by reading its frames; stops at the first that is
+/// damaged. Returns the builder, so that the pack can be finished.
 pub(super) fn scan_frames(file: &File, len: u64) -> PackBuilder {
+    scan_frames_with(file, len, |encoded| Frame::decode(encoded).ok())
+}
+
+/// The same for any pack.
+pub(super) fn scan_frames_with(file: &File, len: u64, decode: impl Fn(&[u8]) -> Option<Frame>) -> PackBuilder {
     let mut pack = PackBuilder::new();
-    while let Some((encoded, frame)) = read_frame(file, pack.len(), len) {
+    while let Some(encoded) = read_encoded(file, pack.len(), len) {
+        let Some(frame) = decode(&encoded) else { break };
         let objects: Vec<_> = frame.objects().map(|object| (Digest::of(object), object.len() as u32)).collect();
         if pack.push(&encoded, &objects).is_err() {
             break;
@@ -175,8 +188,8 @@ pub(super) fn scan_frames(file: &File, len: u64) -> PackBuilder {
     pack
 }
 
-/// The frame at `offset` of a pack whose frames end at or before `end`; `None` at the end or if it is damaged.
-pub(super) fn read_frame(file: &File, offset: u64, end: u64) -> Option<(Vec<u8>, Frame)> {
+/// The encoded frame at `offset` of a pack whose frames end at or before `end`; `None` at the end or if it is damaged.
+fn read_encoded(file: &File, offset: u64, end: u64) -> Option<Vec<u8>> {
     let mut head = [0; FRAME_HEADER_LEN];
     if offset + FRAME_HEADER_LEN as u64 > end {
         return None;
@@ -188,6 +201,5 @@ pub(super) fn read_frame(file: &File, offset: u64, end: u64) -> Option<(Vec<u8>,
     }
     let mut encoded = vec![0; header.encoded_len()];
     file.read_exact_at(&mut encoded, offset).ok()?;
-    let frame = Frame::decode(&encoded).ok()?;
-    Some((encoded, frame))
+    Some(encoded)
 }

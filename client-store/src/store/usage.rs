@@ -81,7 +81,8 @@ impl Store {
             let mut one = ImageUsage::nothing(*digest);
             let mut read = Fragmentation::default();
             if let Some(manifest) = self.manifest_of(digest)? {
-                let walked = Walk::default().image(self, &manifest, &mut |visit| {
+                let mut walk = Walk::default();
+                let walked = walk.image(self, &manifest, &mut |visit| {
                     let Some(location) = inner.usable_location(&visit.digest).map_err(WalkError::Store)? else {
                         one.missing_objects += 1;
                         return Ok(());
@@ -99,12 +100,14 @@ impl Store {
                     Ok::<_, WalkError>(())
                 });
                 known(walked)?;
+                self.packs_of_bases(&mut walk, |pack| add(&mut packs, pack, owner))?;
             }
             (one.frames, one.fragmentation) = (read.frames, read.ratio());
             one.frames_per_mib = if read.bytes == 0 { 0.0 } else { read.frames as f64 / (read.bytes as f64 / f64::from(1 << 20)) };
             usage.push(one);
         }
-        self.walk_states(&mut Walk::default(), |_, visit| {
+        let mut walk = Walk::default();
+        self.walk_states(&mut walk, |_, visit| {
             if let Some(known) = objects.get_mut(&visit.digest) {
                 known.0 = Owner::Several;
             }
@@ -113,6 +116,7 @@ impl Store {
             }
             Ok(())
         })?;
+        self.packs_of_bases(&mut walk, |pack| add(&mut packs, pack, Owner::Several))?;
         for (owner, len) in objects.into_values() {
             if let Owner::One(number) = owner {
                 usage[number as usize].unique_plain_bytes += u64::from(len);
@@ -139,12 +143,27 @@ impl Store {
             self.packs_of(&mut walk, digest, &mut kept)?;
         }
         self.packs_of_states(&mut walk, &mut kept)?;
+        self.packs_of_bases(&mut walk, |pack| _ = kept.insert(pack))?;
         for digest in images {
             self.packs_of(&mut walk, digest, &mut going)?;
         }
+        self.packs_of_bases(&mut walk, |pack| _ = going.insert(pack))?;
         let freed =
             self.inner.index.all_packs()?.into_iter().filter(|(id, row)| going.contains(id) && !kept.contains(id) && row.origin != PackOrigin::Streamed);
         Ok(freed.map(|(_, row)| row.len).sum())
+    }
+}
+
+impl Store {
+    /// Calls `f` with the packs of what the delta frames of what was seen are compressed against.
+    fn packs_of_bases(&self, walk: &mut Walk, mut f: impl FnMut(u32)) -> Result<(), StoreError> {
+        walk.add_bases(self)?;
+        for digest in walk.only_bases() {
+            if let Some(location) = self.inner.usable_location(digest)? {
+                f(location.pack);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -17,11 +17,11 @@ use layer_format::frame::{Frame, MAX_ENCODED_LEN};
 use layer_format::pack::{HEADER_LEN, PackIndex, check_header};
 use serde::Serialize;
 
-use super::Store;
 use super::index::{Location, PackRow};
 use super::pack_file::{read_index, scan_frames};
 use super::reader::{ReadError, read_direct};
 use super::throttle::Throttle;
+use super::{Inner, Store};
 use crate::error::StoreError;
 
 /// What to do with damaged objects.
@@ -270,7 +270,7 @@ impl Run<'_> {
             let Some(first) = group.first() else { continue };
             let frame = match first.location.slot {
                 Location::DIRECT => None,
-                _ => Some(read_frame(file, &first.location)),
+                _ => Some(read_frame(&self.store.inner, file, &first.location)),
             };
             self.throttle.pause(first.location.frame_len.into());
             for Named { digest, location, named } in group {
@@ -341,13 +341,13 @@ fn whole(mut file: &File, row: &PackRow, throttle: &mut Throttle) -> Result<(), 
     }
 }
 
-fn read_frame(file: &File, location: &Location) -> Result<Frame, String> {
+fn read_frame(inner: &Inner, file: &File, location: &Location) -> Result<Frame, String> {
     if location.frame_len as usize > MAX_ENCODED_LEN {
         return Err("the index gives its frame an impossible length".into());
     }
     let mut encoded = vec![0; location.frame_len as usize];
     file.read_exact_at(&mut encoded, location.offset.into()).map_err(|error| error.to_string())?;
-    Frame::decode(&encoded).map_err(|error| error.to_string())
+    inner.decode_frame(&encoded).map_err(describe)
 }
 
 fn describe(error: ReadError) -> String {

@@ -88,6 +88,8 @@ fn recipe_references(recipe: &Recipe, out: &mut Vec<(Digest, ObjectKind)>) {
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
     seen: HashSet<Digest>,
+    /// Objects that are needed by what was seen, without being referred to: what they lead to is not needed for that.
+    bases: HashSet<Digest>,
     /// Inner objects that were not here when the walk came to them.
     unknown: Vec<(Digest, ObjectKind)>,
 }
@@ -162,7 +164,18 @@ impl Walk {
     }
 
     pub(crate) fn contains(&self, digest: &Digest) -> bool {
-        self.seen.contains(digest)
+        self.seen.contains(digest) || self.bases.contains(digest)
+    }
+
+    /// Counts what the delta frames of what was seen need as seen, too.
+    pub(crate) fn add_bases(&mut self, store: &Store) -> Result<(), StoreError> {
+        self.bases.extend(store.live_bases(|digest| self.seen.contains(digest))?);
+        Ok(())
+    }
+
+    /// What only delta frames need.
+    pub(crate) fn only_bases(&self) -> impl Iterator<Item = &Digest> {
+        self.bases.difference(&self.seen)
     }
 
     /// How many objects were visited.

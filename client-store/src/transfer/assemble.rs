@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use layer_format::frame::FrameBuilder;
-use layer_format::pack::{PackBuilder, PackIndex, header};
+use layer_format::pack::{PackBuilder, PackIndex, header, header_with_deltas};
 use layer_format::{Digest, FormatError};
 
 /// Writes a pack to `W`, hashing it on the way.
@@ -44,12 +44,12 @@ impl From<FormatError> for AssembleError {
 }
 
 impl<W: Write> Assembler<W> {
-    /// Starts a pack; single objects are compressed at `level`.
-    pub(crate) fn new(out: W, level: i32) -> Result<Self, AssembleError> {
+    /// Starts a pack; single objects are compressed at `level`. Says whether delta frames may come.
+    pub(crate) fn new(out: W, level: i32, deltas: bool) -> Result<Self, AssembleError> {
         let compressor = zstd::bulk::Compressor::new(level).ok();
         let mut this =
             Self { out, hasher: blake3::Hasher::new(), pack: PackBuilder::new(), frame: FrameBuilder::new(), names: Vec::new(), compressor, plain_bytes: 0 };
-        this.write(&header())?;
+        this.write(&if deltas { header_with_deltas() } else { header() })?;
         Ok(this)
     }
 

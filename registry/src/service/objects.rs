@@ -26,13 +26,18 @@ impl Objects {
         Self { only: Some(Arc::new(visible)), ..self.clone() }
     }
 
+    /// Whether this object may be found, if it is there.
+    pub(crate) fn may_find(&self, digest: &Digest) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(digest))
+    }
+
     /// Where these objects are; those that the namespace does not have are left out.
     pub(crate) async fn locate(&self, namespace: NamespaceId, digests: &[Digest]) -> Result<HashMap<Digest, Location>, DbError> {
         let mut db = self.db.read().await?;
         match &self.only {
             None => object_locate(&mut db, namespace, digests).await,
             Some(only) => {
-                let visible: Vec<Digest> = digests.iter().filter(|digest| only.contains(digest)).copied().collect();
+                let visible: Vec<Digest> = digests.iter().filter(|digest| only.contains(*digest)).copied().collect();
                 object_locate(&mut db, namespace, &visible).await
             }
         }

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use layer_format::Digest;
 use tokio::sync::mpsc;
 
-use super::pack_verifier::{InvalidPack, PackVerifier, VerifiedPack};
+use super::objects::Objects;
+use super::pack_verifier::{InvalidPack, PackVerifier, ReadBases, VerifiedPack};
 use crate::blob_storage::{BlobStorage, BlobWriter, StorageError, pack_key};
-use crate::db::namespace::{namespace_ensure, namespace_find};
-use crate::db::object::object_insert_pack;
+use crate::db::base::base_insert;
+use crate::db::namespace::{NamespaceId, namespace_ensure, namespace_find};
+use crate::db::object::{object_insert_pack, object_lens};
 use crate::db::pack::{pack_exists, pack_insert};
 use crate::db::{Db, DbError, commit};
 
@@ -60,14 +62,16 @@ pub(crate) async fn pack_known(db: &Db, namespace: &str, digest: &Digest) -> Res
 
 /// Takes a pack; says whether it is new to the namespace. When it returns, the pack survives a power failure.
 pub(crate) async fn pack_store<P: Pieces>(
-    db: &Db,
+    objects: &Objects,
     storage: &Arc<dyn BlobStorage>,
     namespace: &str,
     digest: Digest,
     body: &mut P,
 ) -> Result<bool, PackError<P::Error>> {
+    let db = &objects.db;
+    let known = namespace_find(&mut db.read().await?, namespace).await?;
     let mut writer = storage.create(&pack_key(&digest)).await?;
-    let verified = match receive(&mut *writer, digest, body).await {
+    let verified = match receive(&mut *writer, digest, read_bases(objects, known), body).await {
         Ok(verified) => verified,
         Err(error) => {
             writer.abort().await;
@@ -75,13 +79,32 @@ pub(crate) async fn pack_store<P: Pieces>(
         }
     };
     writer.finish().await?;
-    Ok(record(db, namespace, digest, &verified).await?)
+    record(db, namespace, digest, &verified).await
 }
 
-async fn receive<P: Pieces>(writer: &mut dyn BlobWriter, digest: Digest, body: &mut P) -> Result<VerifiedPack, PackError<P::Error>> {
+/// Reads what delta frames need, within the namespace, from the verifier's thread.
+fn read_bases(objects: &Objects, namespace: Option<NamespaceId>) -> ReadBases {
+    let (frames, runtime) = (Arc::clone(&objects.frames), tokio::runtime::Handle::current());
+    Box::new(move |bases| {
+        let Some(namespace) = namespace else { return Ok(None) };
+        runtime.block_on(async {
+            if frames.are_bases(namespace, &[bases.to_vec()]).await? != [true] {
+                return Ok(None);
+            }
+            match frames.prefix(namespace, bases).await {
+                Ok(prefix) => Ok(Some(prefix)),
+                // Gone since, or damaged.
+                Err(error) if error.is_loss() => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    })
+}
+
+async fn receive<P: Pieces>(writer: &mut dyn BlobWriter, digest: Digest, read_bases: ReadBases, body: &mut P) -> Result<VerifiedPack, PackError<P::Error>> {
     let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
     let verifying = tokio::task::spawn_blocking(move || {
-        let mut verifier = PackVerifier::new(digest);
+        let mut verifier = PackVerifier::new(digest, read_bases);
         while let Some(bytes) = receiver.blocking_recv() {
             // An empty piece says that the body ended as it should.
             if bytes.is_empty() {
@@ -122,12 +145,18 @@ async fn receive<P: Pieces>(writer: &mut dyn BlobWriter, digest: Digest, body: &
     }
 }
 
-async fn record(db: &Db, namespace: &str, digest: Digest, pack: &VerifiedPack) -> Result<bool, DbError> {
+async fn record<E>(db: &Db, namespace: &str, digest: Digest, pack: &VerifiedPack) -> Result<bool, PackError<E>> {
     let mut transaction = db.begin().await?;
     let namespace = namespace_ensure(&mut transaction, namespace).await?;
     let inserted = pack_insert(&mut transaction, namespace, &digest, pack.size_bytes, pack.index.objects.len(), &pack.frames).await?;
     if let Some(id) = inserted {
         object_insert_pack(&mut transaction, namespace, id, &pack.index).await?;
+        let bases: Vec<Digest> = pack.bases.iter().copied().collect();
+        // What went away since it was read must not be needed.
+        if object_lens(&mut transaction, namespace, &bases).await?.len() < bases.len() {
+            return Err(InvalidPack::Bases.into());
+        }
+        base_insert(&mut transaction, namespace, id, &bases).await?;
     }
     commit(transaction).await?;
     Ok(inserted.is_some())

@@ -66,21 +66,32 @@ pub(super) fn run(
             Ok(())
         })?;
         for list in [inner, chunks] {
-            for unit in units(store, list) {
+            for unit in units(store, list, plan) {
                 copier.copy(unit)?;
             }
         }
     }
+    // What only delta frames elsewhere need, as it lay.
+    let mut bases = Vec::new();
+    for digest in marked.only_bases() {
+        bases.extend(store.inner.usable_location(digest)?.filter(|location| plan.sources.contains_key(&location.pack)).map(|location| (*digest, location)));
+    }
+    bases.sort_unstable_by_key(|(_, location)| (location.pack, location.offset, location.slot));
+    for unit in units(store, bases, plan) {
+        copier.copy(unit)?;
+    }
     copier.finish()
 }
 
-/// Cuts a sequence of objects into frames that can go as they are, and the rest.
-fn units(store: &Store, objects: Vec<(Digest, Location)>) -> Vec<Unit> {
+/// Cuts a sequence of objects into frames that can go as they are, and the rest. A delta frame goes as it is only if nothing that
+/// it needs is moved: else reading it could take many reads where there was one.
+fn units(store: &Store, objects: Vec<(Digest, Location)>, plan: &Plan) -> Vec<Unit> {
     let mut units = Vec::new();
     for run in objects.chunk_by(|(_, a), (_, b)| (a.pack, a.offset, a.frame_len) == (b.pack, b.offset, b.frame_len) && a.slot != Location::DIRECT) {
         let Some((_, first)) = run.first() else { continue };
         let plain: u64 = run.iter().map(|(_, location)| u64::from(location.len)).sum();
-        let whole = plain >= SMALL_FRAME
+        let stays = plan.deltas.get(&(first.pack, first.offset.into()));
+        let whole = stays.copied().unwrap_or(plain >= SMALL_FRAME)
             && run.iter().enumerate().all(|(slot, (_, location))| usize::from(location.slot) == slot)
             && store.frame_count(first.pack, first.offset.into()) == Some(run.len());
         match whole {
@@ -152,7 +163,7 @@ impl<P: FnMut(u64, u64)> Copier<'_, P> {
             Some(output) => output,
             None => {
                 let writer = self.store.pack_writer(source.class.origin)?;
-                Output { pack: Assembler::new(writer, LEVEL).map_err(|error| self.failed(error))?, objects: 0, used: 0 }
+                Output { pack: Assembler::new(writer, LEVEL, true).map_err(|error| self.failed(error))?, objects: 0, used: 0 }
             }
         };
         output.used = output.used.max(source.used);

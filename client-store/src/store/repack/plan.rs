@@ -7,6 +7,7 @@ use layer_format::Digest;
 use super::{RepackOptions, RepackReport};
 use crate::error::StoreError;
 use crate::store::fragmentation::Fragmentation;
+use crate::store::gc::Counted;
 use crate::store::index::{Location, PackOrigin};
 use crate::store::walk::{ObjectKind, Visit, Walk};
 use crate::store::{Store, WalkError};
@@ -30,6 +31,8 @@ pub(super) struct Source {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) sources: HashMap<u32, Source>,
+    /// The delta frames of these packs, by pack and offset, and whether all that they need stays where it is.
+    pub(super) deltas: HashMap<(u32, u64), bool>,
 }
 
 /// Chooses packs. `walk` has seen all that is needed.
@@ -62,7 +65,38 @@ pub(super) fn make(store: &Store, walk: &Walk, options: &RepackOptions, report: 
         let class = Class { origin: pack.row.origin, on_registry: pack.row.on_registry };
         plan.sources.insert(pack.id, Source { class, len: pack.row.len, used: pack.row.used });
     }
+    follow_deltas(store, &packs, report, &mut plan)?;
     Ok(plan)
+}
+
+/// Adds the packs whose delta frames need something that is moved, so that they are written anew without it.
+fn follow_deltas(store: &Store, packs: &[Counted], report: &mut RepackReport, plan: &mut Plan) -> Result<(), StoreError> {
+    let base_packs = if plan.sources.is_empty() { HashMap::new() } else { store.base_packs()? };
+    // What is moved now may be what others need.
+    let mut any = true;
+    while std::mem::take(&mut any) {
+        for pack in packs.iter().filter(|pack| pack.alive > 0) {
+            let needs = base_packs.get(&pack.id).is_some_and(|packs| packs.iter().any(|id| plan.sources.contains_key(id)));
+            if needs && !plan.sources.contains_key(&pack.id) {
+                let class = Class { origin: pack.row.origin, on_registry: pack.row.on_registry };
+                report.fragmented_packs += 1;
+                report.source_bytes += pack.row.len;
+                plan.sources.insert(pack.id, Source { class, len: pack.row.len, used: pack.row.used });
+                any = true;
+            }
+        }
+    }
+    for pack in packs.iter().filter(|pack| plan.sources.contains_key(&pack.id)) {
+        for frame in store.inner.delta_frames(&pack.row) {
+            let index = &store.inner.index;
+            let stays = index.read(|txn| {
+                let look = |digest| Ok(index.location_in(txn, digest)?.is_some_and(|location| !plan.sources.contains_key(&location.pack)));
+                frame.bases.iter().map(look).collect::<heed::Result<Vec<bool>>>()
+            })?;
+            plan.deltas.insert((pack.id, frame.offset), !stays.contains(&false));
+        }
+    }
+    Ok(())
 }
 
 /// How many bytes may be written before anything is removed: half of what is free.

@@ -17,24 +17,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use layer_format::Digest;
 use layer_format::oci::OciDigest;
 use layer_format::rebuild::Rebuild;
 use layer_format::recipe::Recipe;
-use bytes::Bytes;
-use layer_format::Digest;
 use tokio::sync::Semaphore;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use self::ingest::{IngestError, Ingested, ingest};
+use super::Oci;
 use super::blob::Blob;
 use super::hash::Hasher;
 use super::unpack::StreamReader;
-use super::{CONVERSIONS, Oci};
 use crate::db::namespace::NamespaceId;
 use crate::db::oci_blob::{BlobContent, BlobRow};
 use crate::db::oci_rebuild::{
-    Pending, Saving, SavingSum, oci_blob_any, oci_blob_set_rebuild, oci_pending_claim, oci_pending_delete, oci_pending_next, oci_saving_put, oci_saving_reason, oci_savings,
+    Pending, Saving, SavingSum, oci_blob_any, oci_blob_set_rebuild, oci_pending_claim, oci_pending_delete, oci_pending_next, oci_saving_put, oci_saving_reason,
+    oci_savings,
 };
 use crate::db::repository::{RepositoryRow, repository_find};
 use crate::db::{DbError, commit, now_ms};
@@ -91,7 +92,7 @@ impl Oci {
         self.in_background(async move {
             loop {
                 // Whoever wants to run an image goes first; and then most of what is in its layers is stored already.
-                let is_free = oci.conversions.available_permits() == CONVERSIONS;
+                let is_free = oci.conversions.available_permits() == oci.limits.max_conversions;
                 if !is_free || !oci.rebuild_next(delay).await {
                     tokio::time::sleep(PAUSE).await;
                 }

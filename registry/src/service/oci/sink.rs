@@ -70,7 +70,7 @@ impl Write for StoredPack<'_> {
         let Some(writer) = &mut self.writer else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let mut check = [0; 16];
         check.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
-        self.frames.push(StoredFrame { offset: self.len as u32, len: bytes.len() as u32, check });
+        self.frames.push(StoredFrame { offset: self.len as u32, len: bytes.len() as u32, check, is_delta: false });
         self.len += bytes.len() as u64;
         self.store.runtime.block_on(writer.write(Bytes::copy_from_slice(bytes))).map_err(io::Error::other)?;
         Ok(bytes.len())

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chunker::deflate::{self, Place, history_len};
 use futures::{FutureExt, StreamExt, stream};
-use layer_format::{Digest, FormatError};
 use layer_format::rebuild::{Container, Plan, Rebuild, Section, decode_pieces};
 use layer_format::recipe::Recipe;
+use layer_format::{Digest, FormatError};
 use tokio::sync::mpsc;
 
 use super::super::blob::Reader;
