@@ -6,10 +6,11 @@
 //! `traces` records what the replay simulator is fed with, and `replay` feeds it.
 //! `recording` measures what it costs to record a run.
 //! `vm` measures what the VM costs where nothing has to be fetched, `store` the chunk store against other tools, `growth` what a chunk costs
-//! as stores grow.
+//! as stores grow, `frames` how large frames should be.
 
 pub mod app;
 pub mod demo;
+pub mod frames;
 pub mod growth;
 pub mod herd;
 pub mod launch;

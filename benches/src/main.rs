@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, growth, herd, launch, recording, replay, store, traces, vm};
+use benchmarks::{demo, frames, growth, herd, launch, recording, replay, store, traces, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -22,6 +22,7 @@ enum Verb {
     Replay(replay::Args),
     Traces(traces::Args),
     Recording(recording::Args),
+    Frames(frames::Args),
     Growth(growth::Args),
     #[command(hide = true)]
     GrowthTar(growth::PopulationArgs),
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Replay(args) => replay::run(&args),
         Verb::Traces(args) => traces::run(&args),
         Verb::Recording(args) => recording::run(&args),
+        Verb::Frames(args) => frames::run(&args),
         Verb::Growth(args) => growth::run(&args),
         Verb::GrowthTar(args) => growth::write_tar(&args),
         Verb::GrowthLookup(args) => growth::look_up(&args),
