@@ -109,7 +109,7 @@ impl Oci {
 
     /// The namespace, for threads that wait.
     pub(super) fn store(&self, namespace: NamespaceId) -> NamespaceStore {
-        NamespaceStore { runtime: Handle::current(), objects: self.objects.clone(), storage: Arc::clone(&self.storage), namespace }
+        NamespaceStore { runtime: Handle::current(), objects: self.objects.clone(), storage: Arc::clone(&self.storage), namespace, expected: Arc::default() }
     }
 }
 

@@ -3,6 +3,7 @@
 //! A pack that the server makes is named by a random number, not by its digest, which is known only when it has been
 //! written: the name is where the storage keeps it, and all that a name has to be is unique.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -10,11 +11,12 @@ use bytes::Bytes;
 use chunker::{ObjectSink, ObjectSource, PackSink, SinkError, SourceError};
 use layer_format::Digest;
 use layer_format::pack::PackIndex;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::blob_storage::{BlobStorage, BlobWriter, pack_key};
 use crate::db::namespace::NamespaceId;
-use crate::db::object::object_insert_pack;
+use crate::db::object::{Location, object_insert_pack};
 use crate::db::pack::{StoredFrame, pack_insert};
 use crate::db::{DbError, commit};
 use crate::service::objects::Objects;
@@ -26,6 +28,8 @@ pub(super) struct NamespaceStore {
     pub(super) objects: Objects,
     pub(super) storage: Arc<dyn BlobStorage>,
     pub(super) namespace: NamespaceId,
+    /// Where the objects are that an export said it will ask for.
+    pub(super) expected: Arc<Mutex<HashMap<Digest, Location>>>,
 }
 
 impl ObjectSink for NamespaceStore {
@@ -46,6 +50,13 @@ impl ObjectSink for NamespaceStore {
 impl ObjectSource for NamespaceStore {
     fn object(&self, digest: &Digest) -> Result<Vec<u8>, SourceError> {
         let read = async {
+            let expected = self.expected.lock().get(digest).copied();
+            // It may have been moved to another pack since.
+            if let Some(place) = expected
+                && let Ok(bytes) = self.objects.read(digest, &place).await
+            {
+                return Ok(bytes);
+            }
             let place = self.objects.locate(self.namespace, &[*digest]).await?.remove(digest);
             match place {
                 Some(place) => self.objects.read(digest, &place).await,
@@ -53,6 +64,12 @@ impl ObjectSource for NamespaceStore {
             }
         };
         self.runtime.block_on(read).map_err(|error| SourceError::new(format!("object {digest} cannot be read"), error))
+    }
+
+    fn expect(&self, digests: &[Digest]) {
+        let located = self.runtime.block_on(self.objects.locate(self.namespace, digests));
+        // A failure shows when the object is asked for.
+        *self.expected.lock() = located.unwrap_or_default();
     }
 }
 
