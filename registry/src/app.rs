@@ -15,6 +15,7 @@ use crate::service::frames::Frames;
 use crate::service::launch::Launcher;
 use crate::service::launches::Launches;
 use crate::service::learn::Learner;
+use crate::service::lease::Leases;
 use crate::service::nodes::Nodes;
 use crate::service::objects::Objects;
 use crate::service::oci::Oci;
@@ -68,6 +69,7 @@ pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) storage: Arc<dyn BlobStorage>,
     pub(crate) objects: Objects,
+    pub(crate) leases: Leases,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) oci: Arc<Oci>,
     pub(crate) launcher: Launcher,
@@ -111,6 +113,7 @@ impl App {
             lanes: Arc::new(Semaphore::new(LANES_PER_STREAM * limits.max_streams)),
             tls,
             config,
+            leases: Leases::new(db.clone()),
             db,
             storage,
             objects,

@@ -4,8 +4,10 @@
 //! SQLite in WAL mode: many readers, and one connection that writes. A commit is on stable storage when it returns
 //! (`synchronous=FULL`), since a 201 promises that.
 
+pub(crate) mod gc;
 pub(crate) mod held_trace;
 pub(crate) mod image_model;
+pub(crate) mod lease;
 pub(crate) mod manifest;
 pub(crate) mod model;
 pub(crate) mod model_pin;
@@ -14,13 +16,19 @@ pub(crate) mod object;
 pub(crate) mod oci_blob;
 pub(crate) mod oci_image;
 pub(crate) mod oci_manifest;
+pub(crate) mod oci_unused;
 pub(crate) mod oci_upload;
 pub(crate) mod pack;
+pub(crate) mod pack_life;
 pub(crate) mod repository;
+pub(crate) mod root;
 pub(crate) mod state;
 pub(crate) mod tag;
 pub(crate) mod trace_statistics;
+pub(crate) mod trash;
 pub(crate) mod verified;
+
+mod clock;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -29,6 +37,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use layer_format::Digest;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Row, Sqlite, Transaction};
+
+pub(crate) use clock::Clock;
 
 /// Connections that read.
 const READERS: u32 = 8;
@@ -71,6 +81,7 @@ pub(crate) fn failed(doing: &'static str) -> impl FnOnce(sqlx::Error) -> DbError
 pub(crate) struct Db {
     read: SqlitePool,
     write: SqlitePool,
+    clock: Clock,
 }
 
 impl Db {
@@ -103,7 +114,23 @@ impl Db {
         let readers = options.pragma("query_only", "ON");
         let read =
             SqlitePoolOptions::new().max_connections(READERS).acquire_timeout(BUSY_TIMEOUT).connect_with(readers).await.map_err(failed("open the database"))?;
-        Ok(Self { read, write })
+        Ok(Self { read, write, clock: Clock::default() })
+    }
+
+    /// Milliseconds since 1970, as leases and windows count them.
+    pub(crate) fn now(&self) -> i64 {
+        self.clock.now()
+    }
+
+    /// The clock.
+    #[cfg(test)]
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A transaction that reads, and sees the same all the time.
+    pub(crate) async fn snapshot(&self) -> Result<Transaction<'static, Sqlite>, DbError> {
+        self.read.begin().await.map_err(failed("begin a snapshot"))
     }
 
     /// A connection that reads.
@@ -113,6 +140,7 @@ impl Db {
 
     /// Begins a transaction that writes. Dropped without [`commit`], it has no effect.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, DbError> {
+        self.clock.step().map_err(failed("begin a transaction"))?;
         self.write.begin_with("BEGIN IMMEDIATE").await.map_err(failed("begin a transaction"))
     }
 

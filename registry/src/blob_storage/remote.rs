@@ -5,11 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use layer_format::Digest;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 
-use super::{BlobStorage, BlobWriter, StorageError};
+use super::{BlobStat, BlobStorage, BlobWriter, StorageError};
 
 /// Parts in flight of one upload; with the default part of 5 MiB this bounds its memory.
 const PARTS_IN_FLIGHT: usize = 4;
@@ -48,6 +51,17 @@ fn failed(doing: &'static str, key: &str, source: object_store::Error) -> Storag
     }
 }
 
+fn absent_is_done(done: object_store::Result<()>) -> object_store::Result<()> {
+    match done {
+        Err(object_store::Error::NotFound { .. }) => Ok(()),
+        done => done,
+    }
+}
+
+fn blob_stat(meta: &object_store::ObjectMeta) -> BlobStat {
+    BlobStat { len: meta.size, written_at: meta.last_modified.timestamp_millis() }
+}
+
 impl BlobStorage for RemoteStorage {
     fn create(&self, key: &str) -> BoxFuture<'_, Result<Box<dyn BlobWriter>, StorageError>> {
         let (path, key) = (self.path(key), key.to_owned());
@@ -55,6 +69,38 @@ impl BlobStorage for RemoteStorage {
             let upload = self.store.put_multipart(&path).await.map_err(|source| failed("start", &key, source))?;
             Ok(Box::new(RemoteWriter { upload: WriteMultipart::new(upload), key }) as Box<dyn BlobWriter>)
         })
+    }
+
+    fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StorageError>> {
+        let (path, key) = (self.path(key), key.to_owned());
+        Box::pin(async move { absent_is_done(self.store.delete(&path).await).map_err(|source| failed("remove", &key, source)) })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'_, Result<(), StorageError>> {
+        let (from, to, key) = (self.path(from), self.path(to), from.to_owned());
+        Box::pin(async move { absent_is_done(self.store.rename(&from, &to).await).map_err(|source| failed("rename", &key, source)) })
+    }
+
+    fn stat(&self, key: &str) -> BoxFuture<'_, Result<Option<BlobStat>, StorageError>> {
+        let (path, key) = (self.path(key), key.to_owned());
+        Box::pin(async move {
+            match self.store.head(&path).await {
+                Ok(meta) => Ok(Some(blob_stat(&meta))),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(source) => Err(failed("look at", &key, source)),
+            }
+        })
+    }
+
+    fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>> {
+        let listed = self.store.list(Some(&self.path("packs")));
+        let packs = listed.filter_map(|found| async {
+            match found {
+                Ok(meta) => meta.location.filename().and_then(|name| Digest::from_hex(name).ok()).map(|name| Ok((name, blob_stat(&meta)))),
+                Err(source) => Some(Err(failed("list", "packs", source))),
+            }
+        });
+        packs.boxed()
     }
 
     fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>> {

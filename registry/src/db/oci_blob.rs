@@ -36,7 +36,8 @@ pub(crate) async fn oci_blob_put(db: &mut Connection, repository: RepositoryId, 
         BlobContent::Tar(root) => (None, None, Some(root.as_bytes().to_vec())),
     };
     sqlx::query(
-        "INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (repository_id, digest) DO UPDATE SET unused_since = NULL",
     )
     .bind(repository.0)
     .bind(digest.as_str())

@@ -92,8 +92,8 @@ impl Frames {
             return Ok(pack);
         }
         let mut db = self.db.read().await?;
-        let (digest, frames) = pack_get(&mut db, id).await?.ok_or(ReadError::Gone(None))?;
-        let pack = Arc::new(StoredPack { key: pack_key(&digest), frames });
+        let (name, frames) = pack_get(&mut db, id).await?.ok_or(ReadError::Gone(None))?;
+        let pack = Arc::new(StoredPack { key: pack_key(&name), frames });
         self.packs.lock().put(id, Arc::clone(&pack));
         Ok(pack)
     }
