@@ -133,7 +133,8 @@ pub(crate) async fn object_page(db: &mut Connection, namespace: NamespaceId, aft
         .fetch_all(db)
         .await
         .map_err(failed(doing))?;
-    let parse = |row: &sqlx::sqlite::SqliteRow| Ok(SweptRow { digest: digest_at(row, 0)?, pack: PackId(row.try_get(1)?), len: row.try_get::<i64, _>(2)? as u32 });
+    let parse =
+        |row: &sqlx::sqlite::SqliteRow| Ok(SweptRow { digest: digest_at(row, 0)?, pack: PackId(row.try_get(1)?), len: row.try_get::<i64, _>(2)? as u32 });
     rows.iter().map(parse).collect::<Result<_, sqlx::Error>>().map_err(failed(doing))
 }
 
@@ -159,7 +160,8 @@ pub(crate) async fn object_delete_from(db: &mut Connection, namespace: Namespace
     let doing = "move objects";
     let mut removed = Vec::new();
     for batch in batches(digests) {
-        let sql = format!("DELETE FROM object WHERE namespace_id = ? AND pack_id IN {} AND digest IN {} RETURNING digest", marks(packs.len()), marks(batch.len()));
+        let sql =
+            format!("DELETE FROM object WHERE namespace_id = ? AND pack_id IN {} AND digest IN {} RETURNING digest", marks(packs.len()), marks(batch.len()));
         let mut query = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0);
         for pack in packs {
             query = query.bind(pack.0);
@@ -176,10 +178,7 @@ pub(crate) async fn object_delete_from(db: &mut Connection, namespace: Namespace
 
 /// What was remembered to lead to these objects, or of these trees, is not any more. Idempotent.
 pub(crate) async fn verified_delete(db: &mut Connection, namespace: NamespaceId, digests: &[Digest]) -> Result<(), DbError> {
-    for sql in [
-        "DELETE FROM verified WHERE namespace_id = ? AND digest IN ",
-        "DELETE FROM oci_tar WHERE namespace_id = ? AND root IN ",
-    ] {
+    for sql in ["DELETE FROM verified WHERE namespace_id = ? AND digest IN ", "DELETE FROM oci_tar WHERE namespace_id = ? AND root IN "] {
         delete_by_digest(db, sql, namespace, digests, "forget closures").await?;
     }
     Ok(())

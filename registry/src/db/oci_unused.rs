@@ -35,7 +35,8 @@ pub(crate) async fn oci_manifests_of(db: &mut Connection, repository: Repository
 /// The repository's blobs, and since when each is unused.
 pub(crate) async fn oci_blob_unused(db: &mut Connection, repository: RepositoryId) -> Result<BTreeMap<String, Option<i64>>, DbError> {
     let doing = "list blobs";
-    let rows = sqlx::query("SELECT digest, unused_since FROM oci_blob WHERE repository_id = ?").bind(repository.0).fetch_all(db).await.map_err(failed(doing))?;
+    let rows =
+        sqlx::query("SELECT digest, unused_since FROM oci_blob WHERE repository_id = ?").bind(repository.0).fetch_all(db).await.map_err(failed(doing))?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, sqlx::Error>>().map_err(failed(doing))
 }
 

@@ -89,8 +89,10 @@ pub(crate) struct PackTotals {
 /// How much is stored.
 pub(crate) async fn pack_totals(db: &mut Connection) -> Result<PackTotals, DbError> {
     let doing = "count packs";
-    let row =
-        sqlx::query("SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(object_count), 0) FROM pack WHERE retired_at IS NULL").fetch_one(db).await.map_err(failed(doing))?;
+    let row = sqlx::query("SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(object_count), 0) FROM pack WHERE retired_at IS NULL")
+        .fetch_one(db)
+        .await
+        .map_err(failed(doing))?;
     let number = |at: usize| row.try_get::<i64, _>(at).map(|n| n as u64).map_err(failed(doing));
     Ok(PackTotals { packs: number(0)?, bytes: number(1)?, objects: number(2)? })
 }

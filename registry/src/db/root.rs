@@ -12,7 +12,8 @@ use super::{Connection, DbError, digest_at, failed};
 /// Manifests of images.
 pub(crate) async fn root_manifests(db: &mut Connection, namespace: NamespaceId, mut each: impl FnMut(&[u8]) + Send) -> Result<u64, DbError> {
     let doing = "list images";
-    let mut rows = sqlx::query("SELECT m.bytes FROM manifest m JOIN repository r ON r.id = m.repository_id WHERE r.namespace_id = ?").bind(namespace.0).fetch(db);
+    let mut rows =
+        sqlx::query("SELECT m.bytes FROM manifest m JOIN repository r ON r.id = m.repository_id WHERE r.namespace_id = ?").bind(namespace.0).fetch(db);
     let mut count = 0;
     while let Some(row) = rows.try_next().await.map_err(failed(doing))? {
         each(row.try_get(0).map_err(failed(doing))?);
@@ -60,8 +61,9 @@ pub(crate) async fn root_blobs(
 /// Blobs that are being pushed: their recipe nodes and chunks so far, as `service/oci/session.rs` writes them.
 pub(crate) async fn root_uploads(db: &mut Connection, namespace: NamespaceId, mut each: impl FnMut(&[u8], &[u8]) + Send) -> Result<u64, DbError> {
     let doing = "list uploads";
-    let mut rows =
-        sqlx::query("SELECT u.nodes, u.chunks FROM oci_upload u JOIN repository r ON r.id = u.repository_id WHERE r.namespace_id = ?").bind(namespace.0).fetch(db);
+    let mut rows = sqlx::query("SELECT u.nodes, u.chunks FROM oci_upload u JOIN repository r ON r.id = u.repository_id WHERE r.namespace_id = ?")
+        .bind(namespace.0)
+        .fetch(db);
     let mut count = 0;
     while let Some(row) = rows.try_next().await.map_err(failed(doing))? {
         each(row.try_get(0).map_err(failed(doing))?, row.try_get(1).map_err(failed(doing))?);
@@ -85,8 +87,9 @@ pub(crate) async fn root_layers(db: &mut Connection, namespace: NamespaceId, mut
 /// What was deleted and can be brought back: kind, content and detail, as `service/trash.rs` writes them.
 pub(crate) async fn root_trash(db: &mut Connection, namespace: NamespaceId, mut each: impl FnMut(&str, &[u8], &str) + Send) -> Result<u64, DbError> {
     let doing = "list what was deleted";
-    let mut rows =
-        sqlx::query("SELECT t.kind, t.content, t.detail FROM trash t JOIN repository r ON r.id = t.repository_id WHERE r.namespace_id = ?").bind(namespace.0).fetch(db);
+    let mut rows = sqlx::query("SELECT t.kind, t.content, t.detail FROM trash t JOIN repository r ON r.id = t.repository_id WHERE r.namespace_id = ?")
+        .bind(namespace.0)
+        .fetch(db);
     let mut count = 0;
     while let Some(row) = rows.try_next().await.map_err(failed(doing))? {
         let (kind, detail): (&str, &str) = (row.try_get(0).map_err(failed(doing))?, row.try_get(2).map_err(failed(doing))?);
@@ -122,7 +125,8 @@ pub(crate) async fn rooted_list(db: &mut Connection, namespace: NamespaceId) -> 
     let query = |sql: &'static str| sqlx::query(sql).bind(namespace.0);
     let mut found = Vec::new();
     let mut tags: std::collections::HashMap<(i64, Vec<u8>), Vec<String>> = std::collections::HashMap::new();
-    let rows = query("SELECT t.repository_id, t.digest, t.name FROM tag t JOIN repository r ON r.id = t.repository_id WHERE r.namespace_id = ? ORDER BY t.name");
+    let rows =
+        query("SELECT t.repository_id, t.digest, t.name FROM tag t JOIN repository r ON r.id = t.repository_id WHERE r.namespace_id = ? ORDER BY t.name");
     for row in rows.fetch_all(&mut *db).await.map_err(failed(doing))? {
         let key = (row.try_get(0).map_err(failed(doing))?, row.try_get(1).map_err(failed(doing))?);
         tags.entry(key).or_default().push(row.try_get(2).map_err(failed(doing))?);
@@ -154,7 +158,8 @@ pub(crate) async fn rooted_list(db: &mut Connection, namespace: NamespaceId) -> 
         let key = (row.try_get(0).map_err(failed(doing))?, row.try_get(1).map_err(failed(doing))?);
         tags.entry(key).or_default().push(row.try_get(2).map_err(failed(doing))?);
     }
-    let rows = query("SELECT r.id, r.name, m.digest, m.media_type, m.bytes FROM oci_manifest m JOIN repository r ON r.id = m.repository_id WHERE r.namespace_id = ?");
+    let rows =
+        query("SELECT r.id, r.name, m.digest, m.media_type, m.bytes FROM oci_manifest m JOIN repository r ON r.id = m.repository_id WHERE r.namespace_id = ?");
     for row in rows.fetch_all(&mut *db).await.map_err(failed(doing))? {
         let digest: String = row.try_get(2).map_err(failed(doing))?;
         let key = (row.try_get(0).map_err(failed(doing))?, digest.clone());

@@ -174,7 +174,8 @@ pub struct GcReport {
 impl GcReport {
     /// Whether there was nothing to do, and nothing waits for its time.
     pub fn is_quiet(&self) -> bool {
-        let done = self.purged + self.blobs_removed + self.candidates_new + self.objects_removed + self.packs_rewritten + self.packs_retired + self.packs_removed;
+        let done =
+            self.purged + self.blobs_removed + self.candidates_new + self.objects_removed + self.packs_rewritten + self.packs_retired + self.packs_removed;
         done == 0
     }
 }
@@ -262,7 +263,11 @@ impl Collector {
             Ok(()) => {}
             Err(GcError::Unreadable { what }) => report.held_back = Some(what),
             Err(GcError::Overtaken) => report.held_back = Some("another collector has taken over".into()),
-            Err(error) => return Err(error),
+            Err(error) => {
+                // If that fails, too, the lease ends by time.
+                let _ = pace.end().await;
+                return Err(error);
+            }
         }
         pace.end().await?;
         Ok(report)

@@ -8,9 +8,9 @@ use layer_format::reference::{HEAD, Repository};
 use layer_format::{Digest, FormatError};
 
 use super::closure::{ClosureError, Walked, closure_check};
-use super::trash;
 use super::nodes::Nodes;
 use super::objects::Objects;
+use super::trash;
 use crate::db::manifest::{manifest_get, manifest_newest, manifest_put};
 use crate::db::model::model_get;
 use crate::db::namespace::{NamespaceId, namespace_find};

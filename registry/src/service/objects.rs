@@ -7,10 +7,10 @@ use layer_format::Digest;
 use layer_format::frame::Frame;
 
 use super::frames::{Frames, ReadError};
+use crate::db::gc::{candidate_delete, candidate_find};
 use crate::db::namespace::NamespaceId;
 use crate::db::object::{Location, object_lens, object_locate};
 use crate::db::{Db, DbError, commit};
-use crate::db::gc::{candidate_delete, candidate_find};
 
 /// Finds and reads objects.
 #[derive(Clone, Debug)]

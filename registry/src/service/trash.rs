@@ -11,7 +11,9 @@ use super::oci::restore_head;
 use crate::db::manifest::{manifest_delete, manifest_get, manifest_put};
 use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_delete, oci_blob_get, oci_blob_put};
 use crate::db::oci_image::{ImageLink, oci_image_manifests, oci_image_of, oci_image_put};
-use crate::db::oci_manifest::{NewOciManifest, oci_manifest_delete, oci_manifest_get, oci_manifest_put, oci_tag_delete, oci_tag_get, oci_tag_move, oci_tags_of};
+use crate::db::oci_manifest::{
+    NewOciManifest, oci_manifest_delete, oci_manifest_get, oci_manifest_put, oci_tag_delete, oci_tag_get, oci_tag_move, oci_tags_of,
+};
 use crate::db::repository::{RepositoryId, repository_find};
 use crate::db::state::{NewState, state_delete, state_get, state_put, state_sandbox_bytes};
 use crate::db::tag::{tag_delete, tag_get, tag_list, tag_move};

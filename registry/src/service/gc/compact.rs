@@ -144,7 +144,9 @@ impl Collector {
         pace.check(&mut transaction).await?;
         // Candidates that were due may have been taken away again.
         let found = match &index {
-            Some(index) => pack_objects(&mut transaction, namespace, pack.row.id, &index.objects.iter().map(|object| object.digest).collect::<Vec<_>>()).await?,
+            Some(index) => {
+                pack_objects(&mut transaction, namespace, pack.row.id, &index.objects.iter().map(|object| object.digest).collect::<Vec<_>>()).await?
+            }
             None => pack_objects_all(&mut transaction, namespace, pack.row.id).await?,
         };
         if found.is_empty() && pack_retire(&mut transaction, pack.row.id, self.objects.db.now()).await? {
@@ -174,9 +176,10 @@ impl Collector {
             for (digest, offset, slot) in &found {
                 frames.entry(*offset).or_default().push((*slot, *digest));
             }
-            let live_bytes = index.frames.iter().filter_map(|frame| frames.get(&(frame.offset as u32)).map(|found| {
-                u64::from(frame.len) * found.len() as u64 / u64::from(frame.count.max(1))
-            }));
+            let live_bytes = index
+                .frames
+                .iter()
+                .filter_map(|frame| frames.get(&(frame.offset as u32)).map(|found| u64::from(frame.len) * found.len() as u64 / u64::from(frame.count.max(1))));
             let live_bytes = live_bytes.sum();
             old.push(Old { id: pack.row.id, found: found.len() as u64, frames, index, live_bytes });
             pace.rest().await?;
@@ -243,7 +246,8 @@ impl Collector {
             }
             moved.extend(gone);
         }
-        let index = PackIndex { frames: built.index.frames, objects: built.index.objects.into_iter().filter(|object| moved.contains(&object.digest)).collect() };
+        let index =
+            PackIndex { frames: built.index.frames, objects: built.index.objects.into_iter().filter(|object| moved.contains(&object.digest)).collect() };
         object_insert_pack(&mut transaction, namespace, id, &index).await?;
         commit(transaction).await?;
         report.packs_rewritten += group.len() as u64;
@@ -252,7 +256,13 @@ impl Collector {
         pace.rest().await
     }
 
-    async fn build(&self, group: &[Old], order: &HashMap<Digest, u32>, writer: &mut dyn crate::blob_storage::BlobWriter, pace: &mut Pace<'_>) -> Result<Built, GcError> {
+    async fn build(
+        &self,
+        group: &[Old],
+        order: &HashMap<Digest, u32>,
+        writer: &mut dyn crate::blob_storage::BlobWriter,
+        pace: &mut Pace<'_>,
+    ) -> Result<Built, GcError> {
         let mut frames: Vec<(u32, FramePlace, &Vec<(u16, Digest)>, u16)> = Vec::new();
         for old in group {
             for frame in &old.index.frames {

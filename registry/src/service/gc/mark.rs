@@ -100,9 +100,8 @@ pub(super) async fn mark(objects: &Objects, namespace: NamespaceId, roots: Runs<
             }
             // As they lie, so that a frame is read once.
             there.sort_by_key(|(.., place)| place.frame);
-            let mut reads = stream::iter(there)
-                .map(|(kind, digest, place)| async move { (kind, digest, objects.read(&digest, &place).await) }.boxed())
-                .buffered(READS);
+            let mut reads =
+                stream::iter(there).map(|(kind, digest, place)| async move { (kind, digest, objects.read(&digest, &place).await) }.boxed()).buffered(READS);
             while let Some((kind, digest, bytes)) = reads.next().await {
                 nodes_read += 1;
                 match bytes {

@@ -17,7 +17,12 @@ use crate::service::objects::Objects;
 const MAX_NODES: usize = 50_000;
 
 /// The place of each of these objects in that order; those that the newest image does not need have none.
-pub(super) async fn read_order(objects: &Objects, namespace: NamespaceId, wanted: &HashSet<Digest>, pace: &mut Pace<'_>) -> Result<HashMap<Digest, u32>, GcError> {
+pub(super) async fn read_order(
+    objects: &Objects,
+    namespace: NamespaceId,
+    wanted: &HashSet<Digest>,
+    pace: &mut Pace<'_>,
+) -> Result<HashMap<Digest, u32>, GcError> {
     let newest = {
         let mut db = objects.db.read().await?;
         manifest_newest_of(&mut db, namespace).await?

@@ -66,7 +66,9 @@ impl Collector {
         report.nodes_read = marked.nodes_read;
         if let Some(first) = marked.lost.first() {
             let count = marked.lost.len();
-            return Err(GcError::Unreadable { what: format!("object {first} and others that images need ({count} or more; `turbo-registry scrub` names the images)") });
+            return Err(GcError::Unreadable {
+                what: format!("object {first} and others that images need ({count} or more; `turbo-registry scrub` names the images)"),
+            });
         }
         let new = || Runs::<{ Digest::LEN }>::new(&self.folder);
         let (mut fresh, mut back, mut due) = (new(), new(), new());

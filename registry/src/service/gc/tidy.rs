@@ -9,15 +9,13 @@ use layer_format::oci::OciManifest;
 
 use super::pace::Pace;
 use super::{Collector, GcError, GcOptions, GcReport};
+use crate::db::commit;
 use crate::db::lease::lease_push_expire;
 use crate::db::namespace::NamespaceId;
-use crate::db::oci_unused::{
-    oci_blob_delete_unused, oci_blob_set_unused, oci_blob_unused, oci_blob_used, oci_layer_expire, oci_manifests_of, repositories_of,
-};
+use crate::db::oci_unused::{oci_blob_delete_unused, oci_blob_set_unused, oci_blob_unused, oci_blob_used, oci_layer_expire, oci_manifests_of, repositories_of};
 use crate::db::oci_upload::oci_upload_expire;
 use crate::db::repository::RepositoryId;
 use crate::db::trash::{trash_count, trash_purge};
-use crate::db::commit;
 use crate::service::lease::{LEASE, ms};
 use crate::service::oci::upload::MAX_AGE;
 

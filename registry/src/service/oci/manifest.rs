@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::Oci;
 use super::hash::digest_of;
 use crate::db::oci_blob::oci_blob_sizes;
-use crate::db::oci_unused::oci_blob_used;
 use crate::db::oci_manifest::{
-    NewOciManifest, OciManifestRow, oci_manifest_find, oci_manifest_get, oci_manifest_put, oci_manifest_referrers, oci_repository_list,
-    oci_tag_list, oci_tag_move,
+    NewOciManifest, OciManifestRow, oci_manifest_find, oci_manifest_get, oci_manifest_put, oci_manifest_referrers, oci_repository_list, oci_tag_list,
+    oci_tag_move,
 };
+use crate::db::oci_unused::oci_blob_used;
 use crate::db::repository::{RepositoryRow, repository_ensure, repository_find};
 use crate::db::trash::Deletion;
 use crate::db::{Connection, DbError, commit};

@@ -26,8 +26,8 @@ use crate::db::repository::{RepositoryRow, repository_find};
 use crate::db::tag::tag_move;
 use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
-use crate::service::lease::LongWork;
 use crate::service::image::{PutError, Reference, image_put};
+use crate::service::lease::LongWork;
 
 /// A layer may become this much longer by decompression,
 const MAX_RATIO: u64 = 200;
