@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::service::gc::GcSettings;
+
 /// Where the server listens if nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:5000";
 
@@ -75,6 +77,15 @@ pub struct Options {
     /// Fewest bytes a second of a request body after its first seconds [default: 1024]
     #[arg(long, env = "TURBO_REGISTRY_MIN_BODY_RATE", value_name = "BYTES")]
     pub min_body_rate: Option<u64>,
+    /// Time between two garbage collections, in seconds; 0 never collects by itself [default: 3600]
+    #[arg(long, env = "TURBO_REGISTRY_GC_INTERVAL", value_name = "SECONDS")]
+    pub gc_interval: Option<u64>,
+    /// How long nothing must have led to an object before it is removed, in seconds; at least 4200 [default: 86400]
+    #[arg(long, env = "TURBO_REGISTRY_GC_DELAY", value_name = "SECONDS")]
+    pub gc_delay: Option<u64>,
+    /// How long what was deleted can be brought back, in seconds [default: 86400]
+    #[arg(long, env = "TURBO_REGISTRY_UNDO_WINDOW", value_name = "SECONDS")]
+    pub undo_window: Option<u64>,
 }
 
 impl Options {
@@ -107,6 +118,9 @@ impl Options {
             max_streams: self.max_streams.or(file.max_streams),
             max_uploads: self.max_uploads.or(file.max_uploads),
             min_body_rate: self.min_body_rate.or(file.min_body_rate),
+            gc_interval: self.gc_interval.or(file.gc_interval),
+            gc_delay: self.gc_delay.or(file.gc_delay),
+            undo_window: self.undo_window.or(file.undo_window),
         }
     }
 
@@ -140,6 +154,13 @@ impl Options {
         }
         config.frame_cache_bytes = self.frame_cache_bytes.unwrap_or(config.frame_cache_bytes);
         config.node_cache_bytes = self.node_cache_bytes.unwrap_or(config.node_cache_bytes);
+        config.gc.interval = match self.gc_interval {
+            Some(0) => None,
+            Some(seconds) => Some(Duration::from_secs(seconds)),
+            None => config.gc.interval,
+        };
+        config.gc.delay = self.gc_delay.map_or(config.gc.delay, Duration::from_secs);
+        config.gc.undo_window = self.undo_window.map_or(config.gc.undo_window, Duration::from_secs);
         let limits = &mut config.limits;
         limits.max_connections = self.max_connections.unwrap_or(limits.max_connections).max(1);
         limits.max_streams = self.max_streams.unwrap_or(limits.max_streams).max(1);
@@ -221,6 +242,8 @@ pub struct Config {
     pub frame_cache_bytes: u64,
     /// Bound of the cache of parsed tree objects, in bytes.
     pub node_cache_bytes: u64,
+    /// Garbage collection, and the window in which deletes can be undone.
+    pub gc: GcSettings,
     /// Limits against abuse.
     pub limits: Limits,
 }
@@ -238,6 +261,7 @@ impl Config {
             compression_level: None,
             frame_cache_bytes: 128 << 20,
             node_cache_bytes: 64 << 20,
+            gc: GcSettings::default(),
             limits: Limits::default(),
         }
     }

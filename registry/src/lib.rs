@@ -17,6 +17,7 @@ mod blob_storage;
 mod config;
 mod db;
 mod http;
+mod maintenance;
 mod metrics;
 mod service;
 
@@ -27,6 +28,11 @@ pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};
 pub use http::tls::TlsError;
+pub use maintenance::{Maintenance, MaintenanceError, Restored, TrashEntry};
+pub use service::gc::{
+    DamagedPack, GcOptions, GcReport, GcSettings, LostPack, Mended, ObjectReason, Orphan, PackReason, ReconcileOptions, ReconcileReport, RootCounts,
+    ScrubOptions, ScrubReport,
+};
 
 /// An error and its causes, in one line, for logs.
 pub fn chain(error: &dyn std::error::Error) -> String {

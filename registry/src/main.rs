@@ -1,5 +1,7 @@
 //! `turbo-registry`: parses the command line, starts the server, stops it on SIGTERM or SIGINT.
 
+mod commands;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -22,6 +24,11 @@ struct Cli {
 enum Command {
     /// Serve images until SIGTERM or SIGINT
     Serve(Box<Serve>),
+    Gc(commands::Gc),
+    Scrub(commands::Scrub),
+    Reconcile(commands::Reconcile),
+    Trash(commands::Trash),
+    Undelete(commands::Undelete),
     /// Print the version
     Version,
 }
@@ -39,12 +46,17 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Version => {
             println!("turbo-registry {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Serve(serve) => run(*serve),
+        Command::Serve(serve) => run(*serve).map(|()| ExitCode::SUCCESS),
+        Command::Gc(command) => operate(command.run()),
+        Command::Scrub(command) => operate(command.run()),
+        Command::Reconcile(command) => operate(command.run()),
+        Command::Trash(command) => operate(command.run()),
+        Command::Undelete(command) => operate(command.run()),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("turbo-registry: {error:#}");
             ExitCode::FAILURE
@@ -59,6 +71,13 @@ fn run(serve: Serve) -> anyhow::Result<()> {
     };
     start_logging(options.log_format.unwrap_or_default());
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?.block_on(listen(options))
+}
+
+/// Runs an operator's command.
+fn operate(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?.block_on(command)
 }
 
 fn start_logging(format: LogFormat) {

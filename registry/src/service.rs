@@ -9,6 +9,7 @@ pub(crate) mod frames;
 pub(crate) mod gate;
 pub(crate) mod gc;
 pub(crate) mod image;
+pub(crate) mod janitor;
 pub(crate) mod launch;
 pub(crate) mod launches;
 pub(crate) mod learn;

@@ -111,7 +111,7 @@ impl BlobStorage for FsStorage {
 
     fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>> {
         let packs = self.root.join("packs");
-        let folders = in_thread(packs, "list", |path| folder(path)).map(|folders| match folders {
+        let folders = in_thread(packs, "list", folder).map(|folders| match folders {
             Ok(folders) => folders.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error)],
         });
@@ -164,8 +164,11 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, StorageError> {
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(|source| failed("list", path, source))).collect()
 }
 
+/// A pack of a list.
+type Listed = Result<(Digest, BlobStat), StorageError>;
+
 /// The packs in one of the folders of `packs/`.
-fn list_folder(path: &Path) -> Result<Vec<Result<(Digest, BlobStat), StorageError>>, StorageError> {
+fn list_folder(path: &Path) -> Result<Vec<Listed>, StorageError> {
     let mut found = Vec::new();
     for file in folder(path)? {
         let name = file.file_name().and_then(|name| name.to_str()).and_then(|name| Digest::from_hex(name).ok());

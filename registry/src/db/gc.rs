@@ -29,6 +29,13 @@ pub(crate) async fn gc_epoch_next(db: &mut Connection, namespace: NamespaceId, o
     Ok(())
 }
 
+/// When a collection of the namespace ended last.
+pub(crate) async fn gc_finished_at(db: &mut Connection, namespace: NamespaceId) -> Result<Option<i64>, DbError> {
+    let doing = "read when a collection ended";
+    let row = sqlx::query("SELECT finished_at FROM gc_state WHERE namespace_id = ?").bind(namespace.0).fetch_optional(db).await.map_err(failed(doing))?;
+    row.map(|row| row.try_get(0)).transpose().map(Option::flatten).map_err(failed(doing))
+}
+
 /// Notes that a collection ended.
 pub(crate) async fn gc_finished(db: &mut Connection, namespace: NamespaceId, now: i64) -> Result<(), DbError> {
     let done = sqlx::query("UPDATE gc_state SET finished_at = ? WHERE namespace_id = ?").bind(now).bind(namespace.0).execute(db).await;

@@ -81,12 +81,6 @@ pub(crate) async fn lease_push_renew(db: &mut Connection, namespace: NamespaceId
     Ok(())
 }
 
-/// Ends the lease of a push.
-pub(crate) async fn lease_push_end(db: &mut Connection, namespace: NamespaceId, holder: &str) -> Result<(), DbError> {
-    let done = sqlx::query("DELETE FROM lease WHERE namespace_id = ? AND kind = ? AND holder = ?").bind(namespace.0).bind(PUSH).bind(holder).execute(db).await;
-    done.map_err(failed("end the lease of a push")).map(drop)
-}
-
 /// When the oldest push began that is in progress at `now`.
 pub(crate) async fn lease_push_oldest(db: &mut Connection, namespace: NamespaceId, now: i64) -> Result<Option<i64>, DbError> {
     let doing = "find the oldest push";

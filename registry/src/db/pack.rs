@@ -19,6 +19,11 @@ pub(crate) struct StoredFrame {
     pub(crate) check: [u8; 16],
 }
 
+impl PackId {
+    /// The number of no pack.
+    pub(crate) const NONE: Self = Self(0);
+}
+
 const STORED_FRAME_LEN: usize = 24;
 
 fn encode(frames: &[StoredFrame]) -> Vec<u8> {

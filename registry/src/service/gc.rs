@@ -10,17 +10,25 @@
 //! | `sweep` | compares the index with what was reached: what is a candidate, what is due, what each pack still holds |
 //! | `remove` | records candidates; removes what is due from the index |
 //! | `compact` | rewrites packs that are partly dead or small; retires dead ones; removes their bytes |
+//! | `order` | in which order the newest image is read |
+//! | `scrub` | verifies every byte |
+//! | `reconcile` | compares storage and database |
+//! | `mend` | what becomes of objects that cannot be read any more |
+//! | `needs` | which images need an object |
 //!
 //! A collection is a pure function of database and storage: it can be stopped at any point, and the next one goes on.
 
 mod compact;
 mod mark;
-pub(crate) mod needs;
+mod mend;
+mod needs;
 mod order;
 mod pace;
+mod reconcile;
 mod remove;
 mod roots;
 mod runs;
+mod scrub;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -32,7 +40,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::mend::Mended;
+pub use self::reconcile::{LostPack, Orphan, ReconcileOptions, ReconcileReport};
 pub use self::roots::RootCounts;
+pub use self::scrub::{DamagedPack, ScrubOptions, ScrubReport};
 
 use self::pace::Pace;
 use crate::blob_storage::{BlobStorage, StorageError};

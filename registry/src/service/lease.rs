@@ -13,7 +13,7 @@ use layer_format::reference::Repository;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::db::lease::{PushLease, lease_push_end, lease_push_renew};
+use crate::db::lease::{PushLease, lease_push_renew};
 use crate::db::namespace::{NamespaceId, namespace_find};
 use crate::db::{Db, DbError, commit};
 
@@ -109,12 +109,4 @@ impl Drop for LongWork {
         // only delays removals.
         self.renewing.abort();
     }
-}
-
-/// Ends the lease of a push, for tests and for who knows that it is over.
-#[cfg(test)]
-pub(crate) async fn end(db: &Db, namespace: NamespaceId, holder: &str) -> Result<(), DbError> {
-    let mut transaction = db.begin().await?;
-    lease_push_end(&mut transaction, namespace, holder).await?;
-    commit(transaction).await
 }

@@ -23,7 +23,7 @@ use crate::db::gc::object_delete_from;
 use crate::db::namespace::NamespaceId;
 use crate::db::object::{FramePlace, object_insert_pack};
 use crate::db::pack::{PackId, StoredFrame, pack_insert};
-use crate::db::pack_life::{pack_delete, pack_name_used, pack_objects, pack_objects_all, pack_retire};
+use crate::db::pack_life::{pack_break, pack_delete, pack_name_used, pack_objects, pack_objects_all, pack_retire};
 use crate::service::frames::ReadError;
 use crate::service::lease::ms;
 use crate::service::pack_upload::read_index;
@@ -33,13 +33,14 @@ const MAX_REWRITTEN: usize = 512;
 const ZSTD_LEVEL: i32 = 3;
 
 /// A pack that is rewritten, and what is found in it: per frame its slots and digests.
-struct Old {
-    id: PackId,
-    found: u64,
-    frames: BTreeMap<u32, Vec<(u16, Digest)>>,
-    index: PackIndex,
+pub(super) struct Old {
+    pub(super) id: PackId,
+    pub(super) found: u64,
+    pub(super) frames: BTreeMap<u32, Vec<(u16, Digest)>>,
+    /// Frames that can be read.
+    pub(super) index: PackIndex,
     /// Encoded bytes of its frames, in proportion to what is found of them.
-    live_bytes: u64,
+    pub(super) live_bytes: u64,
 }
 
 impl Collector {
@@ -201,7 +202,7 @@ impl Collector {
     }
 
     /// Rewrites some packs into one.
-    async fn rewrite(
+    pub(super) async fn rewrite(
         &self,
         namespace: NamespaceId,
         pace: &mut Pace<'_>,
@@ -229,8 +230,11 @@ impl Collector {
         let mut transaction = db.begin().await?;
         pace.check(&mut transaction).await?;
         let digests: Vec<Digest> = built.index.objects.iter().map(|object| object.digest).collect();
+        // What is written anew because of damage may have the bytes that the old one should have.
+        let old_packs: Vec<PackId> = group.iter().map(|old| old.id).collect();
+        pack_break(&mut transaction, old_packs).await?;
         let id = pack_insert(&mut transaction, namespace, &built.digest, &name, built.len, digests.len(), &built.frames).await?;
-        // The same pack exists if an earlier collection made it; then there is nothing to gain.
+        // The namespace has the same pack already: its objects are found there, or will be.
         let Some(id) = id else {
             drop(transaction);
             return Ok(self.storage.delete(&pack_key(&name)).await?);
@@ -263,7 +267,7 @@ impl Collector {
         writer: &mut dyn crate::blob_storage::BlobWriter,
         pace: &mut Pace<'_>,
     ) -> Result<Built, GcError> {
-        let mut frames: Vec<(u32, FramePlace, &Vec<(u16, Digest)>, u16)> = Vec::new();
+        let mut frames = Vec::new();
         for old in group {
             for frame in &old.index.frames {
                 let Some(found) = old.frames.get(&(frame.offset as u32)) else { continue };

@@ -122,7 +122,8 @@ impl History {
             90..94 => {
                 let world = self.world.as_ref().unwrap();
                 let (one, other) = futures::future::join(world.gc(), world.gc()).await;
-                (one.unwrap(), other.unwrap());
+                one.unwrap();
+                other.unwrap();
             }
             _ => self.push_beside_collection().await,
         }

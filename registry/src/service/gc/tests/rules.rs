@@ -7,10 +7,13 @@ use layer_format::Digest;
 use super::world::{Artifact, HOUR, Sample, World, noise, sha256};
 use crate::db::namespace::namespace_find;
 use crate::db::trash::trash_list;
-use crate::service::gc::GcOptions;
+use crate::db::verified::{NodeKey, NodeKind, verified_find};
+use crate::service::closure::closure_check;
 use crate::service::gc::pace::Pace;
+use crate::service::gc::{GcOptions, GcReport};
 use crate::service::image::{Reference, image_delete};
 use crate::service::lease::Leases;
+use crate::service::pack_upload::pack_promise;
 use crate::service::trash::{Deleted, undelete};
 
 fn sample(files: std::ops::Range<u64>) -> Sample {
@@ -153,6 +156,8 @@ async fn readers_of_an_old_pack_finish() {
     assert_eq!((report.packs_rewritten, report.packs_made), (4, 1), "{report:?}");
     world.advance(HOUR / 2);
     world.gc().await.unwrap();
+    // Frames that the push left in memory would hide what is gone.
+    world = world.restart().await;
     for digest in &digests {
         assert_eq!(&world.objects.read(digest, &before[digest]).await.unwrap(), &image.objects[digest]);
     }
@@ -229,6 +234,27 @@ async fn blobs_without_a_manifest_go_and_those_that_are_asked_for_stay() {
 }
 
 #[tokio::test]
+async fn a_manifest_takes_its_blobs_out_of_the_unused_ones() {
+    let mut world = World::new().await;
+    let repository = World::repository("one/x");
+    let artifact = Artifact::new(noise(1, 40_000));
+    for blob in [&b"{}"[..], &artifact.blob] {
+        world.push_blob(&repository, blob).await.unwrap();
+    }
+    world.gc().await.unwrap();
+    let unused = async |world: &World| {
+        let mut db = world.db.read().await.unwrap();
+        let row = crate::db::repository::repository_find(&mut db, &World::repository("one/x")).await.unwrap().unwrap();
+        crate::db::oci_unused::oci_blob_is_unused(&mut db, row.id, sha256(&artifact.blob).as_str()).await.unwrap()
+    };
+    assert!(unused(&world).await);
+    world.advance(4 * HOUR);
+    // Without asking for them again.
+    assert!(world.put_manifest(&repository, "1", &artifact).await);
+    assert!(!unused(&world).await);
+}
+
+#[tokio::test]
 async fn a_lost_node_holds_removals_back() {
     let mut world = World::new().await;
     let (image, other) = (sample(0..9), sample(30..35));
@@ -251,6 +277,99 @@ async fn a_lost_node_holds_removals_back() {
     world.check_image("one/x", &image).await;
     assert_eq!(world.index().await["one"].len(), image.objects.len());
     assert!(settings_are_safe(Duration::ZERO) >= Duration::from_secs(3600));
+}
+
+/// A namespace in which all of `image` is due, and a collection that has found that out and not removed it yet.
+async fn about_to_remove(image: &Sample) -> World {
+    let mut world = World::new().await;
+    world.push("one/x", "1", image).await;
+    delete(&world, "one/x", image).await;
+    world.advance(6 * HOUR);
+    world.gc().await.unwrap();
+    world.advance(3 * HOUR);
+    world
+}
+
+/// Lets something happen between the moments in which a collection has found out what is due, and removes it.
+async fn in_between(world: &World, what: impl Future<Output = ()>) -> u64 {
+    let namespace = namespace_find(&mut world.db.read().await.unwrap(), "one").await.unwrap().unwrap();
+    let mut pace = Pace::take(&world.db, namespace, 0.0).await.unwrap().unwrap();
+    let mut report = GcReport::default();
+    let swept = world.collector.sweep(namespace, &mut pace, GcOptions::default(), &mut report).await.unwrap();
+    what.await;
+    world.collector.remove_due(namespace, &mut pace, swept.due, swept.due_since, &mut report).await.unwrap();
+    pace.end().await.unwrap();
+    report.objects_removed
+}
+
+#[tokio::test]
+async fn what_is_relied_on_at_the_last_moment_stays() {
+    let image = sample(0..10);
+    let repository = World::repository("one/x");
+    // Nothing happens: all goes.
+    let world = about_to_remove(&image).await;
+    assert_eq!(in_between(&world, async {}).await as usize, image.objects.len());
+    // Somebody is told that it is there.
+    let world = about_to_remove(&image).await;
+    assert_eq!(in_between(&world, async { assert!(world.missing(&repository, &image).await.is_empty()) }).await, 0);
+    world.put_image(&repository, "2", &image).await.unwrap();
+    world.check_image("one/x", &image).await;
+    // An image is put without asking first: what it needs is looked at, although it was once known to be complete.
+    let world = about_to_remove(&image).await;
+    assert_eq!(in_between(&world, async { world.put_image(&repository, "2", &image).await.unwrap() }).await, 0);
+    world.check_image("one/x", &image).await;
+    // It is brought again, in a pack that is new and in one that is known.
+    for only in [0, 1] {
+        let world = about_to_remove(&image).await;
+        let bytes = image.pack(|digest| only == 0 || *digest != image.layer);
+        let brought = if only == 0 { image.objects.len() } else { image.objects.len() - 1 };
+        assert_eq!(in_between(&world, async { assert!(world.put_pack(&repository, bytes).await) }).await as usize, image.objects.len() - brought);
+    }
+    // It is deleted and brought back: never due.
+    let world = about_to_remove(&image).await;
+    world.push("one/x", "2", &image).await;
+    delete(&world, "one/x", &image).await;
+    assert_eq!(in_between(&world, async {}).await, 0);
+}
+
+#[tokio::test]
+async fn a_put_remembers_no_closure_below_which_candidates_were_recorded_meanwhile() {
+    let mut world = World::new().await;
+    let image = sample(0..10);
+    let repository = World::repository("one/x");
+    assert!(world.put_pack(&repository, image.pack(|_| true)).await);
+    world.advance(HOUR);
+    let namespace = namespace_find(&mut world.db.read().await.unwrap(), "one").await.unwrap().unwrap();
+    let key = NodeKey { digest: image.layer, kind: NodeKind::Layer };
+    for (collect, is_remembered) in [(true, false), (false, true)] {
+        let walked = closure_check(&world.objects, &world.nodes, namespace, &[image.layer]).await.unwrap();
+        if collect {
+            assert!(world.gc().await.unwrap()[0].candidates_new > 0);
+        }
+        let mut transaction = world.db.begin().await.unwrap();
+        walked.remember(&mut transaction, namespace).await.unwrap();
+        let known = verified_find(&mut transaction, namespace, &[key]).await.unwrap();
+        assert_eq!(known.contains(&key), is_remembered);
+        crate::db::commit(transaction).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_pack_that_lost_a_few_objects_is_not_known_any_more() {
+    let mut world = World::new().await;
+    let (large, most) = (sample(0..30), sample(1..30));
+    let repository = World::repository("one/x");
+    world.push("one/x", "large", &large).await;
+    world.push("one/x", "most", &most).await;
+    delete(&world, "one/x", &large).await;
+    world.quiesce().await;
+    assert!(world.index().await["one"].len() < large.objects.len());
+    let pack = large.pack(|_| true);
+    assert!(!pack_promise(&world.objects, &world.storage, "one", &Digest::of(&pack)).await.unwrap());
+    assert!(world.put_pack(&repository, pack.clone()).await);
+    assert!(pack_promise(&world.objects, &world.storage, "one", &Digest::of(&pack)).await.unwrap());
+    world.put_image(&repository, "again", &large).await.unwrap();
+    world.check_image("one/x", &large).await;
 }
 
 /// Whatever is configured, leases are kept.

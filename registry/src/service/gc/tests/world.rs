@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,7 +237,6 @@ pub(super) struct World {
     pub(super) oci: Arc<Oci>,
     pub(super) collector: Collector,
     backing: Arc<dyn BlobStorage>,
-    folder: PathBuf,
     ahead: i64,
     _dir: Arc<tempfile::TempDir>,
 }
@@ -261,7 +260,7 @@ impl World {
         let nodes = Arc::new(Nodes::new(objects.clone(), 1 << 20));
         let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
         let collector = Collector::new(db.clone(), Arc::clone(&storage), folder.clone(), settings());
-        Self { db, storage, objects, nodes, oci, collector, backing, folder, ahead, _dir: dir }
+        Self { db, storage, objects, nodes, oci, collector, backing, ahead, _dir: dir }
     }
 
     /// The process dies and another one starts.
@@ -397,9 +396,5 @@ impl World {
 
     pub(super) fn backing(&self) -> &Arc<dyn BlobStorage> {
         &self.backing
-    }
-
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
     }
 }
