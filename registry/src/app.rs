@@ -1,6 +1,7 @@
 //! What all requests share, and how it starts and stops.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -87,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) lanes: Arc<Semaphore>,
     pub(crate) tls: Option<Tls>,
+    /// Told to stop: requests go on, but no new ones should come.
+    pub(crate) is_draining: AtomicBool,
 }
 
 impl App {
@@ -98,13 +101,13 @@ impl App {
         let tls = config.tls.clone().map(Tls::open).transpose()?;
         std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
         let storage = open_storage(&config, Beside::Nobody)?;
-        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db")).await?;
+        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db"), config.database_connections).await?;
         let metrics = Arc::new(Metrics::default());
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::clone(&metrics), config.frame_cache_bytes));
         let objects = Objects { db: db.clone(), frames };
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), config.limits.oci);
         let limits = &config.limits;
         let sources = Arc::new(Sources::new(limits.traces));
         let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
@@ -117,6 +120,7 @@ impl App {
             uploads: Arc::new(Semaphore::new(limits.max_uploads)),
             lanes: Arc::new(Semaphore::new(LANES_PER_STREAM * limits.max_streams)),
             tls,
+            is_draining: AtomicBool::new(false),
             config,
             leases: Leases::new(db.clone()),
             db,
@@ -177,6 +181,6 @@ pub(crate) fn open_storage(config: &Config, beside: Beside) -> Result<Arc<dyn Bl
             let path = url.to_file_path().map_err(|()| wrong("it is not an absolute path of this machine".into()))?;
             Ok(Arc::new(folder(path)?))
         }
-        _ => Ok(Arc::new(RemoteStorage::open(&url)?)),
+        _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?)),
     }
 }

@@ -72,6 +72,13 @@ pub enum StorageError {
     },
 }
 
+impl StorageError {
+    /// Whether the same may well work a little later: the object store is out of reach.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(self, Self::Remote { .. })
+    }
+}
+
 /// Immutable blobs. What every implementation keeps:
 /// * a reader sees a whole blob or none, also after a crash at any point;
 /// * once [`BlobWriter::finish`] returned, the blob survives a power failure;
@@ -90,6 +97,8 @@ pub(crate) trait BlobStorage: Debug + Send + Sync {
     fn stat(&self, key: &str) -> BoxFuture<'_, Result<Option<BlobStat>, StorageError>>;
     /// The names of all packs that are there, with length and age, in no order. What comes or goes meanwhile may be missing.
     fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>>;
+    /// Whether blobs can be read and written now, as far as that can be told without writing.
+    fn check(&self) -> BoxFuture<'_, Result<(), StorageError>>;
 }
 
 /// What is known of a blob without reading it.
@@ -131,7 +140,10 @@ mod tests {
             }
             writer.finish().await.unwrap();
             assert_eq!(storage.read(key, 1..4).await.unwrap(), content[1..4]);
-            assert!(storage.read(key, 0..100).await.is_err());
+            for cut in [0..100, 90..100] {
+                assert!(matches!(storage.read(key, cut).await, Err(StorageError::NotFound { .. })));
+            }
+            storage.check().await.unwrap();
         }
         let name = Digest::of(b"a pack");
         let key = pack_key(&name);
@@ -169,5 +181,18 @@ mod tests {
     async fn remote_keeps_the_contract() {
         let storage = RemoteStorage::new(std::sync::Arc::new(object_store::memory::InMemory::new()), Default::default());
         conformance(&storage).await;
+    }
+
+    #[tokio::test]
+    async fn a_long_remote_blob_comes_back_whole() {
+        let storage = RemoteStorage::new(std::sync::Arc::new(object_store::memory::InMemory::new()), "prefix".into());
+        let content: Vec<u8> = (0..12_000_000u32).flat_map(|n| (n / 7).to_le_bytes()[..1].to_vec()).collect();
+        let mut writer = storage.create("packs/ab/abcd").await.unwrap();
+        for part in content.chunks(999_983) {
+            writer.write(Bytes::copy_from_slice(part)).await.unwrap();
+        }
+        assert!(storage.read("packs/ab/abcd", 0..1).await.is_err(), "not visible before it is finished");
+        writer.finish().await.unwrap();
+        assert_eq!(storage.read("packs/ab/abcd", 0..content.len() as u64).await.unwrap(), content);
     }
 }

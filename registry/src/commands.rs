@@ -29,12 +29,12 @@ pub(crate) struct Place {
     /// Where packs are kept, as for `serve`
     #[arg(long, env = "TURBO_REGISTRY_STORAGE_URL", value_name = "URL")]
     storage_url: Option<String>,
-    /// How long nothing must have led to an object before it is removed, in seconds, as for `serve`
-    #[arg(long, env = "TURBO_REGISTRY_GC_DELAY", value_name = "SECONDS")]
-    gc_delay: Option<u64>,
-    /// How long what was deleted can be brought back, in seconds, as for `serve`
-    #[arg(long, env = "TURBO_REGISTRY_UNDO_WINDOW", value_name = "SECONDS")]
-    undo_window: Option<u64>,
+    /// How long nothing must have led to an object before it is removed, as for `serve`
+    #[arg(long, env = "TURBO_REGISTRY_GC_DELAY_SECONDS", value_name = "SECONDS")]
+    gc_delay_seconds: Option<u64>,
+    /// How long what was deleted can be brought back, as for `serve`
+    #[arg(long, env = "TURBO_REGISTRY_UNDO_WINDOW_SECONDS", value_name = "SECONDS")]
+    undo_window_seconds: Option<u64>,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     format: Format,
@@ -55,8 +55,8 @@ impl Place {
             data: self.data.clone(),
             database_url: self.database_url.clone(),
             storage_url: self.storage_url.clone(),
-            gc_delay: self.gc_delay,
-            undo_window: self.undo_window,
+            gc_delay_seconds: self.gc_delay_seconds,
+            undo_window_seconds: self.undo_window_seconds,
             ..Options::default()
         };
         Ok(match &self.config {

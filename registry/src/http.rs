@@ -33,6 +33,7 @@ pub fn router(app: App) -> Router {
     let app = app.0;
     Router::new()
         .route("/healthz", get(site::health))
+        .route("/readyz", get(site::ready))
         .route("/metrics", get(site::metrics))
         .route("/openapi.json", get(openapi::document))
         .route("/v1/capabilities", get(site::capabilities))

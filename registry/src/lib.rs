@@ -19,16 +19,18 @@ mod db;
 mod http;
 mod maintenance;
 mod metrics;
+mod probe;
 mod service;
 
 pub use app::{App, StartError};
 pub use blob_storage::StorageError;
-pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, Options, TlsFiles, TraceLimits};
+pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, OciLimits, Options, S3Options, TlsFiles, TraceLimits};
 pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};
 pub use http::tls::TlsError;
 pub use maintenance::{Maintenance, MaintenanceError, Restored, TrashEntry};
+pub use probe::{ProbeError, probe};
 pub use service::gc::{
     DamagedPack, GcOptions, GcReport, GcSettings, LostPack, Mended, ObjectReason, Orphan, PackReason, ReconcileOptions, ReconcileReport, RootCounts,
     ScrubOptions, ScrubReport,

@@ -29,8 +29,25 @@ enum Command {
     Reconcile(commands::Reconcile),
     Trash(commands::Trash),
     Undelete(commands::Undelete),
+    /// Work with the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Print the version
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the settings that `serve` would use, and print them as a configuration file, without secrets
+    Check {
+        #[command(flatten)]
+        serve: Box<Serve>,
+        /// Look whether database and storage can be reached, too
+        #[arg(long)]
+        connect: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,6 +66,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Serve(serve) => run(*serve).map(|()| ExitCode::SUCCESS),
+        Command::Config { command: ConfigCommand::Check { serve, connect } } => check(*serve, connect).map(|()| ExitCode::SUCCESS),
         Command::Gc(command) => operate(command.run()),
         Command::Scrub(command) => operate(command.run()),
         Command::Reconcile(command) => operate(command.run()),
@@ -64,13 +82,41 @@ fn main() -> ExitCode {
     }
 }
 
+impl Serve {
+    /// Command line and variables, and where they say nothing the file.
+    fn options(self) -> anyhow::Result<Options> {
+        Ok(match &self.config {
+            Some(path) => self.options.or(Options::from_file(path)?),
+            None => self.options,
+        })
+    }
+}
+
 fn run(serve: Serve) -> anyhow::Result<()> {
-    let options = match &serve.config {
-        Some(path) => serve.options.or(Options::from_file(path)?),
-        None => serve.options,
-    };
+    let options = serve.options()?;
     start_logging(options.log_format.unwrap_or_default());
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?.block_on(listen(options))
+    runtime()?.block_on(listen(options))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")
+}
+
+fn check(serve: Serve, connect: bool) -> anyhow::Result<()> {
+    let options = serve.options()?;
+    let (address, log_format) = (options.listen().to_owned(), options.log_format);
+    let config = options.into_config()?;
+    for local in std::net::ToSocketAddrs::to_socket_addrs(&address).with_context(|| format!("could not understand the address {address}"))? {
+        config.check_listen(local)?;
+    }
+    let shown = Options { log_format: Some(log_format.unwrap_or_default()), ..Options::of(&config, &address) };
+    print!("{}", shown.to_toml().context("could not show the settings")?);
+    if connect {
+        for line in runtime()?.block_on(registry::probe(&config))? {
+            eprintln!("{line}");
+        }
+    }
+    Ok(())
 }
 
 /// Runs an operator's command.

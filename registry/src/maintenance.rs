@@ -70,7 +70,7 @@ impl Maintenance {
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
         let storage = crate::app::open_storage(config, crate::app::Beside::Servers)?;
-        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db")).await?;
+        let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db"), config.database_connections).await?;
         let collector = Collector::new(db.clone(), Arc::clone(&storage), config.data.clone(), config.gc);
         Ok(Self { db, collector })
     }

@@ -62,6 +62,8 @@ pub(crate) struct Gauges {
     pub(crate) waiting_traces: u64,
     pub(crate) frame_cache_bytes: u64,
     pub(crate) node_cache_bytes: u64,
+    pub(crate) database_connections: u64,
+    pub(crate) idle_database_connections: u64,
 }
 
 impl Metrics {
@@ -126,6 +128,8 @@ impl Metrics {
             ("turbo_registry_waiting_traces", "Traces not yet merged.", gauges.waiting_traces),
             ("turbo_registry_frame_cache_bytes", "Bytes of decompressed frames kept.", gauges.frame_cache_bytes),
             ("turbo_registry_node_cache_bytes", "Bytes of parsed tree objects kept, estimated.", gauges.node_cache_bytes),
+            ("turbo_registry_database_connections", "Connections to the database.", gauges.database_connections),
+            ("turbo_registry_idle_database_connections", "Connections to the database that do nothing.", gauges.idle_database_connections),
         ];
         for (name, help, value) in gauges {
             one(&mut out, name, "gauge", help, value);

@@ -133,6 +133,11 @@ impl BlobStorage for FsStorage {
             read.unwrap_or_else(|error| Err(failed("read", &shown, io::Error::other(error))))
         })
     }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        let temp = self.root.join("tmp");
+        Box::pin(async move { tokio::fs::metadata(&temp).await.map(drop).map_err(|source| failed("look at", &temp, source)) })
+    }
 }
 
 /// Does something with a file in a thread that may wait.

@@ -1,23 +1,41 @@
 //! Tables `gc_state` and `gc_candidate`, and the removal of objects: see docs/garbage-collection.md for the rules.
 
 use layer_format::Digest;
-use sqlx::{AssertSqlSafe, Row};
 
 use super::namespace::NamespaceId;
 use super::pack::PackId;
-use super::{Connection, DbError, batches, digest_at, failed, marks};
+use super::{Connection, DbError, Row, batches, digest_at, failed, query};
+use sqlx::AssertSqlSafe;
 
 /// The namespace's epoch: odd while candidates are being recorded. It never goes back.
 pub(crate) async fn gc_epoch(db: &mut Connection, namespace: NamespaceId) -> Result<i64, DbError> {
     let doing = "read the epoch of collections";
-    let row = sqlx::query("SELECT epoch FROM gc_state WHERE namespace_id = ?").bind(namespace.0).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query("SELECT epoch FROM gc_state WHERE namespace_id = ?").bind(namespace.0).fetch_optional(db).await.map_err(failed(doing))?;
     Ok(row.map(|row| row.try_get(0)).transpose().map_err(failed(doing))?.unwrap_or(0))
+}
+
+/// The same, in a transaction that relies on it: it does not move on before the commit.
+pub(crate) async fn gc_epoch_hold(db: &mut Connection, namespace: NamespaceId) -> Result<i64, DbError> {
+    if !db.needs_locks() {
+        return gc_epoch(db, namespace).await;
+    }
+    let doing = "hold the epoch of collections";
+    for _ in 0..2 {
+        let row =
+            query("SELECT epoch FROM gc_state WHERE namespace_id = ? FOR SHARE").bind(namespace.0).fetch_optional(&mut *db).await.map_err(failed(doing))?;
+        if let Some(row) = row {
+            return row.try_get(0).map_err(failed(doing));
+        }
+        let new = query("INSERT INTO gc_state (namespace_id, epoch) VALUES (?, 0) ON CONFLICT DO NOTHING").bind(namespace.0).execute(&mut *db).await;
+        new.map_err(failed(doing))?;
+    }
+    Err(DbError::Failed { doing, source: sqlx::Error::RowNotFound })
 }
 
 /// Moves the epoch on to the next odd or even number: at least one further.
 pub(crate) async fn gc_epoch_next(db: &mut Connection, namespace: NamespaceId, odd: bool) -> Result<(), DbError> {
     let parity = i64::from(odd);
-    sqlx::query(
+    query(
         "INSERT INTO gc_state (namespace_id, epoch) VALUES (?1, 2 + ?2)
          ON CONFLICT (namespace_id) DO UPDATE SET epoch = CASE WHEN gc_state.epoch % 2 = ?2 THEN gc_state.epoch + 2 ELSE gc_state.epoch + 1 END",
     )
@@ -32,30 +50,26 @@ pub(crate) async fn gc_epoch_next(db: &mut Connection, namespace: NamespaceId, o
 /// When a collection of the namespace ended last.
 pub(crate) async fn gc_finished_at(db: &mut Connection, namespace: NamespaceId) -> Result<Option<i64>, DbError> {
     let doing = "read when a collection ended";
-    let row = sqlx::query("SELECT finished_at FROM gc_state WHERE namespace_id = ?").bind(namespace.0).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query("SELECT finished_at FROM gc_state WHERE namespace_id = ?").bind(namespace.0).fetch_optional(db).await.map_err(failed(doing))?;
     row.map(|row| row.try_get(0)).transpose().map(Option::flatten).map_err(failed(doing))
 }
 
 /// Notes that a collection ended.
 pub(crate) async fn gc_finished(db: &mut Connection, namespace: NamespaceId, now: i64) -> Result<(), DbError> {
-    let done = sqlx::query("UPDATE gc_state SET finished_at = ? WHERE namespace_id = ?").bind(now).bind(namespace.0).execute(db).await;
+    let done = query("UPDATE gc_state SET finished_at = ? WHERE namespace_id = ?").bind(now).bind(namespace.0).execute(db).await;
     done.map_err(failed("note the end of a collection")).map(drop)
 }
 
 /// Those of the objects that are candidates for removal.
 pub(crate) async fn candidate_find(db: &mut Connection, namespace: NamespaceId, digests: &[Digest]) -> Result<Vec<Digest>, DbError> {
     let doing = "look for candidates";
-    let any = sqlx::query("SELECT 1 FROM gc_candidate WHERE namespace_id = ? LIMIT 1").bind(namespace.0).fetch_optional(&mut *db).await;
+    let any = query("SELECT 1 FROM gc_candidate WHERE namespace_id = ? LIMIT 1").bind(namespace.0).fetch_optional(&mut *db).await;
     if any.map_err(failed(doing))?.is_none() {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();
     for batch in batches(digests) {
-        let sql = format!("SELECT digest FROM gc_candidate WHERE namespace_id = ? AND digest IN {}", marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0);
-        for digest in &batch {
-            query = query.bind(digest.as_bytes().to_vec());
-        }
+        let query = query("SELECT digest FROM gc_candidate WHERE namespace_id = ? AND digest IN (?*)").bind(namespace.0).bind(&batch);
         for row in query.fetch_all(&mut *db).await.map_err(failed(doing))? {
             found.push(digest_at(&row, 0).map_err(failed(doing))?);
         }
@@ -63,21 +77,33 @@ pub(crate) async fn candidate_find(db: &mut Connection, namespace: NamespaceId, 
     Ok(found)
 }
 
-/// Those of the objects that are candidates since `since` or longer.
-pub(crate) async fn candidate_due(db: &mut Connection, namespace: NamespaceId, digests: &[Digest], since: i64) -> Result<Vec<Digest>, DbError> {
-    let doing = "look for due candidates";
-    let mut found = Vec::new();
+/// Takes those of the objects out of the queue that are candidates since `since` or longer, and gives them. Whoever rescues one at
+/// the same time is before or after the whole transaction.
+pub(crate) async fn candidate_take(db: &mut Connection, namespace: NamespaceId, digests: &[Digest], since: i64) -> Result<Vec<Digest>, DbError> {
+    let doing = "take due candidates";
+    candidate_lock(&mut *db, namespace, digests).await?;
+    let mut taken = Vec::new();
     for batch in batches(digests) {
-        let sql = format!("SELECT digest FROM gc_candidate WHERE namespace_id = ? AND since <= ? AND digest IN {}", marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0).bind(since);
-        for digest in &batch {
-            query = query.bind(digest.as_bytes().to_vec());
-        }
-        for row in query.fetch_all(&mut *db).await.map_err(failed(doing))? {
-            found.push(digest_at(&row, 0).map_err(failed(doing))?);
+        let query = query("DELETE FROM gc_candidate WHERE namespace_id = ? AND since <= ? AND digest IN (?*) RETURNING digest");
+        for row in query.bind(namespace.0).bind(since).bind(&batch).fetch_all(&mut *db).await.map_err(failed(doing))? {
+            taken.push(digest_at(&row, 0).map_err(failed(doing))?);
         }
     }
-    Ok(found)
+    taken.sort_unstable();
+    taken.dedup();
+    Ok(taken)
+}
+
+/// Locks rows in one order, so that two who delete some of the same do not wait in a circle.
+async fn candidate_lock(db: &mut Connection, namespace: NamespaceId, digests: &[Digest]) -> Result<(), DbError> {
+    if !db.needs_locks() {
+        return Ok(());
+    }
+    for batch in batches(digests) {
+        let query = query("SELECT 1 FROM gc_candidate WHERE namespace_id = ? AND digest IN (?*) ORDER BY digest FOR UPDATE");
+        query.bind(namespace.0).bind(&batch).fetch_all(&mut *db).await.map_err(failed("lock candidates"))?;
+    }
+    Ok(())
 }
 
 /// Makes objects candidates from `since` on; those that are stay what they are.
@@ -85,9 +111,9 @@ pub(crate) async fn candidate_insert(db: &mut Connection, namespace: NamespaceId
     for batch in batches(digests) {
         let rows = vec!["(?, ?, ?)"; batch.len()].join(",");
         let sql = format!("INSERT INTO gc_candidate (namespace_id, digest, since) VALUES {rows} ON CONFLICT DO NOTHING");
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut query = query(AssertSqlSafe(sql));
         for digest in &batch {
-            query = query.bind(namespace.0).bind(digest.as_bytes().to_vec()).bind(since);
+            query = query.bind(namespace.0).bind(digest).bind(since);
         }
         query.execute(&mut *db).await.map_err(failed("record candidates"))?;
     }
@@ -96,7 +122,8 @@ pub(crate) async fn candidate_insert(db: &mut Connection, namespace: NamespaceId
 
 /// Objects that are no candidates any more. Idempotent.
 pub(crate) async fn candidate_delete(db: &mut Connection, namespace: NamespaceId, digests: &[Digest]) -> Result<(), DbError> {
-    delete_by_digest(db, "DELETE FROM gc_candidate WHERE namespace_id = ? AND digest IN ", namespace, digests, "take candidates back").await
+    candidate_lock(&mut *db, namespace, digests).await?;
+    delete_by_digest(db, "DELETE FROM gc_candidate WHERE namespace_id = ? AND digest IN (?*)", namespace, digests, "take candidates back").await
 }
 
 /// The candidates after `after`, up to `last`, in order, and since when.
@@ -110,7 +137,7 @@ pub(crate) async fn candidate_range(
     let doing = "list candidates";
     let low = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
     let high = last.map_or_else(|| vec![0xff; Digest::LEN], |digest| digest.as_bytes().to_vec());
-    let rows = sqlx::query("SELECT digest, since FROM gc_candidate WHERE namespace_id = ? AND digest > ? AND digest <= ? ORDER BY digest LIMIT ?")
+    let rows = query("SELECT digest, since FROM gc_candidate WHERE namespace_id = ? AND digest > ? AND digest <= ? ORDER BY digest LIMIT ?")
         .bind(namespace.0)
         .bind(low)
         .bind(high)
@@ -133,15 +160,14 @@ pub(crate) struct SweptRow {
 /// The namespace's objects after `after`, in order of their digests, at most `limit`.
 pub(crate) async fn object_page(db: &mut Connection, namespace: NamespaceId, after: Option<&Digest>, limit: u32) -> Result<Vec<SweptRow>, DbError> {
     let doing = "list objects";
-    let rows = sqlx::query("SELECT digest, pack_id, len FROM object WHERE namespace_id = ? AND digest > ? ORDER BY digest LIMIT ?")
+    let rows = query("SELECT digest, pack_id, len FROM object WHERE namespace_id = ? AND digest > ? ORDER BY digest LIMIT ?")
         .bind(namespace.0)
         .bind(after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec()))
         .bind(limit)
         .fetch_all(db)
         .await
         .map_err(failed(doing))?;
-    let parse =
-        |row: &sqlx::sqlite::SqliteRow| Ok(SweptRow { digest: digest_at(row, 0)?, pack: PackId(row.try_get(1)?), len: row.try_get::<i64, _>(2)? as u32 });
+    let parse = |row: &Row| Ok(SweptRow { digest: digest_at(row, 0)?, pack: PackId(row.try_get(1)?), len: row.try_get::<i64>(2)? as u32 });
     rows.iter().map(parse).collect::<Result<_, sqlx::Error>>().map_err(failed(doing))
 }
 
@@ -150,13 +176,9 @@ pub(crate) async fn object_delete(db: &mut Connection, namespace: NamespaceId, d
     let doing = "remove objects";
     let mut removed = Vec::new();
     for batch in batches(digests) {
-        let sql = format!("DELETE FROM object WHERE namespace_id = ? AND digest IN {} RETURNING pack_id, len", marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0);
-        for digest in &batch {
-            query = query.bind(digest.as_bytes().to_vec());
-        }
+        let query = query("DELETE FROM object WHERE namespace_id = ? AND digest IN (?*) RETURNING pack_id, len").bind(namespace.0).bind(&batch);
         for row in query.fetch_all(&mut *db).await.map_err(failed(doing))? {
-            removed.push((PackId(row.try_get(0).map_err(failed(doing))?), row.try_get::<i64, _>(1).map_err(failed(doing))? as u32));
+            removed.push((PackId(row.try_get(0).map_err(failed(doing))?), row.try_get::<i64>(1).map_err(failed(doing))? as u32));
         }
     }
     Ok(removed)
@@ -167,15 +189,8 @@ pub(crate) async fn object_delete_from(db: &mut Connection, namespace: Namespace
     let doing = "move objects";
     let mut removed = Vec::new();
     for batch in batches(digests) {
-        let sql =
-            format!("DELETE FROM object WHERE namespace_id = ? AND pack_id IN {} AND digest IN {} RETURNING digest", marks(packs.len()), marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0);
-        for pack in packs {
-            query = query.bind(pack.0);
-        }
-        for digest in &batch {
-            query = query.bind(digest.as_bytes().to_vec());
-        }
+        let query = query("DELETE FROM object WHERE namespace_id = ? AND pack_id IN (?*) AND digest IN (?*) RETURNING digest");
+        let query = query.bind(namespace.0).bind(packs.iter().map(|pack| pack.0).collect::<Vec<i64>>()).bind(&batch);
         for row in query.fetch_all(&mut *db).await.map_err(failed(doing))? {
             removed.push(digest_at(&row, 0).map_err(failed(doing))?);
         }
@@ -185,7 +200,7 @@ pub(crate) async fn object_delete_from(db: &mut Connection, namespace: Namespace
 
 /// What was remembered to lead to these objects, or of these trees, is not any more. Idempotent.
 pub(crate) async fn verified_delete(db: &mut Connection, namespace: NamespaceId, digests: &[Digest]) -> Result<(), DbError> {
-    for sql in ["DELETE FROM verified WHERE namespace_id = ? AND digest IN ", "DELETE FROM oci_tar WHERE namespace_id = ? AND root IN "] {
+    for sql in ["DELETE FROM verified WHERE namespace_id = ? AND digest IN (?*)", "DELETE FROM oci_tar WHERE namespace_id = ? AND root IN (?*)"] {
         delete_by_digest(db, sql, namespace, digests, "forget closures").await?;
     }
     Ok(())
@@ -193,7 +208,7 @@ pub(crate) async fn verified_delete(db: &mut Connection, namespace: NamespaceId,
 
 /// No closure of the namespace is remembered any more.
 pub(crate) async fn verified_clear(db: &mut Connection, namespace: NamespaceId) -> Result<(), DbError> {
-    let done = sqlx::query("DELETE FROM verified WHERE namespace_id = ?").bind(namespace.0).execute(db).await;
+    let done = query("DELETE FROM verified WHERE namespace_id = ?").bind(namespace.0).execute(db).await;
     done.map_err(failed("forget closures")).map(drop)
 }
 
@@ -205,12 +220,7 @@ async fn delete_by_digest(
     doing: &'static str,
 ) -> Result<(), DbError> {
     for batch in batches(digests) {
-        let sql = format!("{statement}{}", marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0);
-        for digest in &batch {
-            query = query.bind(digest.as_bytes().to_vec());
-        }
-        query.execute(&mut *db).await.map_err(failed(doing))?;
+        query(statement).bind(namespace.0).bind(&batch).execute(&mut *db).await.map_err(failed(doing))?;
     }
     Ok(())
 }

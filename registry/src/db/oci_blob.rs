@@ -5,10 +5,9 @@ use std::collections::HashMap;
 use layer_format::Digest;
 use layer_format::oci::OciDigest;
 use layer_format::recipe::Recipe;
-use sqlx::{AssertSqlSafe, Row};
 
 use super::repository::RepositoryId;
-use super::{BATCHES, Connection, DbError, digest_at, failed, marks, now_ms};
+use super::{BATCHES, Connection, DbError, digest_at, failed, now_ms, query};
 
 /// Where a blob's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +34,7 @@ pub(crate) async fn oci_blob_put(db: &mut Connection, repository: RepositoryId, 
         BlobContent::Recipe(recipe) => (None, Some(recipe.encode_node()), None),
         BlobContent::Tar(root) => (None, None, Some(root.as_bytes().to_vec())),
     };
-    sqlx::query(
+    query(
         "INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (repository_id, digest) DO UPDATE SET unused_since = NULL",
     )
@@ -55,14 +54,14 @@ pub(crate) async fn oci_blob_put(db: &mut Connection, repository: RepositoryId, 
 /// The blob, if the repository has it.
 pub(crate) async fn oci_blob_get(db: &mut Connection, repository: RepositoryId, digest: &OciDigest) -> Result<Option<BlobRow>, DbError> {
     let doing = "find a blob";
-    let row = sqlx::query("SELECT size_bytes, content, recipe, root FROM oci_blob WHERE repository_id = ? AND digest = ?")
+    let row = query("SELECT size_bytes, content, recipe, root FROM oci_blob WHERE repository_id = ? AND digest = ?")
         .bind(repository.0)
         .bind(digest.as_str())
         .fetch_optional(db)
         .await
         .map_err(failed(doing))?;
     let Some(row) = row else { return Ok(None) };
-    let size_bytes = row.try_get::<i64, _>(0).map_err(failed(doing))? as u64;
+    let size_bytes = row.try_get::<i64>(0).map_err(failed(doing))? as u64;
     let inline: Option<&[u8]> = row.try_get(1).map_err(failed(doing))?;
     let recipe: Option<&[u8]> = row.try_get(2).map_err(failed(doing))?;
     let content = match (inline, recipe) {
@@ -78,12 +77,9 @@ pub(crate) async fn oci_blob_sizes(db: &mut Connection, repository: RepositoryId
     let doing = "look for blobs";
     let mut found = HashMap::with_capacity(digests.len());
     for batch in digests.chunks(BATCHES[1]) {
-        let sql = format!("SELECT digest, size_bytes FROM oci_blob WHERE repository_id = ? AND digest IN {}", marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(repository.0);
-        for digest in batch {
-            query = query.bind(digest.as_str());
-        }
-        for row in query.fetch_all(&mut *db).await.map_err(failed(doing))? {
+        let digests: Vec<&str> = batch.iter().map(|digest| digest.as_str()).collect();
+        let query = query("SELECT digest, size_bytes FROM oci_blob WHERE repository_id = ? AND digest IN (?*)");
+        for row in query.bind(repository.0).bind(digests).fetch_all(&mut *db).await.map_err(failed(doing))? {
             let size: i64 = row.try_get(1).map_err(failed(doing))?;
             found.insert(row.try_get(0).map_err(failed(doing))?, size as u64);
         }
@@ -93,6 +89,6 @@ pub(crate) async fn oci_blob_sizes(db: &mut Connection, repository: RepositoryId
 
 /// Forgets the blob; its bytes stay until no one needs them. Says whether it was there.
 pub(crate) async fn oci_blob_delete(db: &mut Connection, repository: RepositoryId, digest: &OciDigest) -> Result<bool, DbError> {
-    let done = sqlx::query("DELETE FROM oci_blob WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(digest.as_str()).execute(db).await;
+    let done = query("DELETE FROM oci_blob WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(digest.as_str()).execute(db).await;
     Ok(done.map_err(failed("delete a blob"))?.rows_affected() == 1)
 }

@@ -1,10 +1,9 @@
 //! Table `pack`: what is stored, and where its frames lie.
 
 use layer_format::Digest;
-use sqlx::Row;
 
 use super::namespace::NamespaceId;
-use super::{Connection, DbError, digest_at, failed, now_ms};
+use super::{Connection, DbError, digest_at, failed, now_ms, query};
 
 /// A pack's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,7 +56,7 @@ pub(crate) async fn pack_insert(
     frames: &[StoredFrame],
 ) -> Result<Option<PackId>, DbError> {
     let doing = "record a pack";
-    let row = sqlx::query(
+    let row = query(
         "INSERT INTO pack (namespace_id, digest, name, is_whole, size_bytes, object_count, frames, stored_at) VALUES (?, ?, ?, 1, ?, ?, ?, ?)
          ON CONFLICT DO NOTHING RETURNING id",
     )
@@ -77,7 +76,7 @@ pub(crate) async fn pack_insert(
 /// The name under which the storage keeps the pack, and its frames.
 pub(crate) async fn pack_get(db: &mut Connection, id: PackId) -> Result<Option<(Digest, Vec<StoredFrame>)>, DbError> {
     let doing = "read a pack's frames";
-    let row = sqlx::query("SELECT COALESCE(name, digest), frames FROM pack WHERE id = ?").bind(id.0).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query("SELECT COALESCE(name, digest), frames FROM pack WHERE id = ?").bind(id.0).fetch_optional(db).await.map_err(failed(doing))?;
     let Some(row) = row else { return Ok(None) };
     let frames: &[u8] = row.try_get(1).map_err(failed(doing))?;
     Ok(Some((digest_at(&row, 0).map_err(failed(doing))?, decode(frames))))
@@ -94,11 +93,13 @@ pub(crate) struct PackTotals {
 /// How much is stored.
 pub(crate) async fn pack_totals(db: &mut Connection) -> Result<PackTotals, DbError> {
     let doing = "count packs";
-    let row = sqlx::query("SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(object_count), 0) FROM pack WHERE retired_at IS NULL")
-        .fetch_one(db)
-        .await
-        .map_err(failed(doing))?;
-    let number = |at: usize| row.try_get::<i64, _>(at).map(|n| n as u64).map_err(failed(doing));
+    let row = query(
+        "SELECT count(*), CAST(coalesce(sum(size_bytes), 0) AS BIGINT), CAST(coalesce(sum(object_count), 0) AS BIGINT) FROM pack WHERE retired_at IS NULL",
+    )
+    .fetch_one(db)
+    .await
+    .map_err(failed(doing))?;
+    let number = |at: usize| row.try_get::<i64>(at).map(|n| n as u64).map_err(failed(doing));
     Ok(PackTotals { packs: number(0)?, bytes: number(1)?, objects: number(2)? })
 }
 

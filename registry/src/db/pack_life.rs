@@ -3,12 +3,12 @@
 //! stay until whoever looked an object up before is done. Then the bytes go, and the row last.
 
 use layer_format::Digest;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row};
 
+use super::Row;
 use super::namespace::NamespaceId;
 use super::pack::PackId;
-use super::{Connection, DbError, batches, digest_at, failed, marks};
+use super::{Connection, DbError, batches, digest_at, failed, query};
+use sqlx::AssertSqlSafe;
 
 /// A pack, without its frames.
 #[derive(Clone, Copy, Debug)]
@@ -29,14 +29,14 @@ pub(crate) struct PackRow {
 
 const COLUMNS: &str = "id, digest, COALESCE(name, digest), size_bytes, object_count, stored_at, is_whole, retired_at, scrubbed_at";
 
-fn pack_row(row: &SqliteRow) -> Result<PackRow, sqlx::Error> {
+fn pack_row(row: &Row) -> Result<PackRow, sqlx::Error> {
     let whole: Option<i64> = row.try_get(6)?;
     Ok(PackRow {
         id: PackId(row.try_get(0)?),
         digest: digest_at(row, 1)?,
         name: digest_at(row, 2)?,
-        size_bytes: row.try_get::<i64, _>(3)?.max(0).cast_unsigned(),
-        object_count: row.try_get::<i64, _>(4)?.max(0).cast_unsigned(),
+        size_bytes: row.try_get::<i64>(3)?.max(0).cast_unsigned(),
+        object_count: row.try_get::<i64>(4)?.max(0).cast_unsigned(),
         stored_at: row.try_get(5)?,
         is_whole: whole.map(|whole| whole != 0),
         retired_at: row.try_get(7)?,
@@ -48,7 +48,7 @@ fn pack_row(row: &SqliteRow) -> Result<PackRow, sqlx::Error> {
 pub(crate) async fn pack_list(db: &mut Connection, namespace: NamespaceId) -> Result<Vec<PackRow>, DbError> {
     let doing = "list packs";
     let sql = format!("SELECT {COLUMNS} FROM pack WHERE namespace_id = ? ORDER BY id");
-    let rows = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0).fetch_all(db).await.map_err(failed(doing))?;
+    let rows = query(AssertSqlSafe(sql)).bind(namespace.0).fetch_all(db).await.map_err(failed(doing))?;
     rows.iter().map(pack_row).collect::<Result<_, _>>().map_err(failed(doing))
 }
 
@@ -56,14 +56,14 @@ pub(crate) async fn pack_list(db: &mut Connection, namespace: NamespaceId) -> Re
 pub(crate) async fn pack_by_digest(db: &mut Connection, namespace: NamespaceId, digest: &Digest) -> Result<Option<PackRow>, DbError> {
     let doing = "find a pack";
     let sql = format!("SELECT {COLUMNS} FROM pack WHERE namespace_id = ? AND digest = ?");
-    let row = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query(AssertSqlSafe(sql)).bind(namespace.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await.map_err(failed(doing))?;
     row.as_ref().map(pack_row).transpose().map_err(failed(doing))
 }
 
 /// Makes packs forget their digests, since objects of them are gone. Idempotent.
 pub(crate) async fn pack_break(db: &mut Connection, packs: impl IntoIterator<Item = PackId>) -> Result<(), DbError> {
     for pack in packs {
-        sqlx::query("UPDATE pack SET name = COALESCE(name, digest), digest = ?, is_whole = 0 WHERE id = ? AND (is_whole IS NULL OR is_whole <> 0)")
+        query("UPDATE pack SET name = COALESCE(name, digest), digest = ?, is_whole = 0 WHERE id = ? AND (is_whole IS NULL OR is_whole <> 0)")
             .bind(random().as_bytes().to_vec())
             .bind(pack.0)
             .execute(&mut *db)
@@ -76,27 +76,27 @@ pub(crate) async fn pack_break(db: &mut Connection, packs: impl IntoIterator<Ite
 /// Retires a pack that no object's row names. Idempotent; says whether it was in use.
 pub(crate) async fn pack_retire(db: &mut Connection, pack: PackId, now: i64) -> Result<bool, DbError> {
     pack_break(&mut *db, [pack]).await?;
-    let done = sqlx::query("UPDATE pack SET retired_at = ? WHERE id = ? AND retired_at IS NULL").bind(now).bind(pack.0).execute(db).await;
+    let done = query("UPDATE pack SET retired_at = ? WHERE id = ? AND retired_at IS NULL").bind(now).bind(pack.0).execute(db).await;
     Ok(done.map_err(failed("retire a pack"))?.rows_affected() == 1)
 }
 
 /// Forgets a retired pack whose bytes are gone. The newest row stays, so that its number is not given again: readers
 /// remember packs by number.
 pub(crate) async fn pack_delete(db: &mut Connection, pack: PackId) -> Result<bool, DbError> {
-    let done = sqlx::query("DELETE FROM pack WHERE id = ? AND retired_at IS NOT NULL AND id < (SELECT max(id) FROM pack)").bind(pack.0).execute(db).await;
+    let done = query("DELETE FROM pack WHERE id = ? AND retired_at IS NOT NULL AND id < (SELECT max(id) FROM pack)").bind(pack.0).execute(db).await;
     Ok(done.map_err(failed("forget a pack"))?.rows_affected() == 1)
 }
 
 /// Notes that all bytes of the pack were found right.
 pub(crate) async fn pack_scrubbed(db: &mut Connection, pack: PackId, now: i64) -> Result<(), DbError> {
-    let done = sqlx::query("UPDATE pack SET scrubbed_at = ? WHERE id = ?").bind(now).bind(pack.0).execute(db).await;
+    let done = query("UPDATE pack SET scrubbed_at = ? WHERE id = ?").bind(now).bind(pack.0).execute(db).await;
     done.map_err(failed("note that a pack was verified")).map(drop)
 }
 
 /// The namespace of a pack.
 pub(crate) async fn pack_namespace(db: &mut Connection, pack: PackId) -> Result<Option<NamespaceId>, DbError> {
     let doing = "find a pack";
-    let row = sqlx::query("SELECT namespace_id FROM pack WHERE id = ? AND retired_at IS NULL").bind(pack.0).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query("SELECT namespace_id FROM pack WHERE id = ? AND retired_at IS NULL").bind(pack.0).fetch_optional(db).await.map_err(failed(doing))?;
     Ok(row.map(|row| row.try_get(0)).transpose().map_err(failed(doing))?.map(NamespaceId))
 }
 
@@ -105,11 +105,10 @@ pub(crate) async fn pack_objects(db: &mut Connection, namespace: NamespaceId, pa
     let doing = "find the objects of a pack";
     let mut found = Vec::new();
     for batch in batches(digests) {
-        let sql = format!("SELECT digest, frame_offset, slot FROM object WHERE namespace_id = ? AND pack_id = ? AND digest IN {}", marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0).bind(pack.0);
-        for digest in &batch {
-            query = query.bind(digest.as_bytes().to_vec());
-        }
+        let query = query("SELECT digest, frame_offset, slot FROM object WHERE namespace_id = ? AND pack_id = ? AND digest IN (?*)")
+            .bind(namespace.0)
+            .bind(pack.0)
+            .bind(&batch);
         for row in query.fetch_all(&mut *db).await.map_err(failed(doing))? {
             found.push(placed(&row).map_err(failed(doing))?);
         }
@@ -121,7 +120,7 @@ pub(crate) async fn pack_objects(db: &mut Connection, namespace: NamespaceId, pa
 /// cannot be used.
 pub(crate) async fn pack_objects_all(db: &mut Connection, namespace: NamespaceId, pack: PackId) -> Result<Vec<(Digest, u32, u16)>, DbError> {
     let doing = "find the objects of a pack";
-    let rows = sqlx::query("SELECT digest, frame_offset, slot FROM object WHERE namespace_id = ? AND pack_id = ? ORDER BY frame_offset, slot")
+    let rows = query("SELECT digest, frame_offset, slot FROM object WHERE namespace_id = ? AND pack_id = ? ORDER BY frame_offset, slot")
         .bind(namespace.0)
         .bind(pack.0)
         .fetch_all(db)
@@ -130,13 +129,13 @@ pub(crate) async fn pack_objects_all(db: &mut Connection, namespace: NamespaceId
     rows.iter().map(placed).collect::<Result<_, _>>().map_err(failed(doing))
 }
 
-fn placed(row: &SqliteRow) -> Result<(Digest, u32, u16), sqlx::Error> {
-    Ok((digest_at(row, 0)?, row.try_get::<i64, _>(1)? as u32, row.try_get::<i64, _>(2)? as u16))
+fn placed(row: &Row) -> Result<(Digest, u32, u16), sqlx::Error> {
+    Ok((digest_at(row, 0)?, row.try_get::<i64>(1)? as u32, row.try_get::<i64>(2)? as u16))
 }
 
 /// Whether any pack, of whatever namespace, is kept under this name.
 pub(crate) async fn pack_name_used(db: &mut Connection, name: &Digest, except: PackId) -> Result<bool, DbError> {
-    let row = sqlx::query("SELECT 1 FROM pack WHERE (name = ?1 OR (name IS NULL AND digest = ?1)) AND id <> ?2 LIMIT 1")
+    let row = query("SELECT 1 FROM pack WHERE (name = ?1 OR (name IS NULL AND digest = ?1)) AND id <> ?2 LIMIT 1")
         .bind(&name.as_bytes()[..])
         .bind(except.0)
         .fetch_optional(db)
@@ -147,7 +146,7 @@ pub(crate) async fn pack_name_used(db: &mut Connection, name: &Digest, except: P
 /// Names under which the storage keeps packs: all of them, in no order.
 pub(crate) async fn pack_names(db: &mut Connection) -> Result<Vec<Digest>, DbError> {
     let doing = "list packs";
-    let rows = sqlx::query("SELECT COALESCE(name, digest) FROM pack").fetch_all(db).await.map_err(failed(doing))?;
+    let rows = query("SELECT COALESCE(name, digest) FROM pack").fetch_all(db).await.map_err(failed(doing))?;
     rows.iter().map(|row| digest_at(row, 0)).collect::<Result<_, _>>().map_err(failed(doing))
 }
 

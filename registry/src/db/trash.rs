@@ -1,11 +1,8 @@
 //! Table `trash`: what was deleted and can be brought back.
 
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
-
 use super::namespace::NamespaceId;
 use super::repository::RepositoryId;
-use super::{Connection, DbError, failed};
+use super::{Connection, DbError, Row, failed, query};
 
 /// Something that is deleted.
 #[derive(Clone, Debug)]
@@ -50,7 +47,7 @@ pub(crate) struct TrashItem {
 
 /// Keeps what is about to be deleted.
 pub(crate) async fn trash_insert(db: &mut Connection, repository: RepositoryId, item: &NewTrash<'_>, deletion: Deletion<'_>) -> Result<(), DbError> {
-    sqlx::query("INSERT INTO trash (repository_id, kind, name, content, detail, deleted_at, deleted_by) VALUES (?, ?, ?, ?, ?, ?, ?)")
+    query("INSERT INTO trash (repository_id, kind, name, content, detail, deleted_at, deleted_by) VALUES (?, ?, ?, ?, ?, ?, ?)")
         .bind(repository.0)
         .bind(item.kind)
         .bind(item.name)
@@ -67,7 +64,7 @@ pub(crate) async fn trash_insert(db: &mut Connection, repository: RepositoryId, 
 /// What can be brought back, newest first, at most `limit`: of one repository, or of all.
 pub(crate) async fn trash_list(db: &mut Connection, repository: Option<&str>, limit: u32) -> Result<Vec<TrashRow>, DbError> {
     let doing = "list what was deleted";
-    let rows = sqlx::query(
+    let rows = query(
         "SELECT t.id, r.name, t.kind, t.name, t.deleted_at, t.deleted_by FROM trash t JOIN repository r ON r.id = t.repository_id
          WHERE ?1 = '' OR r.name = ?1 ORDER BY t.deleted_at DESC, t.id DESC LIMIT ?2",
     )
@@ -76,7 +73,7 @@ pub(crate) async fn trash_list(db: &mut Connection, repository: Option<&str>, li
     .fetch_all(db)
     .await
     .map_err(failed(doing))?;
-    let parse = |row: &SqliteRow| {
+    let parse = |row: &Row| {
         Ok(TrashRow {
             id: row.try_get(0)?,
             repository: row.try_get(1)?,
@@ -89,7 +86,7 @@ pub(crate) async fn trash_list(db: &mut Connection, repository: Option<&str>, li
     rows.iter().map(parse).collect::<Result<_, sqlx::Error>>().map_err(failed(doing))
 }
 
-fn item(row: &SqliteRow) -> Result<TrashItem, sqlx::Error> {
+fn item(row: &Row) -> Result<TrashItem, sqlx::Error> {
     Ok(TrashItem {
         id: row.try_get(0)?,
         repository: RepositoryId(row.try_get(1)?),
@@ -103,14 +100,14 @@ fn item(row: &SqliteRow) -> Result<TrashItem, sqlx::Error> {
 /// What was deleted under this number.
 pub(crate) async fn trash_get(db: &mut Connection, id: i64) -> Result<Option<TrashItem>, DbError> {
     let doing = "read what was deleted";
-    let row = sqlx::query("SELECT id, repository_id, kind, name, content, detail FROM trash WHERE id = ?").bind(id).fetch_optional(db).await;
+    let row = query("SELECT id, repository_id, kind, name, content, detail FROM trash WHERE id = ?").bind(id).fetch_optional(db).await;
     row.map_err(failed(doing))?.as_ref().map(item).transpose().map_err(failed(doing))
 }
 
 /// The newest of this kind and name that was deleted in the repository.
 pub(crate) async fn trash_newest(db: &mut Connection, repository: RepositoryId, kind: &str, name: &str) -> Result<Option<TrashItem>, DbError> {
     let doing = "look for what was deleted";
-    let row = sqlx::query(
+    let row = query(
         "SELECT id, repository_id, kind, name, content, detail FROM trash WHERE repository_id = ? AND kind = ? AND name = ?
          ORDER BY deleted_at DESC, id DESC LIMIT 1",
     )
@@ -124,13 +121,13 @@ pub(crate) async fn trash_newest(db: &mut Connection, repository: RepositoryId, 
 
 /// Forgets one for good. Says whether it was there.
 pub(crate) async fn trash_delete(db: &mut Connection, id: i64) -> Result<bool, DbError> {
-    let done = sqlx::query("DELETE FROM trash WHERE id = ?").bind(id).execute(db).await;
+    let done = query("DELETE FROM trash WHERE id = ?").bind(id).execute(db).await;
     Ok(done.map_err(failed("forget what was deleted"))?.rows_affected() == 1)
 }
 
 /// Forgets for good what was deleted in the namespace at `before` or earlier. Says how many.
 pub(crate) async fn trash_purge(db: &mut Connection, namespace: NamespaceId, before: i64) -> Result<u64, DbError> {
-    let done = sqlx::query("DELETE FROM trash WHERE deleted_at <= ? AND repository_id IN (SELECT id FROM repository WHERE namespace_id = ?)")
+    let done = query("DELETE FROM trash WHERE deleted_at <= ? AND repository_id IN (SELECT id FROM repository WHERE namespace_id = ?)")
         .bind(before)
         .bind(namespace.0)
         .execute(db)
@@ -141,11 +138,11 @@ pub(crate) async fn trash_purge(db: &mut Connection, namespace: NamespaceId, bef
 /// How many would be forgotten by [`trash_purge`].
 pub(crate) async fn trash_count(db: &mut Connection, namespace: NamespaceId, before: i64) -> Result<u64, DbError> {
     let doing = "count what was deleted";
-    let row = sqlx::query("SELECT count(*) FROM trash WHERE deleted_at <= ? AND repository_id IN (SELECT id FROM repository WHERE namespace_id = ?)")
+    let row = query("SELECT count(*) FROM trash WHERE deleted_at <= ? AND repository_id IN (SELECT id FROM repository WHERE namespace_id = ?)")
         .bind(before)
         .bind(namespace.0)
         .fetch_one(db)
         .await
         .map_err(failed(doing))?;
-    row.try_get::<i64, _>(0).map(|count| count.max(0).cast_unsigned()).map_err(failed(doing))
+    row.try_get::<i64>(0).map(|count| count.max(0).cast_unsigned()).map_err(failed(doing))
 }

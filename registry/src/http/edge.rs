@@ -61,6 +61,7 @@ fn is_json(response: &Response) -> bool {
 fn site_label(path: &str) -> &'static str {
     match path {
         "/healthz" => "healthz",
+        "/readyz" => "readyz",
         "/metrics" => "metrics",
         "/openapi.json" => "openapi",
         "/v1/capabilities" => "capabilities",

@@ -7,6 +7,7 @@ use layer_format::{Digest, FormatError};
 use serde_json::Value;
 
 use super::body::BodyError;
+use crate::blob_storage::StorageError;
 use crate::chain;
 use crate::db::DbError;
 use crate::service::closure::ClosureError;
@@ -27,6 +28,13 @@ pub(crate) struct ApiError {
     message: String,
     detail: Value,
     header: Option<Box<(header::HeaderName, HeaderValue)>>,
+}
+
+/// Whether an error, or what caused it, is that database or storage do not answer for now.
+pub(super) fn is_outage(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        error.downcast_ref::<DbError>().is_some_and(DbError::is_outage) || error.downcast_ref::<StorageError>().is_some_and(StorageError::is_outage)
+    })
 }
 
 /// After how many seconds a client that was turned away may come again.
@@ -149,6 +157,17 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry's storage does not answer; try again").retry()
     }
 
+    /// `/readyz`: why requests should not come here.
+    pub(crate) fn not_ready(reason: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", reason).retry()
+    }
+
+    /// The same, with a cause for the log.
+    pub(crate) fn not_ready_since(reason: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::warn!(error = chain(error), "not ready: {reason}");
+        Self::not_ready(reason)
+    }
+
     fn missing(digests: &[Digest]) -> Self {
         let error = Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -173,9 +192,10 @@ impl IntoResponse for ApiError {
 
 impl From<DbError> for ApiError {
     fn from(error: DbError) -> Self {
-        match &error {
-            DbError::Failed { source: sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed, .. } => Self::unavailable(&error),
-            _ => Self::internal(&error),
+        match error {
+            error if error.is_outage() => Self::unavailable(&error),
+            error if error.is_text_with_nul() => Self::body_invalid("a text in it has a NUL character"),
+            error => Self::internal(&error),
         }
     }
 }
@@ -209,6 +229,7 @@ impl From<PackError<BodyError>> for ApiError {
             PackError::Invalid(InvalidPack::TooLong) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", error),
             PackError::Invalid(_) => Self::new(StatusCode::BAD_REQUEST, "PACK_INVALID", error),
             PackError::Database(error) => error.into(),
+            PackError::Storage(ref cause) if cause.is_outage() => Self::unavailable(&error),
             PackError::Storage(_) => Self::internal(&error),
             PackError::Cancelled => Self::unavailable(&error),
         }
@@ -246,7 +267,10 @@ impl From<UnpackError> for ApiError {
         let refused = |error: &UnpackError| Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IMAGE_INVALID", chain(error));
         match error {
             UnpackError::NotAnImage | UnpackError::Missing(_) | UnpackError::TooManyLayers(_) | UnpackError::Invalid(_) => refused(&error),
-            UnpackError::Layer { source: chunker::ImportError::Sink(_), .. } | UnpackError::Store(_) => Self::internal(&error),
+            UnpackError::Layer { source: chunker::ImportError::Sink(_), .. } | UnpackError::Store(_) => match is_outage(&error) {
+                true => Self::unavailable(&error),
+                false => Self::internal(&error),
+            },
             UnpackError::Layer { .. } => refused(&error),
             UnpackError::Put(error) => error.into(),
             UnpackError::Read(error) => error.into(),

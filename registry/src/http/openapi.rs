@@ -15,6 +15,7 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         site::capabilities,
         site::repositories,
         site::health,
+        site::ready,
         site::metrics,
         objects::missing,
         objects::stream,

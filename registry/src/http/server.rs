@@ -1,6 +1,7 @@
 //! Sockets: accepting connections, limits on them, and stopping without cutting anyone off.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -45,7 +46,13 @@ pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Ou
     let router = super::router(app.clone());
     let connections = Arc::new(Semaphore::new(limits.max_connections));
     let (stop, stopping) = watch::channel(());
-    let mut shutdown = std::pin::pin!(shutdown);
+    let told = app.clone();
+    let mut shutdown = std::pin::pin!(async move {
+        shutdown.await;
+        // Whoever sends requests here sees `/readyz` before the socket closes.
+        told.0.is_draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(told.0.config.limits.shutdown_delay).await;
+    });
     loop {
         let permit = tokio::select! {
             () = &mut shutdown => break,

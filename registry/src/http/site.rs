@@ -1,5 +1,8 @@
 //! Routes without a repository.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::header;
@@ -66,6 +69,32 @@ pub(crate) async fn health(State(app): State<Shared>) -> Result<&'static str, Ap
     Ok("ok\n")
 }
 
+/// How long database and storage may take to answer before the server counts as not ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether requests should be sent here: database and storage answer, and the server is not about to stop.
+#[utoipa::path(get, path = "/readyz", responses((status = 200, description = "ready"), (status = 503, description = "not, and why")))]
+pub(crate) async fn ready(State(app): State<Shared>) -> Result<&'static str, ApiError> {
+    if app.is_draining.load(Ordering::Relaxed) {
+        return Err(ApiError::not_ready("the server is stopping"));
+    }
+    // Migrations were applied before the server began to listen.
+    let database = async {
+        let mut db = app.db.read().await?;
+        repository_list(&mut db, "", 1).await
+    };
+    match tokio::time::timeout(READY_TIMEOUT, database).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Err(ApiError::not_ready_since("the database does not answer", &error)),
+        Err(_) => return Err(ApiError::not_ready("the database does not answer in time")),
+    }
+    match tokio::time::timeout(READY_TIMEOUT, app.storage.check()).await {
+        Ok(Ok(())) => Ok("ready\n"),
+        Ok(Err(error)) => Err(ApiError::not_ready_since("the storage does not answer", &error)),
+        Err(_) => Err(ApiError::not_ready("the storage does not answer in time")),
+    }
+}
+
 /// Metrics for Prometheus.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain")))]
 pub(crate) async fn metrics(State(app): State<Shared>) -> Result<Response, ApiError> {
@@ -73,7 +102,10 @@ pub(crate) async fn metrics(State(app): State<Shared>) -> Result<Response, ApiEr
         let mut db = app.db.read().await?;
         pack_totals(&mut db).await?
     };
+    let (database_connections, idle_database_connections) = app.db.connections();
     let gauges = Gauges {
+        database_connections: database_connections.into(),
+        idle_database_connections: idle_database_connections.into(),
         packs: totals.packs,
         pack_bytes: totals.bytes,
         objects: totals.objects,

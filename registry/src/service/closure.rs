@@ -13,7 +13,7 @@ use layer_format::{Digest, FormatError};
 use super::frames::ReadError;
 use super::nodes::{NodeError, Nodes};
 use super::objects::Objects;
-use crate::db::gc::gc_epoch;
+use crate::db::gc::{gc_epoch, gc_epoch_hold};
 use crate::db::namespace::NamespaceId;
 use crate::db::object::Location;
 use crate::db::verified::{NodeKey, NodeKind, verified_find, verified_insert};
@@ -81,7 +81,7 @@ impl Walked {
     /// Remembers the nodes, unless a collection recorded candidates meanwhile: then something below them may be one. In the
     /// transaction that makes visible what was checked.
     pub(crate) async fn remember(&self, db: &mut Connection, namespace: NamespaceId) -> Result<(), DbError> {
-        if self.epoch % 2 == 0 && gc_epoch(&mut *db, namespace).await? == self.epoch {
+        if self.epoch % 2 == 0 && gc_epoch_hold(&mut *db, namespace).await? == self.epoch {
             verified_insert(db, namespace, &self.nodes).await?;
         }
         Ok(())

@@ -61,8 +61,8 @@ const FRAME_CACHE_BYTES: u64 = 16 << 20;
 /// How collections go about.
 #[derive(Clone, Copy, Debug)]
 pub struct GcSettings {
-    /// Time between two collections of a server; `None`: never by itself.
-    pub interval: Option<Duration>,
+    /// Time between two collections of a server; zero: never by itself.
+    pub interval: Duration,
     /// How long an object must have been unreachable before it is removed. At least a lease and what clocks may differ by.
     pub delay: Duration,
     /// How long what was deleted can be brought back.
@@ -82,7 +82,7 @@ pub struct GcSettings {
 impl Default for GcSettings {
     fn default() -> Self {
         Self {
-            interval: Some(Duration::from_secs(60 * 60)),
+            interval: Duration::from_secs(60 * 60),
             delay: Duration::from_secs(24 * 60 * 60),
             undo_window: Duration::from_secs(24 * 60 * 60),
             reader_grace: Duration::from_secs(60 * 60),

@@ -20,7 +20,10 @@ pub(crate) struct Janitor(Option<JoinHandle<()>>);
 impl Janitor {
     /// Starts it, unless the settings say never.
     pub(crate) fn start(collector: Collector, metrics: Arc<Metrics>) -> Self {
-        let Some(interval) = collector.settings.interval else { return Self(None) };
+        let interval = collector.settings.interval;
+        if interval.is_zero() {
+            return Self(None);
+        }
         Self(Some(tokio::spawn(async move {
             loop {
                 // Servers that were started at the same time do not come at the same time.

@@ -14,7 +14,7 @@ use crate::db::oci_image::{ImageLink, oci_image_manifests, oci_image_of, oci_ima
 use crate::db::oci_manifest::{
     NewOciManifest, oci_manifest_delete, oci_manifest_get, oci_manifest_put, oci_tag_delete, oci_tag_get, oci_tag_move, oci_tags_of,
 };
-use crate::db::repository::{RepositoryId, repository_find};
+use crate::db::repository::{RepositoryId, repository_find, repository_lock};
 use crate::db::state::{NewState, state_delete, state_get, state_put, state_sandbox_bytes};
 use crate::db::tag::{tag_delete, tag_get, tag_list, tag_move};
 use crate::db::trash::{Deletion, NewTrash, TrashItem, trash_delete, trash_get, trash_insert, trash_newest};
@@ -213,6 +213,7 @@ pub(crate) async fn undelete(db: &Db, wanted: &Deleted) -> Result<Vec<(String, S
     }
     let mut restored = Vec::new();
     for item in items {
+        repository_lock(&mut transaction, item.repository).await?;
         restore(&mut transaction, &item, &mut restored).await?;
     }
     commit(transaction).await?;

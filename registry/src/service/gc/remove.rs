@@ -14,7 +14,7 @@ use super::pace::Pace;
 use super::runs::Sorted;
 use super::{Collector, GcError, GcReport};
 use crate::db::commit;
-use crate::db::gc::{candidate_delete, candidate_due, candidate_insert, object_delete, verified_delete};
+use crate::db::gc::{candidate_delete, candidate_insert, candidate_take, object_delete, verified_delete};
 use crate::db::namespace::NamespaceId;
 use crate::db::pack::PackId;
 use crate::db::pack_life::pack_break;
@@ -101,10 +101,9 @@ impl Collector {
             }
             let mut transaction = self.objects.db.begin().await?;
             pace.check(&mut transaction).await?;
-            let still = candidate_due(&mut transaction, namespace, &batch, since).await?;
+            let still = candidate_take(&mut transaction, namespace, &batch, since).await?;
             verified_delete(&mut transaction, namespace, &still).await?;
             let removed = object_delete(&mut transaction, namespace, &still).await?;
-            candidate_delete(&mut transaction, namespace, &still).await?;
             let hit: HashSet<PackId> = removed.iter().map(|(pack, _)| *pack).filter(|pack| !broken.contains(pack)).collect();
             pack_break(&mut transaction, hit.iter().copied()).await?;
             commit(transaction).await?;

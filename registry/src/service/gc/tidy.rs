@@ -14,7 +14,7 @@ use crate::db::lease::lease_push_expire;
 use crate::db::namespace::NamespaceId;
 use crate::db::oci_unused::{oci_blob_delete_unused, oci_blob_set_unused, oci_blob_unused, oci_blob_used, oci_layer_expire, oci_manifests_of, repositories_of};
 use crate::db::oci_upload::oci_upload_expire;
-use crate::db::repository::RepositoryId;
+use crate::db::repository::{RepositoryId, repository_lock};
 use crate::db::trash::{trash_count, trash_purge};
 use crate::service::lease::{LEASE, ms};
 use crate::service::oci::upload::MAX_AGE;
@@ -94,6 +94,7 @@ impl Collector {
         }
         let mut transaction = db.begin().await?;
         pace.check(&mut transaction).await?;
+        repository_lock(&mut transaction, repository).await?;
         oci_blob_set_unused(&mut transaction, repository, &fresh, now).await?;
         oci_blob_used(&mut transaction, repository, &back.iter().map(String::as_str).collect::<Vec<_>>()).await?;
         report.blobs_removed += oci_blob_delete_unused(&mut transaction, repository, &due, before).await?;

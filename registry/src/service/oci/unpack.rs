@@ -22,7 +22,7 @@ use crate::db::manifest::manifest_layer_count;
 use crate::db::oci_blob::oci_blob_get;
 use crate::db::oci_image::{ImageLink, UnpackedLayer, oci_image_of, oci_image_put, oci_layer_get, oci_layer_put};
 use crate::db::oci_manifest::{OciManifestRow, oci_manifest_get};
-use crate::db::repository::{RepositoryRow, repository_find};
+use crate::db::repository::{RepositoryRow, repository_find, repository_lock};
 use crate::db::tag::tag_move;
 use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
@@ -112,6 +112,7 @@ impl Oci {
             }
         };
         let mut transaction = self.objects.db.begin().await?;
+        repository_lock(&mut transaction, row.id).await?;
         oci_image_put(&mut transaction, row.id, &ImageLink { manifest: digest.clone(), image, rendered: false }).await?;
         // Meanwhile another image may have been pushed under the tag.
         if let Named::Manifest { digest: named, .. } = resolve(&mut transaction, &row, tag).await?

@@ -37,7 +37,7 @@ pub(super) const HOUR: i64 = 60 * 60 * 1000;
 /// Settings whose windows are short in comparison with the steps of a history.
 pub(super) fn settings() -> GcSettings {
     GcSettings {
-        interval: None,
+        interval: Duration::ZERO,
         delay: Duration::from_secs(2 * 60 * 60),
         undo_window: Duration::from_secs(5 * 60 * 60),
         reader_grace: Duration::from_secs(60 * 60),
@@ -100,6 +100,10 @@ impl BlobStorage for Mortal {
 
     fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>> {
         self.inner.list_packs()
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        self.inner.check()
     }
 }
 
@@ -252,13 +256,13 @@ impl World {
 
     async fn open(dir: Arc<tempfile::TempDir>, backing: Arc<dyn BlobStorage>, ahead: i64) -> Self {
         let folder = dir.path().to_path_buf();
-        let db = Db::open(None, &folder.join("registry.db")).await.unwrap();
+        let db = Db::open(None, &folder.join("registry.db"), 8).await.unwrap();
         db.clock().advance(ahead);
         let storage: Arc<dyn BlobStorage> = Arc::new(Mortal { inner: Arc::clone(&backing), clock: db.clock().clone() });
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::default(), 1 << 20));
         let objects = Objects { db: db.clone(), frames };
         let nodes = Arc::new(Nodes::new(objects.clone(), 1 << 20));
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), crate::config::Config::new("/nowhere").limits.oci);
         let collector = Collector::new(db.clone(), Arc::clone(&storage), folder.clone(), settings());
         Self { db, storage, objects, nodes, oci, collector, backing, ahead, _dir: dir }
     }

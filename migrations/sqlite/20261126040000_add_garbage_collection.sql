@@ -15,12 +15,13 @@ ALTER TABLE pack ADD COLUMN scrubbed_at INTEGER;
 ALTER TABLE oci_blob ADD COLUMN unused_since INTEGER;
 
 CREATE TABLE gc_state (
-    namespace_id INTEGER PRIMARY KEY REFERENCES namespace (id),
+    namespace_id INTEGER NOT NULL REFERENCES namespace (id),
     -- Odd while candidates are being recorded. A put that began under another epoch remembers no closures.
     epoch INTEGER NOT NULL,
     -- When a collection ended last; NULL before.
-    finished_at INTEGER
-);
+    finished_at INTEGER,
+    PRIMARY KEY (namespace_id)
+) WITHOUT ROWID;
 
 -- Objects that nothing led to at `since`, in the order of their removal's review. Whoever is told that an object is
 -- present takes its row away, first.
