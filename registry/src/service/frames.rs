@@ -113,8 +113,8 @@ impl Frames {
             return Ok(pack);
         }
         let mut db = self.db.read().await?;
-        let (digest, namespace, frames) = pack_get(&mut db, id).await?.ok_or(ReadError::Gone(None))?;
-        let pack = Arc::new(StoredPack { key: pack_key(&digest), namespace, frames });
+        let (name, namespace, frames) = pack_get(&mut db, id).await?.ok_or(ReadError::Gone(None))?;
+        let pack = Arc::new(StoredPack { key: pack_key(&name), namespace, frames });
         self.packs.lock().put(id, Arc::clone(&pack));
         Ok(pack)
     }

@@ -29,6 +29,9 @@ pub(crate) mod unpack;
 pub(crate) mod upload;
 mod writer;
 
+pub(crate) use resolve::restore_head;
+pub(crate) use session::chunks_of_row;
+
 use std::sync::Arc;
 use std::time::Duration;
 
