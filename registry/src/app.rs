@@ -110,9 +110,12 @@ impl App {
         let objects = Objects { db: db.clone(), frames, only: None };
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), config.limits.oci);
         let access = Access::new(db.clone(), &config);
         let reach = Reach::new(objects.clone(), Arc::clone(&nodes));
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), Arc::clone(&metrics), config.limits.oci);
+        if let Some(delay) = config.rebuild_after {
+            oci.rebuild_in_background(delay);
+        }
         let limits = &config.limits;
         let sources = Arc::new(Sources::new(limits.traces));
         let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };

@@ -100,6 +100,10 @@ pub struct Options {
     /// Whether traces of runs are taken and learned from [default: true]
     #[arg(long, env = "TURBO_REGISTRY_TRACES", value_name = "BOOL")]
     pub traces: Option<bool>,
+    /// Seconds after its push when a compressed layer is stored by what is in it, so that it shares its content with other
+    /// builds, and made again when it is pulled; negative for never [default: 5]
+    #[arg(long, env = "TURBO_REGISTRY_REBUILD_AFTER", value_name = "SECONDS", allow_hyphen_values = true)]
+    pub rebuild_after: Option<i64>,
     /// File of the certificate chain, PEM; read again when it changes. With it the server speaks TLS
     #[arg(long, env = "TURBO_REGISTRY_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
@@ -198,6 +202,7 @@ impl Options {
             max_connections_per_address: self.max_connections_per_address.or(file.max_connections_per_address),
             log_format: self.log_format.or(file.log_format),
             traces: self.traces.or(file.traces),
+            rebuild_after: self.rebuild_after.or(file.rebuild_after),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             compression_level: self.compression_level.or(file.compression_level),
@@ -255,6 +260,9 @@ impl Options {
         config.admin_password_file = self.admin_password_file;
         config.public_url = self.public_url.map(|url| check_public_url(&url)).transpose()?;
         config.traces = self.traces.unwrap_or(config.traces);
+        if let Some(seconds) = self.rebuild_after {
+            config.rebuild_after = u64::try_from(seconds).ok().map(Duration::from_secs);
+        }
         config.tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
             (None, None) => None,
@@ -431,6 +439,8 @@ pub struct Config {
     pub token_life: Duration,
     /// Whether traces are taken.
     pub traces: bool,
+    /// How long after its push a compressed layer is stored by what is in it; never if `None`.
+    pub rebuild_after: Option<Duration>,
     /// Certificate and key, if the server speaks TLS.
     pub tls: Option<TlsFiles>,
     /// zstd level of object streams; by the link if `None`.
@@ -464,6 +474,7 @@ impl Config {
             audit_days: 365,
             token_life: Duration::from_secs(300),
             traces: true,
+            rebuild_after: Some(Duration::from_secs(5)),
             tls: None,
             compression_level: None,
             frame_cache_bytes: 128 << 20,

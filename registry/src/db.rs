@@ -37,6 +37,7 @@ pub(crate) mod object;
 pub(crate) mod oci_blob;
 pub(crate) mod oci_image;
 pub(crate) mod oci_manifest;
+pub(crate) mod oci_rebuild;
 pub(crate) mod oci_upload;
 mod open;
 pub(crate) mod pack;
