@@ -52,7 +52,7 @@ impl BlobState {
 pub struct BlobWriter<'a> {
     sink: &'a dyn ObjectSink,
     packs: PackWriter<'a>,
-    compressor: Compressor,
+    compressor: Compressor<'static>,
     cutter: Cutter,
     recipe: RecipeBuilder,
     /// Bytes that are not cut yet.
@@ -80,7 +80,7 @@ impl<'a> BlobWriter<'a> {
         Ok(Self {
             sink,
             packs: PackWriter::new(sink, &()),
-            compressor: Compressor::new(zstd_level)?,
+            compressor: Compressor::new(zstd_level, None)?,
             cutter: Cutter::new(),
             recipe: RecipeBuilder::resume(state.nodes, state.open.into_iter().map(Extent::Data).collect()),
             uncut: state.tail,

@@ -19,6 +19,7 @@ pub mod checkout;
 mod clock;
 pub mod cut;
 pub mod deflate;
+mod earlier;
 mod error;
 mod export;
 mod import;
@@ -40,6 +41,7 @@ mod xattr;
 
 pub use capture::{CaptureOptions, Captured, capture, undo_unlocked};
 pub use checkout::{CheckedOut, CheckoutOptions, checkout};
+pub use earlier::Earlier;
 pub use error::{ImportError, SinkError};
 pub use export::{ExportError, Exported, export_layer, export_tar};
 pub use import::{ImportOptions, Imported, Skipped, import_directory};

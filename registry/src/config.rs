@@ -18,6 +18,7 @@ mod show;
 pub(crate) use show::redacted;
 
 pub use crate::service::access::limiter::{LoginLimit, LoginLimits};
+use crate::service::gc::GcSettings;
 
 /// Where the server listens if nothing is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:5000";
@@ -158,6 +159,15 @@ pub struct Options {
     /// Fewest bytes a second of a request body after its first seconds [default: 1024]
     #[arg(long, env = "TURBO_REGISTRY_MIN_BODY_RATE", value_name = "BYTES")]
     pub min_body_rate: Option<u64>,
+    /// Time between two garbage collections, 0 never collects by itself [default: 3600]
+    #[arg(long, env = "TURBO_REGISTRY_GC_INTERVAL_SECONDS", value_name = "SECONDS")]
+    pub gc_interval_seconds: Option<u64>,
+    /// How long nothing must have led to an object before it is removed [default: 86400]
+    #[arg(long, env = "TURBO_REGISTRY_GC_DELAY_SECONDS", value_name = "SECONDS")]
+    pub gc_delay_seconds: Option<u64>,
+    /// How long what was deleted can be brought back [default: 86400]
+    #[arg(long, env = "TURBO_REGISTRY_UNDO_WINDOW_SECONDS", value_name = "SECONDS")]
+    pub undo_window_seconds: Option<u64>,
     /// How long a request's head may take, and a connection may idle between requests [default: 60]
     #[arg(long, env = "TURBO_REGISTRY_HEAD_TIMEOUT_SECONDS", value_name = "SECONDS")]
     pub head_timeout_seconds: Option<u64>,
@@ -221,6 +231,9 @@ impl Options {
             max_manifest_bytes: self.max_manifest_bytes.or(file.max_manifest_bytes),
             max_waiting_traces: self.max_waiting_traces.or(file.max_waiting_traces),
             min_body_rate: self.min_body_rate.or(file.min_body_rate),
+            gc_interval_seconds: self.gc_interval_seconds.or(file.gc_interval_seconds),
+            gc_delay_seconds: self.gc_delay_seconds.or(file.gc_delay_seconds),
+            undo_window_seconds: self.undo_window_seconds.or(file.undo_window_seconds),
             head_timeout_seconds: self.head_timeout_seconds.or(file.head_timeout_seconds),
             body_idle_timeout_seconds: self.body_idle_timeout_seconds.or(file.body_idle_timeout_seconds),
             write_stall_timeout_seconds: self.write_stall_timeout_seconds.or(file.write_stall_timeout_seconds),
@@ -451,6 +464,8 @@ pub struct Config {
     pub node_cache_bytes: u64,
     /// Bound of the copies in the data folder of what is read from an object store, in bytes; 0 for none.
     pub storage_copies_bytes: u64,
+    /// Garbage collection, and the window in which deletes can be undone.
+    pub gc: GcSettings,
     /// Limits against abuse.
     pub limits: Limits,
 }
@@ -480,6 +495,7 @@ impl Config {
             frame_cache_bytes: 128 << 20,
             node_cache_bytes: 64 << 20,
             storage_copies_bytes: 1 << 30,
+            gc: GcSettings::default(),
             limits: Limits::default(),
         }
     }

@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod auth;
 mod body;
+mod deltas;
 mod edge;
 mod error;
 mod launch;

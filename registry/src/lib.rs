@@ -18,6 +18,7 @@ mod config;
 pub mod console;
 mod db;
 mod http;
+mod maintenance;
 mod metrics;
 mod probe;
 mod service;
@@ -32,6 +33,7 @@ pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};
 pub use http::tls::TlsError;
+pub use maintenance::{Maintenance, MaintenanceError, Restored, TrashEntry};
 pub use probe::{ProbeError, probe};
 pub use service::access::manage::ManageError;
 pub use service::access::rights::{ParseAccessError, Right, Rights, Scope, Subject, Target};
@@ -52,6 +54,10 @@ pub(crate) fn time_text(ms: i64) -> String {
     let year = era * 400 + year_of_era + i64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
+pub use service::gc::{
+    DamagedPack, GcOptions, GcReport, GcSettings, LostPack, Mended, ObjectReason, Orphan, PackReason, ReconcileOptions, ReconcileReport, RootCounts,
+    ScrubOptions, ScrubReport,
+};
 
 /// An error and its causes, in one line, for logs.
 pub fn chain(error: &dyn std::error::Error) -> String {

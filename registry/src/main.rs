@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{backup, check, health, manual, secret_files, supervisor};
+use commands::{backup, check, health, maintain, manual, secret_files, supervisor};
 use registry::{LogFormat, Options};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +26,11 @@ struct Cli {
 enum Command {
     /// Serve images until SIGTERM or SIGINT
     Serve(Box<Serve>),
+    Gc(maintain::Gc),
+    Scrub(maintain::Scrub),
+    Reconcile(maintain::Reconcile),
+    Trash(maintain::Trash),
+    Undelete(maintain::Undelete),
     /// Work with the configuration
     Config {
         #[command(subcommand)]
@@ -76,20 +81,25 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Version => {
             println!("turbo-registry {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Serve(serve) => run(*serve),
+        Command::Serve(serve) => run(*serve).map(done),
         Command::Config { command: ConfigCommand::Check { serve, connect } } => {
-            runtime().and_then(|runtime| runtime.block_on(check::run(serve.options()?, connect)))
+            runtime().and_then(|runtime| runtime.block_on(check::run(serve.options()?, connect))).map(done)
         }
-        Command::Health(health) => health.run(),
-        Command::Backup(backup) => backup.run(),
-        Command::Man(man) => man.run(Cli::command()),
-        Command::Completions(completions) => completions.run(Cli::command()),
-        Command::Console(command) => console(command),
+        Command::Health(health) => health.run().map(done),
+        Command::Backup(backup) => backup.run().map(done),
+        Command::Man(man) => man.run(Cli::command()).map(done),
+        Command::Completions(completions) => completions.run(Cli::command()).map(done),
+        Command::Console(command) => console(command).map(done),
+        Command::Gc(command) => operate(command.run()),
+        Command::Scrub(command) => operate(command.run()),
+        Command::Reconcile(command) => operate(command.run()),
+        Command::Trash(command) => operate(command.run()),
+        Command::Undelete(command) => operate(command.run()),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("turbo-registry: {error:#}");
             ExitCode::FAILURE
@@ -138,6 +148,17 @@ fn welcome(first: &registry::FirstAdministrator) {
     }
 }
 
+fn done(_: ()) -> ExitCode {
+    ExitCode::SUCCESS
+}
+
+/// Runs an operator's command.
+fn operate(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?.block_on(command)
+}
+
 fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -157,10 +178,10 @@ async fn listen(options: Options) -> anyhow::Result<()> {
     let local = listener.local_addr()?;
     config.check_listen(local)?;
     let app = registry::App::open(config).await?;
+    let url = format!("{}://{local}", app.scheme());
     if let Some(first) = app.listens_on(local).await? {
         welcome(&first);
     }
-    let url = format!("{}://{local}", app.scheme());
     eprintln!("listening on {url}");
     let reloaded = app.clone();
     tokio::spawn(async move {

@@ -51,6 +51,12 @@ pub(crate) struct Metrics {
     pub(crate) blobs_kept: AtomicU64,
     /// Models carried over to a new image.
     pub(crate) models_carried: AtomicU64,
+    /// Objects that collections of this process removed from the index.
+    pub(crate) gc_objects_removed: AtomicU64,
+    /// Bytes of packs that they removed.
+    pub(crate) gc_freed_bytes: AtomicU64,
+    /// Collections that did not end, or that held removals back.
+    pub(crate) gc_held_back: AtomicU64,
 }
 
 /// What is measured when metrics are asked for.
@@ -116,6 +122,13 @@ impl Metrics {
             ("turbo_registry_rebuilt_pushed_bytes_total", "Bytes of those blobs, as they were pushed.", &self.rebuilt_pushed_bytes),
             ("turbo_registry_rebuilt_stored_bytes_total", "Bytes that were stored for those blobs.", &self.rebuilt_stored_bytes),
             ("turbo_registry_blobs_kept_total", "Blobs that were looked at and are kept as they were pushed.", &self.blobs_kept),
+            ("turbo_registry_gc_objects_removed_total", "Objects that garbage collections removed from the index.", &self.gc_objects_removed),
+            ("turbo_registry_gc_freed_bytes_total", "Bytes of packs that garbage collections removed.", &self.gc_freed_bytes),
+            (
+                "turbo_registry_gc_held_back_total",
+                "Garbage collections that did not end or removed nothing since something cannot be read. If it grows, someone needs to look.",
+                &self.gc_held_back,
+            ),
             ("turbo_registry_models_carried_total", "Models carried over to a new image.", &self.models_carried),
         ];
         for (name, help, value) in counters {

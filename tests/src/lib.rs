@@ -5,6 +5,7 @@
 //! the client runs as an ordinary user (`TURBO_TEST_UID`, default 65533), as it would in real life.
 
 pub mod binaries;
+pub mod crash;
 pub mod docker;
 pub mod nginx;
 pub mod packages;

@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use layer_format::Digest;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
@@ -19,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::copies::Copies;
-use super::{BlobStorage, BlobWriter, StorageError};
+use super::{BlobStat, BlobStorage, BlobWriter, StorageError};
 use crate::config::S3Options;
 
 /// Length of a part: the least that S3 takes. All but the last are of this length, as some stores demand.
@@ -135,6 +138,17 @@ fn failed(doing: &'static str, key: &str, source: object_store::Error) -> Storag
     }
 }
 
+fn absent_is_done(done: object_store::Result<()>) -> object_store::Result<()> {
+    match done {
+        Err(object_store::Error::NotFound { .. }) => Ok(()),
+        done => done,
+    }
+}
+
+fn blob_stat(meta: &object_store::ObjectMeta) -> BlobStat {
+    BlobStat { len: meta.size, written_at: meta.last_modified.timestamp_millis() }
+}
+
 impl BlobStorage for RemoteStorage {
     fn create(&self, key: &str) -> BoxFuture<'_, Result<Box<dyn BlobWriter>, StorageError>> {
         let writer = RemoteWriter {
@@ -148,6 +162,38 @@ impl BlobStorage for RemoteStorage {
         };
         // The store hears of it with the first part.
         Box::pin(async move { Ok(Box::new(writer) as Box<dyn BlobWriter>) })
+    }
+
+    fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StorageError>> {
+        let (path, key) = (self.path(key), key.to_owned());
+        Box::pin(async move { absent_is_done(self.store.delete(&path).await).map_err(|source| failed("remove", &key, source)) })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'_, Result<(), StorageError>> {
+        let (from, to, key) = (self.path(from), self.path(to), from.to_owned());
+        Box::pin(async move { absent_is_done(self.store.rename(&from, &to).await).map_err(|source| failed("rename", &key, source)) })
+    }
+
+    fn stat(&self, key: &str) -> BoxFuture<'_, Result<Option<BlobStat>, StorageError>> {
+        let (path, key) = (self.path(key), key.to_owned());
+        Box::pin(async move {
+            match self.store.head(&path).await {
+                Ok(meta) => Ok(Some(blob_stat(&meta))),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(source) => Err(failed("look at", &key, source)),
+            }
+        })
+    }
+
+    fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>> {
+        let listed = self.store.list(Some(&self.path("packs")));
+        let packs = listed.filter_map(|found| async {
+            match found {
+                Ok(meta) => meta.location.filename().and_then(|name| Digest::from_hex(name).ok()).map(|name| Ok((name, blob_stat(&meta)))),
+                Err(source) => Some(Err(failed("list", "packs", source))),
+            }
+        });
+        packs.boxed()
     }
 
     fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>> {

@@ -7,6 +7,7 @@ use super::{Config, ConfigError, Options};
 
 const MIB: u64 = 1 << 20;
 const HOUR: u64 = 60 * 60;
+const DAY: u64 = 24 * HOUR;
 /// As many as there can be sockets or threads, and then some.
 const MANY: u64 = 1 << 20;
 
@@ -130,4 +131,7 @@ numbers! {
     write_stall_timeout_seconds => limits.write_stall_timeout, 1, HOUR;
     shutdown_delay_seconds => limits.shutdown_delay, 0, 600;
     shutdown_grace_seconds => limits.shutdown_grace, 0, HOUR;
+    gc_interval_seconds => gc.interval, 0, 30 * DAY;
+    gc_delay_seconds => gc.delay, 4200, 90 * DAY;
+    undo_window_seconds => gc.undo_window, 0, 365 * DAY;
 }

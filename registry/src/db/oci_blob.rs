@@ -39,18 +39,21 @@ pub(crate) async fn oci_blob_put(db: &mut Connection, repository: RepositoryId, 
         BlobContent::Rebuilt(recipe, rebuild) => (None, Some(recipe.encode_node()), None, Some(rebuild.encode())),
         BlobContent::Tar(root) => (None, None, Some(root.as_bytes().to_vec()), None),
     };
-    query("INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, rebuild, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
-        .bind(repository.0)
-        .bind(digest.as_str())
-        .bind(blob.size_bytes as i64)
-        .bind(content)
-        .bind(recipe)
-        .bind(root)
-        .bind(rebuild)
-        .bind(now_ms())
-        .execute(&mut *db)
-        .await
-        .map_err(failed("record a blob"))?;
+    query(
+        "INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, rebuild, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (repository_id, digest) DO UPDATE SET unused_since = NULL",
+    )
+    .bind(repository.0)
+    .bind(digest.as_str())
+    .bind(blob.size_bytes as i64)
+    .bind(content)
+    .bind(recipe)
+    .bind(root)
+    .bind(rebuild)
+    .bind(now_ms())
+    .execute(&mut *db)
+    .await
+    .map_err(failed("record a blob"))?;
     match blob.content {
         BlobContent::Recipe(_) => oci_pending_put(db, repository, digest, blob.size_bytes).await,
         _ => Ok(()),

@@ -99,7 +99,7 @@ async fn open_sqlite(options: SqliteConnectOptions) -> Result<Db, DbError> {
     migrations.run(&write).await.map_err(DbError::Migrate)?;
     let readers = options.pragma("query_only", "ON");
     let read = SqlitePoolOptions::new().max_connections(SQLITE_READERS).acquire_timeout(BUSY_TIMEOUT).connect_with(readers).await.map_err(failed(opening))?;
-    Ok(Db(Pools::Sqlite { read, write }))
+    Ok(Db::new(Pools::Sqlite { read, write }))
 }
 
 async fn open_postgres(options: PgConnectOptions, connections: u32) -> Result<Db, DbError> {
@@ -117,5 +117,5 @@ async fn open_postgres(options: PgConnectOptions, connections: u32) -> Result<Db
     // Apart, so that those who hold a transaction and read beside it cannot wait for each other.
     let writers = (connections / 2).max(1);
     let pool = |count| PgPoolOptions::new().max_connections(count).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options.clone());
-    Ok(Db(Pools::Postgres { read: pool(connections.saturating_sub(writers).max(1)), write: pool(writers) }))
+    Ok(Db::new(Pools::Postgres { read: pool(connections.saturating_sub(writers).max(1)), write: pool(writers) }))
 }

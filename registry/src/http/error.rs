@@ -272,6 +272,8 @@ impl From<PackError<BodyError>> for ApiError {
             PackError::Body(error) => error.into(),
             PackError::Invalid(InvalidPack::Digest { .. }) => Self::digest_invalid(error),
             PackError::Invalid(InvalidPack::TooLong) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", error),
+            PackError::Invalid(InvalidPack::Bases) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "BASES_MISSING", error),
+            PackError::Invalid(InvalidPack::Read(error)) => error.into(),
             PackError::Invalid(_) => Self::new(StatusCode::BAD_REQUEST, "PACK_INVALID", error),
             PackError::Database(error) => error.into(),
             PackError::Storage(ref cause) if cause.is_outage() => Self::unavailable(&error),

@@ -23,7 +23,7 @@ const MAX_LIST_LEN: usize = 4 + Digest::LEN * MAX_DIGESTS;
 const EXPECTED_LEN: u64 = 64 << 10;
 
 /// zstd level of answers that are too short to learn anything from.
-const DEFAULT_LEVEL: i32 = 3;
+pub(super) const DEFAULT_LEVEL: i32 = 3;
 
 async fn digests(app: &Shared, call: Call) -> Result<(Call, Vec<Digest>), ApiError> {
     let (body, call) = (call.body, Call { body: axum::body::Body::empty(), ..call });
@@ -31,26 +31,29 @@ async fn digests(app: &Shared, call: Call) -> Result<(Call, Vec<Digest>), ApiErr
     Ok((call, decode_digests(&bytes)?))
 }
 
-async fn namespace(app: &Shared, repository: &Repository) -> Result<Option<NamespaceId>, ApiError> {
+pub(super) async fn namespace(app: &Shared, repository: &Repository) -> Result<Option<NamespaceId>, ApiError> {
     let mut db = app.db.read().await?;
     Ok(namespace_find(&mut db, repository.namespace()).await?)
 }
 
 /// The objects of the namespace that the caller may read through this repository: all of them if it may read all of the
 /// namespace; else, of these digests, those that the repository's images and states need.
-async fn readable(app: &Shared, visit: &Visit, repository: &Repository, digests: &[Digest]) -> Result<Objects, ApiError> {
+pub(super) async fn readable(app: &Shared, visit: &Visit, repository: &Repository, digests: &[Digest]) -> Result<Objects, ApiError> {
     match visit.reads_namespace(repository) {
         true => Ok(app.objects.clone()),
         false => Ok(app.objects.only(app.reach.visible(repository, digests).await?)),
     }
 }
 
-/// Which of these objects the registry lacks, as far as this namespace may see.
+/// Which of these objects the registry lacks, as far as this namespace may see. What is there stays for a lease from now.
 #[utoipa::path(post, path = "/v1/repositories/{repository}/-/missing", request_body(content_type = "application/vnd.turbo.digests"), responses((status = 200, content_type = "application/vnd.turbo.bitmap")))]
 pub(crate) async fn missing(app: &Shared, call: Call) -> Result<Response, ApiError> {
     let (call, digests) = digests(app, call).await?;
     let found = match namespace(app, &call.repository).await? {
-        Some(namespace) => app.objects.lens(namespace, &digests).await?,
+        Some(namespace) => {
+            app.leases.renew(&call.repository).await?;
+            app.objects.promise(namespace, &digests).await?
+        }
         None => Default::default(),
     };
     let bitmap = encode_bitmap(digests.iter().map(|digest| !found.contains_key(digest)));

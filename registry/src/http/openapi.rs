@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{admin, auth, launch, manifests, models, objects, packs, savings, site, states, traces};
+use super::{admin, auth, deltas, launch, manifests, models, objects, packs, savings, site, states, traces};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -34,6 +34,8 @@ use super::{admin, auth, launch, manifests, models, objects, packs, savings, sit
         admin::audit,
         objects::missing,
         objects::stream,
+        deltas::bases,
+        deltas::stream,
         objects::get,
         packs::put,
         packs::head,

@@ -14,7 +14,7 @@ use super::access::{Refusal, Visit};
 use super::body::PacedBody;
 use super::edge::RouteLabel;
 use super::error::ApiError;
-use super::{launch, manifests, models, objects, packs, savings, states, streams, traces};
+use super::{deltas, launch, manifests, models, objects, packs, savings, states, streams, traces};
 use crate::app::Shared;
 use crate::service::access::audit::{Outcome, entry};
 use crate::service::access::policy::Who;
@@ -26,6 +26,8 @@ use crate::service::state::StatePrefix;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Missing,
+    Bases,
+    Deltas,
     PackPut(Digest),
     PackHead(Digest),
     ManifestPut(Reference),
@@ -63,11 +65,11 @@ impl Action {
     /// The right that it needs, and whether it is noted. No wildcard: who adds an action decides.
     fn needs(&self) -> (Right, Note) {
         match self {
-            Self::ManifestGet(_) | Self::Tags | Self::Savings | Self::StateGet(_) | Self::States => (Right::Pull, Note::Nothing),
-            Self::Objects | Self::ObjectGet(_) | Self::Launch(_) | Self::LaunchCacheable(_) | Self::Lane(_) => (Right::Pull, Note::Nothing),
+            Self::ManifestGet(_) | Self::Tags | Self::StateGet(_) | Self::States => (Right::Pull, Note::Nothing),
+            Self::Objects | Self::ObjectGet(_) | Self::Deltas | Self::Launch(_) | Self::LaunchCacheable(_) | Self::Lane(_) => (Right::Pull, Note::Nothing),
             // Whoever may run an image may tell what the run touched.
-            Self::ModelGet | Self::Traces => (Right::Pull, Note::Nothing),
-            Self::Missing | Self::PackHead(_) => (Right::Push, Note::Nothing),
+            Self::ModelGet | Self::Traces | Self::Savings => (Right::Pull, Note::Nothing),
+            Self::Missing | Self::Bases | Self::PackHead(_) => (Right::Push, Note::Nothing),
             Self::PackPut(_) | Self::ManifestPut(_) | Self::StatePut(_) | Self::ModelPut => (Right::Push, Note::Change),
             Self::PinPut(_) | Self::PinDelete(_) => (Right::Push, Note::Change),
             Self::ManifestDelete(_) | Self::StateDelete(_) | Self::ModelDelete => (Right::Delete, Note::Change),
@@ -79,7 +81,8 @@ impl Action {
         match self {
             Self::ManifestGet(_) | Self::ManifestPut(_) | Self::ManifestDelete(_) => ApiError::manifest_unknown(),
             Self::Launch(_) | Self::LaunchCacheable(_) | Self::Traces | Self::PinPut(_) | Self::PinDelete(_) => ApiError::manifest_unknown(),
-            Self::Tags | Self::Savings | Self::States | Self::Missing | Self::Objects | Self::PackPut(_) | Self::StatePut(_) => ApiError::repository_unknown(),
+            Self::Tags | Self::Savings | Self::States | Self::Missing | Self::Bases | Self::Objects | Self::Deltas => ApiError::repository_unknown(),
+            Self::PackPut(_) | Self::StatePut(_) => ApiError::repository_unknown(),
             Self::StateGet(_) | Self::StateDelete(_) => ApiError::state_unknown(),
             Self::PackHead(_) => ApiError::pack_unknown(),
             Self::ObjectGet(_) => ApiError::object_unknown(),
@@ -129,6 +132,10 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
     let (action, label) = match (noun, argument) {
         ("missing", None) if *method == Method::POST => (Action::Missing, "missing"),
         ("missing", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("bases", None) if *method == Method::POST => (Action::Bases, "bases"),
+        ("bases", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("deltas", None) if *method == Method::POST => (Action::Deltas, "deltas"),
+        ("deltas", None) => return Err(ApiError::method_not_allowed("POST")),
         ("packs", Some(pack)) if *method == Method::PUT => (Action::PackPut(digest(pack)?), "pack_put"),
         ("packs", Some(pack)) if *method == Method::HEAD => (Action::PackHead(digest(pack)?), "pack_head"),
         ("packs", Some(_)) => return Err(ApiError::method_not_allowed("PUT, HEAD")),
@@ -193,6 +200,8 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     let pushed = if let Action::ManifestPut(reference) = &action { Some((call.repository.clone(), reference.clone())) } else { None };
     let answer = match action {
         Action::Missing => objects::missing(app, call).await,
+        Action::Bases => deltas::bases(app, call).await,
+        Action::Deltas => deltas::stream(app, call).await,
         Action::PackPut(digest) => packs::put(app, call, digest).await,
         Action::PackHead(digest) => packs::head(app, call, digest).await,
         Action::ManifestPut(reference) => manifests::put(app, call, reference).await,
@@ -271,6 +280,8 @@ mod tests {
         let parse = |method: &str, path: &str| route(&method.parse().unwrap(), &format!("/v1/repositories/{path}"));
         for (method, path, label) in [
             ("POST", "tools/scipy/-/missing", "missing"),
+            ("POST", "tools/scipy/-/bases", "bases"),
+            ("POST", "tools/scipy/-/deltas", "deltas"),
             ("PUT", &format!("a/b/c/-/packs/{hex}"), "pack_put"),
             ("PUT", &format!("a/b/-/packs/{}", hex.replace(':', "%3A")), "pack_put"),
             ("HEAD", "a/b/-/manifests/1.0", "manifest_get"),
@@ -291,6 +302,7 @@ mod tests {
         }
         for (method, path) in [
             ("GET", "a/b/-/missing"),
+            ("GET", "a/b/-/deltas"),
             ("POST", "a/b/-/packs/b3:00"),
             ("PUT", "a/b/-/packs/zz"),
             ("GET", "A/b/-/tags"),

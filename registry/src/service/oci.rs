@@ -29,6 +29,9 @@ pub(crate) mod unpack;
 pub(crate) mod upload;
 mod writer;
 
+pub(crate) use resolve::restore_head;
+pub(crate) use session::chunks_of_row;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,11 +94,11 @@ impl Oci {
             objects,
             nodes,
             storage,
+            metrics,
             limits,
             uploads: Arc::new(Semaphore::new(limits.max_blob_uploads)),
             downloads: Arc::new(Semaphore::new(limits.max_blob_downloads)),
             conversions: Semaphore::new(limits.max_conversions),
-            metrics,
             rebuilds: Arc::default(),
             sessions: KeyLocks::default(),
             converting: KeyLocks::default(),

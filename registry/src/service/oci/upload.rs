@@ -22,12 +22,13 @@ use super::{Crowded, Oci};
 use crate::db::oci_blob::{BlobRow, oci_blob_get, oci_blob_put};
 use crate::db::oci_upload::{oci_upload_count, oci_upload_delete, oci_upload_expire, oci_upload_get, oci_upload_insert, oci_upload_received};
 use crate::db::repository::{RepositoryRow, repository_ensure, repository_find};
-use crate::db::{DbError, commit, now_ms};
+use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
+use crate::service::lease::LongWork;
 use crate::service::pack_upload::Pieces;
 
 /// How long an upload is kept that no one goes on with.
-const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Pieces of a body between the network and the writer.
 const QUEUE: usize = 4;
 
@@ -129,12 +130,12 @@ impl Oci {
         let id = format!("{:032x}", rand::random::<u128>());
         let mut transaction = self.objects.db.begin().await?;
         let row = repository_ensure(&mut transaction, repository).await?;
-        oci_upload_expire(&mut transaction, now_ms() - MAX_AGE.as_millis() as i64).await?;
+        oci_upload_expire(&mut transaction, self.objects.db.now() - MAX_AGE.as_millis() as i64).await?;
         let most = self.limits.max_open_uploads;
         if oci_upload_count(&mut transaction, row.id).await? >= most {
             return Err(UploadError::TooMany(most));
         }
-        oci_upload_insert(&mut transaction, row.id, &id, &Session::new(algorithm).to_row()).await?;
+        oci_upload_insert(&mut transaction, row.id, &id, &Session::new(algorithm).to_row(), self.objects.db.now()).await?;
         commit(transaction).await?;
         Ok(id)
     }
@@ -227,6 +228,7 @@ impl Oci {
         let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
         let (most, before) = (self.limits.max_blob_bytes, held.session.state.len());
         let store = self.store(held.repository.namespace);
+        let _lease = LongWork::begin(self.objects.db.clone(), held.repository.namespace);
         let writing = tokio::task::spawn_blocking(move || write(held, &store, receiver, close));
         let mut got = 0;
         let failure = loop {
