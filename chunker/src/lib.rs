@@ -18,6 +18,7 @@ pub mod capture;
 pub mod checkout;
 mod clock;
 pub mod cut;
+pub mod deflate;
 mod error;
 mod export;
 mod import;
@@ -34,6 +35,7 @@ mod sink;
 mod sorted;
 mod source;
 pub mod tar_import;
+pub mod tar_split;
 mod xattr;
 
 pub use capture::{CaptureOptions, Captured, capture, undo_unlocked};

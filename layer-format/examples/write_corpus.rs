@@ -14,6 +14,7 @@ use layer_format::manifest::{
     StateImage, StateManifest,
 };
 use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition, Variant};
+use layer_format::rebuild::{Container, Plan, Rebuild, Section};
 use layer_format::oci::{Algorithm, Descriptor, OciDigest, OciManifest, Platform, media};
 use layer_format::recipe::{Extent, NodeRef, Recipe};
 use layer_format::recording::{Arrival, Class, Estimate, Mark, MarkKind, Process, Recording, Request, Timeline, Totals, Wait};
@@ -104,6 +105,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         br#"{"architecture":"amd64","os":"linux","config":{"User":"1","Env":["A=b","=","c"],"Entrypoint":["/a"],"Cmd":["b"],"WorkingDir":"/w/","Labels":{"l":"v"}}}"#,
     )?;
     save("oci", oci.as_str().as_bytes())?;
+    let section = Section { plain_len: 3000, framing_len: 1024, pieces_len: 4, corrections_len: 9, packed_bits: 8 * 700, ..Section::default() };
+    let plan = Plan { sections: vec![section] }.encode();
+    let head = Rebuild { container: Container::Gzip { version: 1 }, content_len: 1976, framing_len: 1024, side_len: 13, plan_len: plan.len() as u64 };
+    save("rebuild", &head.encode())?;
+    save("rebuild", &plan)?;
     let event = |time_us, touch| Event { time_us, process: 1, layer: 0, path: 0, touch, source: Source::Missed };
     let events = vec![event(5, Touch::Meta), event(9, Touch::Data { bucket: 300 })];
     let trace = Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events };

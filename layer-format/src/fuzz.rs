@@ -9,6 +9,7 @@ use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;
 use crate::oci::{ImageConfig, OciDigest, OciManifest};
 use crate::pack;
+use crate::rebuild::{Container, Plan, Rebuild, decode_pieces};
 use crate::recipe::Recipe;
 use crate::recording::Recording;
 use crate::reference::ImageReference;
@@ -19,7 +20,7 @@ use crate::tree::Node;
 pub type Target = fn(&[u8]);
 
 /// All entry points, by name.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("tree", tree),
     ("recipe", recipe),
     ("frame", frame),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("recording", recording),
     ("api", api),
     ("oci", oci),
+    ("rebuild", rebuild),
 ];
 
 fn tree(bytes: &[u8]) {
@@ -134,6 +136,19 @@ fn api(bytes: &[u8]) {
         let mut again = Vec::new();
         record.encode(&mut again);
         assert_eq!(again[RECORD_HEADER_LEN..], *payload, "a record comes back");
+    }
+}
+
+fn rebuild(bytes: &[u8]) {
+    if let Ok(head) = Rebuild::decode(bytes) {
+        assert_eq!(Rebuild::decode(&head.encode()), Ok(head), "a rebuild comes back");
+    }
+    let head = Rebuild { container: Container::Plain, content_len: 0, framing_len: 0, side_len: 0, plan_len: 0 };
+    if let Ok(plan) = Plan::decode(bytes, &head) {
+        assert_eq!(Plan::decode(&plan.encode(), &head), Ok(plan.clone()), "a plan comes back");
+        for section in &plan.sections {
+            let _ = decode_pieces(bytes, section);
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 //! * [`frame`] and [`pack`]: how objects are compressed together and kept in files.
 //! * [`trace`] and [`model`]: what a run touched first, and what was learned from many runs.
 //! * [`oci`]: the manifests and configurations of container tools, and what they mean for ours.
+//! * [`rebuild`]: how a compressed blob is made again from plain chunks.
 //! * [`recording`]: a trace with how the run went in time, for whoever looks at it.
 //! * [`api`]: bodies of the registry's native HTTP API. [`mod@reference`] parses image names.
 
@@ -27,6 +28,7 @@ pub mod model;
 pub mod oci;
 pub mod pack;
 pub mod path;
+pub mod rebuild;
 pub mod recipe;
 pub mod recording;
 pub mod reference;

@@ -112,7 +112,10 @@ impl App {
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
         let access = Access::new(db.clone(), &config);
         let reach = Reach::new(objects.clone(), Arc::clone(&nodes));
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), Arc::clone(&metrics), config.limits.oci);
+        if let Some(delay) = config.rebuild_after {
+            oci.rebuild_in_background(delay);
+        }
         let limits = &config.limits;
         let sources = Arc::new(Sources::new(limits.traces));
         let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
@@ -195,6 +198,6 @@ fn open_storage(config: &Config) -> Result<Arc<dyn BlobStorage>, StorageError> {
             let path = url.to_file_path().map_err(|()| wrong("it is not an absolute path of this machine".into()))?;
             Ok(Arc::new(FsStorage::open(path)?))
         }
-        _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?)),
+        _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?.with_copies(config.data.join("copies"), config.storage_copies_bytes)?)),
     }
 }

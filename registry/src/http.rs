@@ -15,6 +15,7 @@ mod openapi;
 mod packs;
 mod per_address;
 mod routes;
+mod savings;
 pub(crate) mod server;
 mod site;
 mod stall;

@@ -19,17 +19,20 @@ pub mod console;
 mod db;
 mod http;
 mod metrics;
+mod probe;
 mod service;
 
 pub use app::{App, StartError};
 pub use blob_storage::StorageError;
 pub use config::{
-    CONNECTIONS_PER_ADDRESS, Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, LoginLimit, LoginLimits, Options, S3Options, TlsFiles, TraceLimits,
+    CONNECTIONS_PER_ADDRESS, Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, LoginLimit, LoginLimits, OciLimits, Options, S3Options, TlsFiles,
+    TraceLimits,
 };
 pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};
 pub use http::tls::TlsError;
+pub use probe::{ProbeError, probe};
 pub use service::access::manage::ManageError;
 pub use service::access::rights::{ParseAccessError, Right, Rights, Scope, Subject, Target};
 pub use service::access::setup::{FirstAdministrator, SetupError};

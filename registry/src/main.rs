@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{backup, health, manual, secret_files, supervisor};
+use commands::{backup, check, health, manual, secret_files, supervisor};
 use registry::{LogFormat, Options};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,6 +26,11 @@ struct Cli {
 enum Command {
     /// Serve images until SIGTERM or SIGINT
     Serve(Box<Serve>),
+    /// Work with the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Ask the server of this machine whether it is ready; for health checks of containers
     Health(Box<health::Health>),
     /// Copy database and packs to a folder that a server can be started on, while this one runs
@@ -40,6 +45,18 @@ enum Command {
     /// Print the completions for a shell
     #[command(hide = true)]
     Completions(manual::Completions),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check the settings that `serve` would use, and print them as a configuration file, without secrets
+    Check {
+        #[command(flatten)]
+        serve: Box<Serve>,
+        /// Look whether database and storage can be reached, too
+        #[arg(long)]
+        connect: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +79,9 @@ fn main() -> ExitCode {
             Ok(())
         }
         Command::Serve(serve) => run(*serve),
+        Command::Config { command: ConfigCommand::Check { serve, connect } } => {
+            runtime().and_then(|runtime| runtime.block_on(check::run(serve.options()?, connect)))
+        }
         Command::Health(health) => health.run(),
         Command::Backup(backup) => backup.run(),
         Command::Man(man) => man.run(Cli::command()),
@@ -77,13 +97,24 @@ fn main() -> ExitCode {
     }
 }
 
+impl Serve {
+    /// Command line and variables, and where they say nothing the file.
+    fn options(self) -> anyhow::Result<Options> {
+        Ok(match &self.config {
+            Some(path) => self.options.or(Options::from_file(path)?),
+            None => self.options,
+        })
+    }
+}
+
 fn run(serve: Serve) -> anyhow::Result<()> {
-    let options = match &serve.config {
-        Some(path) => serve.options.or(Options::from_file(path)?),
-        None => serve.options,
-    };
+    let options = serve.options()?;
     start_logging(options.log_format.unwrap_or_default());
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")?.block_on(listen(options))
+    runtime()?.block_on(listen(options))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")
 }
 
 fn console(command: registry::console::Command) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 //! it is completed. A cut one is aborted; what a killed server left is for the bucket's rule for incomplete uploads
 //! (`AbortIncompleteMultipartUpload`; docs/operations.md).
 //!
-//! A read is one ranged request; nothing is ever listed to serve a client. Requests that fail are repeated with growing
+//! A read is one ranged request, or, with a folder for [`Copies`] of blocks, mostly none; nothing is ever listed to serve a client. Requests that fail are repeated with growing
 //! pauses by `object_store`; what fails after that is an outage.
 
 use std::ops::Range;
@@ -18,6 +18,7 @@ use object_store::{BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, O
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::copies::Copies;
 use super::{BlobStorage, BlobWriter, StorageError};
 use crate::config::S3Options;
 
@@ -28,8 +29,8 @@ const PARTS_IN_FLIGHT: usize = 16;
 /// Parts in flight of one upload.
 const PARTS_OF_ONE: usize = 4;
 /// How long requests are repeated before it counts as an outage.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-const MAX_RETRIES: usize = 6;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_RETRIES: usize = 4;
 /// How long a connection may take, and a whole request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,11 +43,18 @@ pub(crate) struct RemoteStorage {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     in_flight: Arc<Semaphore>,
+    copies: Option<Copies>,
 }
 
 impl RemoteStorage {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
-        Self { store, prefix, in_flight: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)) }
+        Self { store, prefix, in_flight: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)), copies: None }
+    }
+
+    /// Keeps copies of what is read in a folder that is the server's alone, at most so many bytes; none if 0.
+    pub(crate) fn with_copies(self, folder: std::path::PathBuf, max_bytes: u64) -> Result<Self, StorageError> {
+        let copies = (max_bytes > 0).then(|| Copies::open(folder, max_bytes)).transpose()?;
+        Ok(Self { copies, ..self })
     }
 
     /// By URL. What `options` do not say comes from the environment (`AWS_*`).
@@ -69,15 +77,23 @@ impl RemoteStorage {
     }
 
     async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        let wanted = range.end.saturating_sub(range.start);
+        let bytes = match &self.copies {
+            Some(copies) => copies.read(key, range, |range| self.fetch(key, range)).await?,
+            None => self.fetch(key, range).await?,
+        };
+        if bytes.len() as u64 == wanted { Ok(bytes) } else { Err(StorageError::NotFound { key: key.to_owned() }) }
+    }
+
+    /// The bytes of a range, fewer if the blob ends before.
+    async fn fetch(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
         let path = self.path(key);
-        let (wanted, end) = (range.end.saturating_sub(range.start), range.end);
-        let gone = || StorageError::NotFound { key: key.to_owned() };
+        let begin = range.start;
         match self.store.get_range(&path, range).await {
-            Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
-            Ok(_) => Err(gone()),
-            // A range that lies behind the end is refused: that is a loss, and no outage.
+            Ok(bytes) => Ok(bytes),
+            // A range that begins behind the end is refused: that is no outage.
             Err(source @ object_store::Error::Generic { .. }) => match self.store.head(&path).await {
-                Ok(there) if there.size < end => Err(gone()),
+                Ok(there) if there.size <= begin => Ok(Bytes::new()),
                 _ => Err(failed("read", key, source)),
             },
             Err(source) => Err(failed("read", key, source)),
@@ -89,9 +105,11 @@ fn s3(url: &url::Url, options: &S3Options) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(url.host_str().unwrap_or_default());
     let region = options.region.clone().or_else(|| std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION")).ok());
     builder = builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned()));
-    let endpoint = options.endpoint.clone().or_else(|| std::env::var("AWS_ENDPOINT_URL_S3").or_else(|_| std::env::var("AWS_ENDPOINT_URL")).ok());
+    let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+    let endpoint = options.endpoint.clone().or_else(|| variables.iter().find_map(|name| std::env::var(name).ok()));
     // Whoever names a plain endpoint means it.
     let is_plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let path_style = options.path_style.unwrap_or(endpoint.is_some());
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
     }
@@ -102,8 +120,8 @@ fn s3(url: &url::Url, options: &S3Options) -> AmazonS3Builder {
         builder = builder.with_secret_access_key(key);
     }
     let client = ClientOptions::new().with_allow_http(is_plain).with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
-    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(3), base: 2.0 };
-    builder.with_virtual_hosted_style_request(!options.path_style).with_client_options(client).with_retry(RetryConfig {
+    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(2), base: 2.0 };
+    builder.with_virtual_hosted_style_request(!path_style).with_client_options(client).with_retry(RetryConfig {
         backoff,
         max_retries: MAX_RETRIES,
         retry_timeout: RETRY_TIMEOUT,
@@ -135,6 +153,16 @@ impl BlobStorage for RemoteStorage {
     fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>> {
         let key = key.to_owned();
         Box::pin(async move { self.read_range(&key, range).await })
+    }
+
+    fn copies_bytes(&self) -> Option<u64> {
+        self.copies.as_ref().map(Copies::bytes)
+    }
+
+    fn forget(&self, key: &str) {
+        if let Some(copies) = &self.copies {
+            copies.forget(key);
+        }
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), StorageError>> {

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{admin, auth, launch, manifests, models, objects, packs, site, states, traces};
+use super::{admin, auth, launch, manifests, models, objects, packs, savings, site, states, traces};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -41,6 +41,7 @@ use super::{admin, auth, launch, manifests, models, objects, packs, site, states
         manifests::get,
         manifests::delete,
         manifests::tags,
+        savings::get,
         states::put,
         states::get,
         states::delete,

@@ -14,7 +14,7 @@ use super::access::{Refusal, Visit};
 use super::body::PacedBody;
 use super::edge::RouteLabel;
 use super::error::ApiError;
-use super::{launch, manifests, models, objects, packs, states, streams, traces};
+use super::{launch, manifests, models, objects, packs, savings, states, streams, traces};
 use crate::app::Shared;
 use crate::service::access::audit::{Outcome, entry};
 use crate::service::access::policy::Who;
@@ -32,6 +32,7 @@ pub(crate) enum Action {
     ManifestGet(Reference),
     ManifestDelete(Reference),
     Tags,
+    Savings,
     StatePut(Digest),
     StateGet(StatePrefix),
     StateDelete(StatePrefix),
@@ -62,7 +63,7 @@ impl Action {
     /// The right that it needs, and whether it is noted. No wildcard: who adds an action decides.
     fn needs(&self) -> (Right, Note) {
         match self {
-            Self::ManifestGet(_) | Self::Tags | Self::StateGet(_) | Self::States => (Right::Pull, Note::Nothing),
+            Self::ManifestGet(_) | Self::Tags | Self::Savings | Self::StateGet(_) | Self::States => (Right::Pull, Note::Nothing),
             Self::Objects | Self::ObjectGet(_) | Self::Launch(_) | Self::LaunchCacheable(_) | Self::Lane(_) => (Right::Pull, Note::Nothing),
             // Whoever may run an image may tell what the run touched.
             Self::ModelGet | Self::Traces => (Right::Pull, Note::Nothing),
@@ -78,7 +79,7 @@ impl Action {
         match self {
             Self::ManifestGet(_) | Self::ManifestPut(_) | Self::ManifestDelete(_) => ApiError::manifest_unknown(),
             Self::Launch(_) | Self::LaunchCacheable(_) | Self::Traces | Self::PinPut(_) | Self::PinDelete(_) => ApiError::manifest_unknown(),
-            Self::Tags | Self::States | Self::Missing | Self::Objects | Self::PackPut(_) | Self::StatePut(_) => ApiError::repository_unknown(),
+            Self::Tags | Self::Savings | Self::States | Self::Missing | Self::Objects | Self::PackPut(_) | Self::StatePut(_) => ApiError::repository_unknown(),
             Self::StateGet(_) | Self::StateDelete(_) => ApiError::state_unknown(),
             Self::PackHead(_) => ApiError::pack_unknown(),
             Self::ObjectGet(_) => ApiError::object_unknown(),
@@ -136,6 +137,8 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
         ("manifests", Some(image)) if get => (Action::ManifestGet(reference(image)?), "manifest_get"),
         ("manifests", Some(_)) => return Err(ApiError::method_not_allowed("GET, HEAD, PUT, DELETE")),
         ("tags", None) if get => (Action::Tags, "tags"),
+        ("savings", None) if get => (Action::Savings, "savings"),
+        ("savings", None) => return Err(ApiError::method_not_allowed("GET, HEAD")),
         ("tags", None) => return Err(ApiError::method_not_allowed("GET, HEAD")),
         ("states", Some(state)) if *method == Method::PUT => (Action::StatePut(whole_state(state)?), "state_put"),
         ("states", Some(state)) if *method == Method::DELETE => (Action::StateDelete(state_prefix(state)?), "state_delete"),
@@ -196,6 +199,7 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
         Action::ManifestGet(reference) => manifests::get(app, call, reference).await,
         Action::ManifestDelete(reference) => manifests::delete(app, call, reference).await,
         Action::Tags => manifests::tags(app, call).await,
+        Action::Savings => savings::get(app, call).await,
         Action::StatePut(digest) => states::put(app, call, digest).await,
         Action::StateGet(prefix) => states::get(app, call, prefix).await,
         Action::StateDelete(prefix) => states::delete(app, call, prefix).await,
@@ -271,6 +275,7 @@ mod tests {
             ("PUT", &format!("a/b/-/packs/{}", hex.replace(':', "%3A")), "pack_put"),
             ("HEAD", "a/b/-/manifests/1.0", "manifest_get"),
             ("GET", "scipy/-/tags", "tags"),
+            ("GET", "scipy/-/savings", "savings"),
             ("DELETE", "a/b/-/model", "model_delete"),
             ("PUT", "a/b/-/model", "model_put"),
             ("PUT", "a/b/-/pins/1.0", "pin_put"),

@@ -91,7 +91,7 @@ pub(crate) async fn health(State(app): State<Shared>) -> Result<&'static str, Ap
 }
 
 /// How long database and storage may take to answer before the server counts as not ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(5);
+const READY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Whether requests should be sent here: database and storage answer, and the server is not about to stop.
 #[utoipa::path(get, path = "/readyz", responses((status = 200, description = "ready"), (status = 503, description = "not, and why")))]
@@ -135,6 +135,7 @@ pub(crate) async fn metrics(State(app): State<Shared>) -> Result<Response, ApiEr
         waiting_traces: app.trainer.lock().as_ref().map_or(0, |trainer| trainer.waiting()) as u64,
         frame_cache_bytes: app.objects.frames.cached_bytes(),
         node_cache_bytes: app.nodes.cached_bytes(),
+        storage_copies_bytes: app.storage.copies_bytes().unwrap_or(0),
         password_hashes: app.access.passwords.runs(),
     };
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render(&gauges)).into_response())

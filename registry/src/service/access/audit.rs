@@ -191,6 +191,8 @@ async fn insist(db: &Db, batch: &[AuditRow], used: &HashMap<String, i64>) {
 async fn write_batch(db: &Db, batch: &[AuditRow], used: &HashMap<String, i64>) -> Result<(), DbError> {
     let mut transaction = db.begin().await?;
     audit_insert(&mut transaction, batch).await?;
+    // In one order by all, so that two servers do not wait for each other in a circle.
+    let used: std::collections::BTreeMap<_, _> = used.iter().collect();
     for (key, at) in used {
         robot_key_touch(&mut transaction, key, *at).await?;
     }

@@ -205,10 +205,11 @@ impl Access {
             last_used_at: None,
         };
         let mut transaction = self.db.begin().await?;
+        // First: changes of rights follow each other.
+        access_version_grow(&mut transaction).await?;
         robot_key_expire(&mut transaction, now).await?;
         robot_key_trim_logins(&mut transaction, name, MAX_LOGINS - 1).await?;
         robot_key_insert(&mut transaction, &key).await?;
-        access_version_grow(&mut transaction).await?;
         audit_insert(&mut transaction, &[entry(actor, "login", &format!("key/{}", key.name), Outcome::Done, None)]).await?;
         commit(transaction).await?;
         self.reload().await?;
@@ -219,8 +220,8 @@ impl Access {
     pub(crate) async fn logout(&self, snapshot: &Snapshot, secret: &str, actor: &Actor) -> Result<bool, DbError> {
         let Some(key) = snapshot.policy.key(&secret::hash(secret), now_ms()).filter(|key| key.is_login) else { return Ok(false) };
         let mut transaction = self.db.begin().await?;
-        let deleted = robot_key_delete(&mut transaction, &key.name).await?;
         access_version_grow(&mut transaction).await?;
+        let deleted = robot_key_delete(&mut transaction, &key.name).await?;
         let actor = Actor { who: format!("user:{}", key.owner.as_deref().unwrap_or_default()), ..actor.clone() };
         audit_insert(&mut transaction, &[entry(&actor, "logout", &format!("key/{}", key.name), Outcome::Done, None)]).await?;
         commit(transaction).await?;
