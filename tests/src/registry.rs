@@ -18,17 +18,26 @@ pub struct TestRegistry {
 impl TestRegistry {
     /// Starts one with an empty data folder.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with these options of `serve`.
+    pub fn start_with(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data = folder.path().join("registry");
-        let mut registry = Self::start_at(&data, "127.0.0.1:0");
+        let mut registry = Self::start_at_with(&data, "127.0.0.1:0", options);
         registry._folder = Some(folder);
         registry
     }
 
     /// Starts one over this data folder, on this address.
     pub fn start_at(data: &Path, listen: &str) -> Self {
+        Self::start_at_with(data, listen, &[])
+    }
+
+    fn start_at_with(data: &Path, listen: &str, options: &[&str]) -> Self {
         let mut command = Command::new(binary("turbo-registry"));
-        command.args(["serve", "--listen", listen, "--data"]).arg(data).stderr(Stdio::piped()).stdout(Stdio::null());
+        command.args(["serve", "--listen", listen, "--data"]).arg(data).args(options).stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().expect("the registry starts");
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let mut said = Vec::new();
