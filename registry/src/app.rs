@@ -12,6 +12,8 @@ use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::http::tls::{Tls, TlsError};
 use crate::metrics::Metrics;
+use crate::service::access::Access;
+use crate::service::access::setup::{FirstAdministrator, SetupError, first_administrator};
 use crate::service::frames::Frames;
 use crate::service::gc::Collector;
 use crate::service::janitor::Janitor;
@@ -23,6 +25,7 @@ use crate::service::nodes::Nodes;
 use crate::service::objects::Objects;
 use crate::service::oci::Oci;
 use crate::service::predict::Models;
+use crate::service::reach::Reach;
 use crate::service::sources::Sources;
 use crate::service::train::Trainer;
 
@@ -50,6 +53,9 @@ pub enum StartError {
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// There is no first administrator.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// The socket failed.
     #[error("could not listen")]
     Listen(#[source] std::io::Error),
@@ -88,6 +94,8 @@ pub(crate) struct Inner {
     pub(crate) uploads: Arc<Semaphore>,
     pub(crate) lanes: Arc<Semaphore>,
     pub(crate) tls: Option<Tls>,
+    pub(crate) access: Access,
+    pub(crate) reach: Reach,
     /// Told to stop: requests go on, but no new ones should come.
     pub(crate) is_draining: AtomicBool,
 }
@@ -104,10 +112,15 @@ impl App {
         let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db"), config.database_connections).await?;
         let metrics = Arc::new(Metrics::default());
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::clone(&metrics), config.frame_cache_bytes));
-        let objects = Objects { db: db.clone(), frames };
+        let objects = Objects { db: db.clone(), frames, only: None };
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), config.limits.oci);
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), Arc::clone(&metrics), config.limits.oci);
+        if let Some(delay) = config.rebuild_after {
+            oci.rebuild_in_background(delay);
+        }
+        let access = Access::new(db.clone(), &config);
+        let reach = Reach::new(objects.clone(), Arc::clone(&nodes));
         let limits = &config.limits;
         let sources = Arc::new(Sources::new(limits.traces));
         let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
@@ -120,6 +133,8 @@ impl App {
             uploads: Arc::new(Semaphore::new(limits.max_uploads)),
             lanes: Arc::new(Semaphore::new(LANES_PER_STREAM * limits.max_streams)),
             tls,
+            access,
+            reach,
             is_draining: AtomicBool::new(false),
             config,
             leases: Leases::new(db.clone()),
@@ -143,6 +158,30 @@ impl App {
         if self.0.tls.is_some() { "https" } else { "http" }
     }
 
+    /// Reads certificate and key again now; they are also read without being asked, when they have changed.
+    pub fn reload(&self) {
+        if let Some(tls) = &self.0.tls {
+            tls.reload();
+        }
+    }
+
+    /// Says that the server listens on this address, and adds the first administrator if it asks for credentials and has no
+    /// user yet. On an address of this machine alone it asks for none until there is a user, unless told to.
+    ///
+    /// # Errors
+    /// If the database fails, or the administrator's password cannot be read or kept.
+    pub async fn listens_on(&self, address: std::net::SocketAddr) -> Result<Option<FirstAdministrator>, StartError> {
+        let inner = &self.0;
+        inner.access.set_loopback(address.ip().is_loopback());
+        let snapshot = inner.access.snapshot().await?;
+        if snapshot.is_open || !snapshot.policy.accounts.is_empty() {
+            return Ok(None);
+        }
+        let first = first_administrator(&inner.db, &inner.config.data, inner.config.admin_password_file.as_deref()).await?;
+        inner.access.reload().await?;
+        Ok(first)
+    }
+
     /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], leaves
     /// conversions of images undone, and closes the database.
     pub async fn close(&self) {
@@ -155,6 +194,7 @@ impl App {
             tracing::warn!("stopped before all traces were merged");
         }
         self.0.oci.close().await;
+        self.0.access.close().await;
         self.0.db.close().await;
     }
 }
@@ -181,6 +221,8 @@ pub(crate) fn open_storage(config: &Config, beside: Beside) -> Result<Arc<dyn Bl
             let path = url.to_file_path().map_err(|()| wrong("it is not an absolute path of this machine".into()))?;
             Ok(Arc::new(folder(path)?))
         }
-        _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?)),
+        // The folder of copies is its server's.
+        _ if beside == Beside::Servers => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?)),
+        _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?.with_copies(config.data.join("copies"), config.storage_copies_bytes)?)),
     }
 }

@@ -1,5 +1,6 @@
 //! Where packs are kept: whole files under keys such as `packs/ab/<hex>`, written once and never changed.
 
+mod copies;
 mod fs;
 mod remote;
 
@@ -97,6 +98,13 @@ pub(crate) trait BlobStorage: Debug + Send + Sync {
     fn stat(&self, key: &str) -> BoxFuture<'_, Result<Option<BlobStat>, StorageError>>;
     /// The names of all packs that are there, with length and age, in no order. What comes or goes meanwhile may be missing.
     fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>>;
+    /// Bytes of copies that reads are answered with, if there are any. They may be damaged or old, so what was read must be
+    /// compared with what it should be; [`BlobStorage::forget`] gets rid of them.
+    fn copies_bytes(&self) -> Option<u64> {
+        None
+    }
+    /// Reads the blob from where it is when it is asked for next.
+    fn forget(&self, _key: &str) {}
     /// Whether blobs can be read and written now, as far as that can be told without writing.
     fn check(&self) -> BoxFuture<'_, Result<(), StorageError>>;
 }

@@ -17,6 +17,7 @@ mod show;
 
 pub(crate) use show::redacted;
 
+pub use crate::service::access::limiter::{LoginLimit, LoginLimits};
 use crate::service::gc::GcSettings;
 
 /// Where the server listens if nothing is said.
@@ -67,15 +68,43 @@ pub struct Options {
     /// The access key: better a variable or the file, since others see options [default: as AWS_SECRET_ACCESS_KEY says]
     #[arg(long, env = "TURBO_REGISTRY_S3_SECRET_ACCESS_KEY", hide_env_values = true, value_name = "KEY")]
     pub s3_secret_access_key: Option<String>,
-    /// Serve on an address that others can reach although there is no authentication yet
+    /// Ask no one who they are: everyone who can reach the server may read and write everything
     #[arg(long, env = "TURBO_REGISTRY_INSECURE_NO_AUTH", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub insecure_no_auth: Option<bool>,
+    /// Serve on an address that others can reach without TLS: for a server behind a proxy that speaks it
+    #[arg(long, env = "TURBO_REGISTRY_INSECURE_NO_TLS", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub insecure_no_tls: Option<bool>,
+    /// Whether credentials are asked for [default: on an address of this machine alone, once there is a user; else always]
+    #[arg(long, env = "TURBO_REGISTRY_AUTH", value_name = "BOOL")]
+    pub auth: Option<bool>,
+    /// Whether everyone may read all but private states, without credentials [default: false]
+    #[arg(long, env = "TURBO_REGISTRY_ANONYMOUS_READ", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub anonymous_read: Option<bool>,
+    /// Whether anything can be deleted through the API [default: true]
+    #[arg(long, env = "TURBO_REGISTRY_ALLOW_DELETE", value_name = "BOOL")]
+    pub allow_delete: Option<bool>,
+    /// File with the password of the first administrator, `admin` [default: a random one, told once]
+    #[arg(long, env = "TURBO_REGISTRY_ADMIN_PASSWORD_FILE", value_name = "FILE")]
+    pub admin_password_file: Option<PathBuf>,
+    /// How clients reach the server, such as https://registry.example.org: where they get tokens [default: as they called it]
+    #[arg(long, env = "TURBO_REGISTRY_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// How many days entries of the audit log are kept [default: 365]
+    #[arg(long, env = "TURBO_REGISTRY_AUDIT_DAYS", value_name = "DAYS")]
+    pub audit_days: Option<u64>,
+    /// Most connections at a time from one address [default: 512, and any number from this machine]
+    #[arg(long, env = "TURBO_REGISTRY_MAX_CONNECTIONS_PER_ADDRESS", value_name = "COUNT")]
+    pub max_connections_per_address: Option<u64>,
     /// Form of log lines on stderr; RUST_LOG says how much is logged
     #[arg(long, env = "TURBO_REGISTRY_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
     /// Whether traces of runs are taken and learned from [default: true]
     #[arg(long, env = "TURBO_REGISTRY_TRACES", value_name = "BOOL")]
     pub traces: Option<bool>,
+    /// Seconds after its push when a compressed layer is stored by what is in it, so that it shares its content with other
+    /// builds, and made again when it is pulled; negative for never [default: 5]
+    #[arg(long, env = "TURBO_REGISTRY_REBUILD_AFTER", value_name = "SECONDS", allow_hyphen_values = true)]
+    pub rebuild_after: Option<i64>,
     /// File of the certificate chain, PEM; read again when it changes. With it the server speaks TLS
     #[arg(long, env = "TURBO_REGISTRY_TLS_CERT", value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
@@ -91,6 +120,9 @@ pub struct Options {
     /// Memory for parsed tree objects, in bytes [default: 64 MiB]
     #[arg(long, env = "TURBO_REGISTRY_NODE_CACHE_BYTES", value_name = "BYTES")]
     pub node_cache_bytes: Option<u64>,
+    /// Room in the data folder for copies of what is read from an object store, in bytes; 0 for none [default: 1 GiB]
+    #[arg(long, env = "TURBO_REGISTRY_STORAGE_COPIES_BYTES", value_name = "BYTES")]
+    pub storage_copies_bytes: Option<u64>,
     /// Most connections at a time [default: 4096]
     #[arg(long, env = "TURBO_REGISTRY_MAX_CONNECTIONS", value_name = "COUNT")]
     pub max_connections: Option<u64>,
@@ -170,13 +202,23 @@ impl Options {
             s3_access_key_id: self.s3_access_key_id.or(file.s3_access_key_id),
             s3_secret_access_key: self.s3_secret_access_key.or(file.s3_secret_access_key),
             insecure_no_auth: self.insecure_no_auth.or(file.insecure_no_auth),
+            insecure_no_tls: self.insecure_no_tls.or(file.insecure_no_tls),
+            auth: self.auth.or(file.auth),
+            anonymous_read: self.anonymous_read.or(file.anonymous_read),
+            allow_delete: self.allow_delete.or(file.allow_delete),
+            admin_password_file: self.admin_password_file.or(file.admin_password_file),
+            public_url: self.public_url.or(file.public_url),
+            audit_days: self.audit_days.or(file.audit_days),
+            max_connections_per_address: self.max_connections_per_address.or(file.max_connections_per_address),
             log_format: self.log_format.or(file.log_format),
             traces: self.traces.or(file.traces),
+            rebuild_after: self.rebuild_after.or(file.rebuild_after),
             tls_cert: self.tls_cert.or(file.tls_cert),
             tls_key: self.tls_key.or(file.tls_key),
             compression_level: self.compression_level.or(file.compression_level),
             frame_cache_bytes: self.frame_cache_bytes.or(file.frame_cache_bytes),
             node_cache_bytes: self.node_cache_bytes.or(file.node_cache_bytes),
+            storage_copies_bytes: self.storage_copies_bytes.or(file.storage_copies_bytes),
             max_connections: self.max_connections.or(file.max_connections),
             max_streams: self.max_streams.or(file.max_streams),
             max_uploads: self.max_uploads.or(file.max_uploads),
@@ -221,7 +263,19 @@ impl Options {
         config.database_url = self.database_url;
         config.storage_url = self.storage_url;
         config.insecure_no_auth = self.insecure_no_auth.unwrap_or(false);
+        config.insecure_no_tls = self.insecure_no_tls.unwrap_or(false);
+        config.auth = self.auth;
+        if config.auth == Some(false) {
+            return Err(ConfigError::AuthOff);
+        }
+        config.anonymous_read = self.anonymous_read.unwrap_or(false);
+        config.allow_delete = self.allow_delete.unwrap_or(true);
+        config.admin_password_file = self.admin_password_file;
+        config.public_url = self.public_url.map(|url| check_public_url(&url)).transpose()?;
         config.traces = self.traces.unwrap_or(config.traces);
+        if let Some(seconds) = self.rebuild_after {
+            config.rebuild_after = u64::try_from(seconds).ok().map(Duration::from_secs);
+        }
         config.tls = match (self.tls_cert, self.tls_key) {
             (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
             (None, None) => None,
@@ -244,6 +298,14 @@ impl Options {
             return Err(ConfigError::Level(level));
         }
         numbers::check(self)
+    }
+}
+
+fn check_public_url(text: &str) -> Result<String, ConfigError> {
+    let url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host() && url.query().is_none());
+    match url {
+        Some(_) => Ok(text.trim_end_matches('/').to_owned()),
+        None => Err(ConfigError::PublicUrl(text.to_owned())),
     }
 }
 
@@ -305,9 +367,15 @@ pub enum ConfigError {
     /// A certificate without its key, or the reverse.
     #[error("TLS needs both --tls-cert and --tls-key")]
     TlsHalf,
-    /// Others could reach a server that lets everyone write.
+    /// `--auth false` would be easy to overlook.
+    #[error("credentials cannot be switched off with --auth false: give --insecure-no-auth if everyone who can reach the server may read and write everything")]
+    AuthOff,
+    /// No URL.
+    #[error("`{0}` is not a URL that clients can reach the server by, such as https://registry.example.org")]
+    PublicUrl(String),
+    /// Passwords and images would be read along by others.
     #[error(
-        "refusing to listen on {0}: others can reach it, and this server has no authentication yet. Listen on 127.0.0.1, or give --insecure-no-auth if everyone who can reach it may read and write everything"
+        "refusing to listen on {0}: others can reach it, and passwords, tokens and images would go over the network in plain text. Give --tls-cert and --tls-key; or listen on 127.0.0.1; or give --insecure-no-tls if a proxy in front speaks TLS, or --insecure-no-auth if everyone who can reach it may read and write everything"
     )]
     Unprotected(SocketAddr),
 }
@@ -364,10 +432,28 @@ pub struct Config {
     pub storage_url: Option<String>,
     /// How an S3-compatible storage is reached.
     pub s3: S3Options,
-    /// Serve on an address that is not loopback.
+    /// Ask no one who they are.
     pub insecure_no_auth: bool,
+    /// Serve without TLS on an address that is not loopback.
+    pub insecure_no_tls: bool,
+    /// Whether credentials are asked for; once there is a user, if `None` and only this machine can reach the server.
+    pub auth: Option<bool>,
+    /// Whether everyone may read what is not private.
+    pub anonymous_read: bool,
+    /// Whether anything can be deleted.
+    pub allow_delete: bool,
+    /// File with the password of the first administrator.
+    pub admin_password_file: Option<PathBuf>,
+    /// How clients reach the server, without a slash at the end; as they called it if `None`.
+    pub public_url: Option<String>,
+    /// How many days audit entries are kept.
+    pub audit_days: u32,
+    /// How long a token is good.
+    pub token_life: Duration,
     /// Whether traces are taken.
     pub traces: bool,
+    /// How long after its push a compressed layer is stored by what is in it; never if `None`.
+    pub rebuild_after: Option<Duration>,
     /// Certificate and key, if the server speaks TLS.
     pub tls: Option<TlsFiles>,
     /// zstd level of object streams; by the link if `None`.
@@ -378,6 +464,8 @@ pub struct Config {
     pub node_cache_bytes: u64,
     /// Garbage collection, and the window in which deletes can be undone.
     pub gc: GcSettings,
+    /// Bound of the copies in the data folder of what is read from an object store, in bytes; 0 for none.
+    pub storage_copies_bytes: u64,
     /// Limits against abuse.
     pub limits: Limits,
 }
@@ -392,12 +480,22 @@ impl Config {
             storage_url: None,
             s3: S3Options::default(),
             insecure_no_auth: false,
+            insecure_no_tls: false,
+            auth: None,
+            anonymous_read: false,
+            allow_delete: true,
+            admin_password_file: None,
+            public_url: None,
+            audit_days: 365,
+            token_life: Duration::from_secs(300),
             traces: true,
+            rebuild_after: Some(Duration::from_secs(5)),
             tls: None,
             compression_level: None,
             frame_cache_bytes: 128 << 20,
             node_cache_bytes: 64 << 20,
             gc: GcSettings::default(),
+            storage_copies_bytes: 1 << 30,
             limits: Limits::default(),
         }
     }
@@ -405,9 +503,9 @@ impl Config {
     /// Checks that the server may listen on `address`.
     ///
     /// # Errors
-    /// [`ConfigError::Unprotected`] if others can reach it and nothing protects it.
+    /// [`ConfigError::Unprotected`] if others can reach it and what is sent is not protected.
     pub fn check_listen(&self, address: SocketAddr) -> Result<(), ConfigError> {
-        match address.ip().is_loopback() || self.insecure_no_auth {
+        match address.ip().is_loopback() || self.tls.is_some() || self.insecure_no_tls || self.insecure_no_auth {
             true => Ok(()),
             false => Err(ConfigError::Unprotected(address)),
         }
@@ -419,6 +517,9 @@ impl Config {
 pub struct Limits {
     /// Connections at a time; more wait in the listen queue.
     pub max_connections: usize,
+    /// Connections at a time from one address; more are closed. If `None`, [`CONNECTIONS_PER_ADDRESS`], and any number from
+    /// this machine, where a proxy may stand for everyone.
+    pub max_connections_per_address: Option<usize>,
     /// Requests at a time; more are answered with 503.
     pub max_requests: usize,
     /// Object streams at a time; more are answered with 503.
@@ -445,6 +546,8 @@ pub struct Limits {
     pub oci: OciLimits,
     /// Traces of one client.
     pub traces: TraceLimits,
+    /// Logins that fail.
+    pub logins: LoginLimits,
 }
 
 /// Limits of the OCI side.
@@ -477,6 +580,9 @@ impl Default for OciLimits {
     }
 }
 
+/// Connections from one address, unless stated.
+pub const CONNECTIONS_PER_ADDRESS: usize = 512;
+
 /// How many traces of one repository a client may send; more are answered with 429.
 #[derive(Clone, Copy, Debug)]
 pub struct TraceLimits {
@@ -496,6 +602,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
+            max_connections_per_address: None,
             max_requests: 1024,
             max_streams: 256,
             max_uploads: 16,
@@ -509,6 +616,7 @@ impl Default for Limits {
             max_waiting_traces: 4,
             oci: OciLimits::default(),
             traces: TraceLimits::default(),
+            logins: LoginLimits::default(),
         }
     }
 }
@@ -530,11 +638,23 @@ mod tests {
 
     #[test]
     fn only_loopback_is_served_without_protection() {
-        let mut config = Config::new("/d");
+        let config = Config::new("/d");
         assert!(config.check_listen("127.0.0.1:5000".parse().unwrap()).is_ok());
         assert!(config.check_listen("[::1]:5000".parse().unwrap()).is_ok());
         assert!(config.check_listen("0.0.0.0:5000".parse().unwrap()).is_err());
-        config.insecure_no_auth = true;
-        assert!(config.check_listen("0.0.0.0:5000".parse().unwrap()).is_ok());
+        for change in [
+            |config: &mut Config| config.insecure_no_auth = true,
+            |config: &mut Config| config.insecure_no_tls = true,
+            |config: &mut Config| {
+                config.tls = Some(TlsFiles { cert: "/c".into(), key: "/k".into() });
+            },
+        ] {
+            let mut config = Config::new("/d");
+            change(&mut config);
+            assert!(config.check_listen("0.0.0.0:5000".parse().unwrap()).is_ok());
+        }
+        let refused = |options: Options| Options { data: Some("/d".into()), ..options }.into_config().unwrap_err();
+        assert!(matches!(refused(Options { auth: Some(false), ..Options::default() }), ConfigError::AuthOff));
+        assert!(matches!(refused(Options { public_url: Some("registry".into()), ..Options::default() }), ConfigError::PublicUrl(_)));
     }
 }

@@ -10,16 +10,23 @@
 //! * *The repository is locked.* In a transaction, [`repository::repository_find`] and [`repository::repository_ensure`]
 //!   lock the repository's row, and [`repository::repository_lock`] does it where the row is known. So within a repository
 //!   transactions follow each other, as on SQLite: tags, manifests, blobs, states, models, counts of uploads.
+//! * *The version of rights is locked.* Whoever changes accounts, keys or grants begins with
+//!   [`access_version::access_version_grow`], so that these transactions follow each other, too.
 //! * *It is compared as it is written.* `UPDATE … WHERE received = ?` (uploads), `WHERE revision = ?` (models of images):
 //!   the row is locked and looked at again if somebody else changed it, and the number of rows says who won.
 //! * *A key is unique.* `ON CONFLICT DO NOTHING` waits for the other transaction and then says whether it was first:
 //!   namespaces, packs, objects, verified nodes, layers, tars.
 //!
-//! Locks are taken in the same order by all, so that nobody waits in a circle: one repository, then rows of packs, then
-//! objects and nodes sorted by digest. What is left (a deadlock, a lock that is not had in time) ends as an error that
+//! Locks are taken in the same order by all, so that nobody waits in a circle: one repository or the version of rights, then
+//! rows of packs, then objects and nodes sorted by digest. What is left (a deadlock, a lock that is not had in time) ends as an error that
 //! [`DbError::is_outage`] tells apart, and the client comes again. Nothing that is held in the memory of a process decides
 //! about what is right: locks of keys and caches there only spare work.
 
+pub(crate) mod access_grant;
+pub(crate) mod access_version;
+pub(crate) mod account;
+pub(crate) mod audit_entry;
+pub(crate) mod base;
 mod clock;
 mod connection;
 pub(crate) mod gc;
@@ -34,6 +41,7 @@ pub(crate) mod object;
 pub(crate) mod oci_blob;
 pub(crate) mod oci_image;
 pub(crate) mod oci_manifest;
+pub(crate) mod oci_rebuild;
 pub(crate) mod oci_unused;
 pub(crate) mod oci_upload;
 mod open;
@@ -41,7 +49,9 @@ pub(crate) mod pack;
 pub(crate) mod pack_life;
 mod query;
 pub(crate) mod repository;
+pub(crate) mod robot_key;
 pub(crate) mod root;
+pub(crate) mod signing_key;
 pub(crate) mod state;
 mod statement;
 pub(crate) mod tag;

@@ -1,4 +1,5 @@
-//! `turbo-registry`: parses the command line, starts the server, stops it on SIGTERM or SIGINT.
+//! `turbo-registry`: parses the command line, starts the server, stops it on SIGTERM or SIGINT, and lets it read its
+//! certificate again on SIGHUP.
 
 mod commands;
 
@@ -6,7 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::{backup, check, health, manual, secret_files, supervisor};
 use registry::{LogFormat, Options};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,18 +26,30 @@ struct Cli {
 enum Command {
     /// Serve images until SIGTERM or SIGINT
     Serve(Box<Serve>),
-    Gc(commands::Gc),
-    Scrub(commands::Scrub),
-    Reconcile(commands::Reconcile),
-    Trash(commands::Trash),
-    Undelete(commands::Undelete),
+    Gc(commands::operate::Gc),
+    Scrub(commands::operate::Scrub),
+    Reconcile(commands::operate::Reconcile),
+    Trash(commands::operate::Trash),
+    Undelete(commands::operate::Undelete),
     /// Work with the configuration
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Ask the server of this machine whether it is ready; for health checks of containers
+    Health(Box<health::Health>),
+    /// Copy database and packs to a folder that a server can be started on, while this one runs
+    Backup(Box<backup::Backup>),
+    #[command(flatten)]
+    Console(registry::console::Command),
     /// Print the version
     Version,
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(manual::Man),
+    /// Print the completions for a shell
+    #[command(hide = true)]
+    Completions(manual::Completions),
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,13 +74,25 @@ struct Serve {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = secret_files::resolve() {
+        eprintln!("turbo-registry: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match Cli::parse().command {
         Command::Version => {
             println!("turbo-registry {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Serve(serve) => run(*serve).map(|()| ExitCode::SUCCESS),
-        Command::Config { command: ConfigCommand::Check { serve, connect } } => check(*serve, connect).map(|()| ExitCode::SUCCESS),
+        Command::Serve(serve) => done(run(*serve)),
+        Command::Config { command: ConfigCommand::Check { serve, connect } } => {
+            done(runtime().and_then(|runtime| runtime.block_on(check::run(serve.options()?, connect))))
+        }
+        Command::Health(health) => done(health.run()),
+        Command::Backup(backup) => done(backup.run()),
+        Command::Man(man) => done(man.run(Cli::command())),
+        Command::Completions(completions) => done(completions.run(Cli::command())),
+        Command::Console(command) => done(console(command)),
         Command::Gc(command) => operate(command.run()),
         Command::Scrub(command) => operate(command.run()),
         Command::Reconcile(command) => operate(command.run()),
@@ -102,21 +128,25 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("could not start threads")
 }
 
-fn check(serve: Serve, connect: bool) -> anyhow::Result<()> {
-    let options = serve.options()?;
-    let (address, log_format) = (options.listen().to_owned(), options.log_format);
-    let config = options.into_config()?;
-    for local in std::net::ToSocketAddrs::to_socket_addrs(&address).with_context(|| format!("could not understand the address {address}"))? {
-        config.check_listen(local)?;
-    }
-    let shown = Options { log_format: Some(log_format.unwrap_or_default()), ..Options::of(&config, &address) };
-    print!("{}", shown.to_toml().context("could not show the settings")?);
-    if connect {
-        for line in runtime()?.block_on(registry::probe(&config))? {
-            eprintln!("{line}");
+fn console(command: registry::console::Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("could not start a thread")?;
+    runtime.block_on(command.run())
+}
+
+/// Tells who the first administrator is, once. A password goes to a terminal alone: what is not one may be kept.
+fn welcome(first: &registry::FirstAdministrator) {
+    use std::io::IsTerminal;
+    match (&first.file, &first.password) {
+        (Some(file), Some(password)) if std::io::stderr().is_terminal() => {
+            eprintln!(
+                "first start: the administrator is `{}`, with the password\n\n    {password}\n\nIt is also in {}, until you change it.",
+                first.name,
+                file.display()
+            );
         }
+        (Some(file), _) => eprintln!("first start: the administrator is `{}`, with the password in {}", first.name, file.display()),
+        (None, _) => eprintln!("first start: the administrator is `{}`", first.name),
     }
-    Ok(())
 }
 
 /// Runs an operator's command.
@@ -140,16 +170,30 @@ async fn listen(options: Options) -> anyhow::Result<()> {
     let config = options.into_config()?;
     let mut terminate = signal(SignalKind::terminate()).context("could not wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("could not wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("could not wait for SIGHUP")?;
     let listener = TcpListener::bind(&address).await.with_context(|| format!("could not listen on {address}"))?;
     let local = listener.local_addr()?;
     config.check_listen(local)?;
     let app = registry::App::open(config).await?;
-    eprintln!("listening on {}://{local}", app.scheme());
+    let url = format!("{}://{local}", app.scheme());
+    if let Some(first) = app.listens_on(local).await? {
+        welcome(&first);
+    }
+    eprintln!("listening on {url}");
+    let reloaded = app.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            supervisor::reloading(|| reloaded.reload());
+        }
+    });
+    supervisor::answer_watchdog();
+    supervisor::ready(&url);
     let shutdown = async {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        supervisor::stopping();
     };
     registry::serve_app(app, listener, shutdown).await;
     Ok(())

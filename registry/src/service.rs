@@ -1,9 +1,11 @@
 //! What the registry does, in steps over storage and database. No HTTP types, no SQL.
 
+pub(crate) mod access;
 pub(crate) mod admission;
 pub(crate) mod cache;
 pub(crate) mod carry;
 pub(crate) mod closure;
+pub(crate) mod deltas;
 pub(crate) mod encode;
 pub(crate) mod frames;
 pub(crate) mod gate;
@@ -24,6 +26,7 @@ pub(crate) mod pack_upload;
 pub(crate) mod pack_verifier;
 pub(crate) mod plausible;
 pub(crate) mod predict;
+pub(crate) mod reach;
 pub(crate) mod resolve;
 pub(crate) mod sources;
 pub(crate) mod state;

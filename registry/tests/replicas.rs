@@ -364,3 +364,37 @@ async fn the_same_tables_on_both_databases() {
     assert_eq!(sqlite.keys().collect::<Vec<_>>(), there.keys().collect::<Vec<_>>());
     assert!(sqlite.len() > 10, "there are tables");
 }
+
+#[tokio::test]
+async fn a_copy_that_went_bad_is_fetched_again() {
+    let Some(servers) = servers() else { return };
+    let (registry, data) = replica(servers, "copies").await;
+    let remote = registry.repository("tools/app");
+    // Not compressed, so that any byte matters.
+    let objects: Vec<Vec<u8>> = (0..20).map(|seed| noise(seed, CHUNK_LEN)).collect();
+    let (bytes, index) = pack::build(&objects, None).unwrap();
+    assert_eq!(remote.put_pack(&bytes).await.status(), StatusCode::CREATED);
+    registry.stop().await;
+    // A server without frames in memory.
+    let mut config = servers.config(data.path(), "copies").await;
+    config.frame_cache_bytes = 1;
+    let registry = TestRegistry::with_config(config).await;
+    let remote = registry.repository("tools/app");
+    let digests: Vec<_> = index.objects.iter().map(|object| object.digest).collect();
+    let read = async || remote.objects(&digests, "").await.objects.len();
+    assert_eq!(read().await, objects.len());
+    let folder = data.path().join("copies");
+    let copies = || std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect::<Vec<_>>();
+    assert_eq!(copies().len(), 1);
+    let mut damaged = std::fs::read(&copies()[0]).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&copies()[0], &damaged).unwrap();
+    assert_eq!(read().await, objects.len(), "the copy was not trusted");
+    std::fs::write(&copies()[0], b"cut").unwrap();
+    assert_eq!(read().await, objects.len());
+    std::fs::remove_file(&copies()[0]).unwrap();
+    assert_eq!(read().await, objects.len());
+    assert_eq!(registry.metric("turbo_registry_objects_damaged_total").await, 0);
+    registry.stop().await;
+}

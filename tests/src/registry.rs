@@ -27,8 +27,19 @@ impl TestRegistry {
 
     /// Starts one over this data folder, on this address.
     pub fn start_at(data: &Path, listen: &str) -> Self {
+        Self::start_with(Self::command(data, listen), data)
+    }
+
+    /// The command that [`TestRegistry::start_at`] runs.
+    pub fn command(data: &Path, listen: &str) -> Command {
         let mut command = Command::new(binary("turbo-registry"));
-        command.args(["serve", "--listen", listen, "--data"]).arg(data).stderr(Stdio::piped()).stdout(Stdio::null());
+        command.args(["serve", "--listen", listen, "--data"]).arg(data);
+        command
+    }
+
+    /// Starts one with this command, which runs it over this data folder.
+    pub fn start_with(mut command: Command, data: &Path) -> Self {
+        command.stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().expect("the registry starts");
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let mut said = Vec::new();

@@ -26,6 +26,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/podman", "podman"),
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/ctr", "containerd"),
+    ("/usr/bin/docker-compose", "docker-compose"),
 ];
 
 /// Name of the user whom privileged test runs become to test what an ordinary user can do.
@@ -73,19 +74,30 @@ pub(crate) fn suites() -> Outcome {
     Outcome::Done
 }
 
-/// Unpacks Debian's nginx beside what cargo builds, unless the machine has one: installed as a package it would begin to
-/// serve. The test that puts it in front of a registry starts it with a folder and a port of its own.
+/// Unpacks Debian's nginx beside what cargo builds, unless the machine has one. The test that puts it in front of a registry
+/// starts it with a folder and a port of its own.
 pub(crate) fn nginx() -> Outcome {
+    unpacked("nginx", "usr/sbin/nginx")
+}
+
+/// Unpacks Debian's docker-registry, which ours is measured against.
+pub(crate) fn docker_registry() -> Outcome {
+    unpacked("docker-registry", "usr/bin/docker-registry")
+}
+
+/// Unpacks a Debian package of a server beside what cargo builds, unless the machine has its program: installed as a package it
+/// would begin to serve.
+fn unpacked(name: &str, program: &str) -> Outcome {
     let tools = workspace::target_dir().join("tools");
-    let place = tools.join("nginx");
-    if Path::new("/usr/sbin/nginx").exists() || place.join("usr/sbin/nginx").exists() {
+    let place = tools.join(name);
+    if Path::new("/").join(program).exists() || place.join(program).exists() {
         return Outcome::Done;
     }
     let unpack = || -> Result<()> {
-        let packages = tools.join("nginx-packages");
+        let packages = tools.join(format!("{name}-packages"));
         fs::create_dir_all(&packages).with_context(|| format!("cannot create {}", packages.display()))?;
         let mut download = Command::new("apt-get");
-        workspace::run(download.args(["-q", "download", "nginx"]).current_dir(&packages).stdin(Stdio::null()))?;
+        workspace::run(download.args(["-q", "download", name]).current_dir(&packages).stdin(Stdio::null()))?;
         for package in fs::read_dir(&packages).context("cannot list the packages")?.flatten() {
             workspace::run(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(&place))?;
         }
@@ -93,7 +105,7 @@ pub(crate) fn nginx() -> Outcome {
     };
     match unpack() {
         Ok(()) => Outcome::Done,
-        Err(error) => Outcome::Skipped(format!("nginx could not be had: {error:#}")),
+        Err(error) => Outcome::Skipped(format!("{name} could not be had: {error:#}")),
     }
 }
 

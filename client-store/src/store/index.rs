@@ -6,18 +6,21 @@
 //!
 //! The index holds nothing that is not also in packs and `images/`: if its folder is missing it is built again.
 
+mod create;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
 use layer_format::Digest;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::layout::Layout;
 use crate::error::StoreError;
 
 /// Sizes of the map to try, in bytes: 64 GiB of address space are some 700 million objects; less where the address
@@ -25,6 +28,9 @@ use crate::error::StoreError;
 const MAP_SIZES: [usize; 3] = [64 << 30, 4 << 30, 1 << 30];
 /// Read transactions open at once, over all processes.
 const MAX_READERS: u32 = 1024;
+
+/// The tables, in the order of the fields of [`Index`].
+const TABLES: [&str; 7] = ["objects", "packs", "refs", "images", "manifests", "models", "meta"];
 
 /// A table of the index. Keys and values are bytes; this module encodes them.
 pub(crate) type Table = heed::Database<'static, Bytes, Bytes>;
@@ -67,7 +73,7 @@ impl Location {
 }
 
 /// How the objects of a pack came here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackOrigin {
     /// Made here: perhaps the only copy.
@@ -99,6 +105,16 @@ pub(crate) struct PackRow {
     /// Uncompressed bytes of objects that no image needed at the last gc.
     #[serde(default)]
     pub(crate) dead: u64,
+    /// Whether a verification found that its file is not as it was written. What its rows lead to is told apart.
+    #[serde(default)]
+    pub(crate) damaged: bool,
+}
+
+impl PackRow {
+    /// The row of a whole pack of `len` bytes that holds nothing yet.
+    pub(crate) fn finished(file: String, origin: PackOrigin, len: u64) -> Self {
+        Self { file, origin, len, plain: 0, objects: 0, finished: true, used: 0, on_registry: false, dead: 0, damaged: false }
+    }
 }
 
 /// The open index. One a process and store, shared by all handles.
@@ -123,16 +139,18 @@ impl std::fmt::Debug for Index {
 static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Index>>>> = LazyLock::new(Mutex::default);
 
 impl Index {
-    /// Opens the index in the folder `path`, which exists. LMDB must not be opened twice in a process, so all handles of
-    /// one store share it.
-    pub(crate) fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
+    /// Opens the index of a store, and makes it if there is none. LMDB must not be opened twice in a process, so all handles
+    /// of one store share it.
+    pub(crate) fn open(layout: &Layout) -> Result<Arc<Self>, StoreError> {
+        let path = layout.index();
         let mut open = OPEN.lock();
-        if let Some(index) = open.get(path).and_then(Weak::upgrade) {
+        if let Some(index) = open.get(&path).and_then(Weak::upgrade) {
             return Ok(index);
         }
-        let index = Arc::new(Self::open_new(path)?);
+        create::ensure(layout)?;
+        let index = Arc::new(Self::open_new(&path)?);
         open.retain(|_, index| index.strong_count() > 0);
-        open.insert(path.to_owned(), Arc::downgrade(&index));
+        open.insert(path, Arc::downgrade(&index));
         Ok(index)
     }
 
@@ -141,36 +159,20 @@ impl Index {
         let env = open_env(path)?;
         check_length(&env, path)?;
         let _ = env.clear_stale_readers();
-        let names = ["objects", "packs", "refs", "images", "manifests", "models", "meta"];
         let rtxn = env.read_txn().map_err(fail)?;
         let found = env.open_databases_and_commit(rtxn, |opener, rtxn| {
             let mut tables = Vec::new();
-            for name in names {
+            for name in TABLES {
                 tables.push(opener.open_database::<Bytes, Bytes>(rtxn, Some(name))?);
             }
-            let tables: [_; 7] = tables.try_into().unwrap_or_default();
+            let tables: [_; TABLES.len()] = tables.try_into().unwrap_or_default();
             Ok(CommitOrAbort::<_, ()>::Commit(tables))
         });
-        let found: [Option<Table>; 7] = found.map_err(fail)?.commit().unwrap_or_default();
-        let [objects, packs, refs, images, manifests, models, meta] = match found {
-            [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f), Some(g)] => [a, b, c, d, e, f, g],
-            _ => {
-                let wtxn = env.write_txn().map_err(fail)?;
-                let made = env.create_databases_and_commit(wtxn, |opener, wtxn| {
-                    let mut make = |name| opener.create_database::<Bytes, Bytes>(wtxn, Some(name));
-                    Ok(CommitOrAbort::<_, ()>::Commit([
-                        make("objects")?,
-                        make("packs")?,
-                        make("refs")?,
-                        make("images")?,
-                        make("manifests")?,
-                        make("models")?,
-                        make("meta")?,
-                    ]))
-                });
-                let made: Option<[Table; 7]> = made.map_err(fail)?.commit();
-                made.ok_or_else(|| StoreError::Index { message: "its tables could not be made".into() })?
-            }
+        let found: [Option<Table>; TABLES.len()] = found.map_err(fail)?.commit().unwrap_or_default();
+        let found: Option<Vec<Table>> = found.into_iter().collect();
+        let [objects, packs, refs, images, manifests, models, meta] = match found.and_then(|tables| tables.try_into().ok()) {
+            Some(tables) => tables,
+            None => create::create_tables(&env, path)?,
         };
         Ok(Self { env, path: path.to_owned(), objects, packs, refs, images, manifests, models, meta })
     }
@@ -206,6 +208,12 @@ impl Index {
 
     pub(crate) fn put_location(&self, txn: &mut RwTxn<'_>, digest: &Digest, location: &Location) -> heed::Result<()> {
         self.objects.put(txn, digest.as_bytes(), &location.encode())
+    }
+
+    /// The same for a digest that is greater than all in the table: fills pages, where a put in order would leave each half
+    /// empty.
+    pub(crate) fn append_location(&self, txn: &mut RwTxn<'_>, digest: &Digest, location: &Location) -> heed::Result<()> {
+        self.objects.put_with_flags(txn, PutFlags::APPEND, digest.as_bytes(), &location.encode())
     }
 
     pub(crate) fn pack(&self, id: u32) -> Result<Option<PackRow>, StoreError> {

@@ -1,9 +1,9 @@
 //! Blobs in an object store (S3 and the like). A blob that fits one part is put by one request; a longer one is a
 //! multipart upload, whose parts leave while the blob is still arriving, and which becomes visible, whole and durable, when
 //! it is completed. A cut one is aborted; what a killed server left is for the bucket's rule for incomplete uploads
-//! (`AbortIncompleteMultipartUpload`; deploy/README.md).
+//! (`AbortIncompleteMultipartUpload`; docs/operations.md).
 //!
-//! A read is one ranged request; nothing is ever listed to serve a client. Requests that fail are repeated with growing
+//! A read is one ranged request, or, with a folder for [`Copies`] of blocks, mostly none; nothing is ever listed to serve a client. Requests that fail are repeated with growing
 //! pauses by `object_store`; what fails after that is an outage.
 
 use std::ops::Range;
@@ -21,6 +21,7 @@ use object_store::{BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, O
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::copies::Copies;
 use super::{BlobStat, BlobStorage, BlobWriter, StorageError};
 use crate::config::S3Options;
 
@@ -45,11 +46,18 @@ pub(crate) struct RemoteStorage {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     in_flight: Arc<Semaphore>,
+    copies: Option<Copies>,
 }
 
 impl RemoteStorage {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
-        Self { store, prefix, in_flight: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)) }
+        Self { store, prefix, in_flight: Arc::new(Semaphore::new(PARTS_IN_FLIGHT)), copies: None }
+    }
+
+    /// Keeps copies of what is read in a folder that is the server's alone, at most so many bytes; none if 0.
+    pub(crate) fn with_copies(self, folder: std::path::PathBuf, max_bytes: u64) -> Result<Self, StorageError> {
+        let copies = (max_bytes > 0).then(|| Copies::open(folder, max_bytes)).transpose()?;
+        Ok(Self { copies, ..self })
     }
 
     /// By URL. What `options` do not say comes from the environment (`AWS_*`).
@@ -72,15 +80,23 @@ impl RemoteStorage {
     }
 
     async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        let wanted = range.end.saturating_sub(range.start);
+        let bytes = match &self.copies {
+            Some(copies) => copies.read(key, range, |range| self.fetch(key, range)).await?,
+            None => self.fetch(key, range).await?,
+        };
+        if bytes.len() as u64 == wanted { Ok(bytes) } else { Err(StorageError::NotFound { key: key.to_owned() }) }
+    }
+
+    /// The bytes of a range, fewer if the blob ends before.
+    async fn fetch(&self, key: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
         let path = self.path(key);
-        let (wanted, end) = (range.end.saturating_sub(range.start), range.end);
-        let gone = || StorageError::NotFound { key: key.to_owned() };
+        let begin = range.start;
         match self.store.get_range(&path, range).await {
-            Ok(bytes) if bytes.len() as u64 == wanted => Ok(bytes),
-            Ok(_) => Err(gone()),
-            // A range that lies behind the end is refused: that is a loss, and no outage.
+            Ok(bytes) => Ok(bytes),
+            // A range that begins behind the end is refused: that is no outage.
             Err(source @ object_store::Error::Generic { .. }) => match self.store.head(&path).await {
-                Ok(there) if there.size < end => Err(gone()),
+                Ok(there) if there.size <= begin => Ok(Bytes::new()),
                 _ => Err(failed("read", key, source)),
             },
             Err(source) => Err(failed("read", key, source)),
@@ -183,6 +199,16 @@ impl BlobStorage for RemoteStorage {
     fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>> {
         let key = key.to_owned();
         Box::pin(async move { self.read_range(&key, range).await })
+    }
+
+    fn copies_bytes(&self) -> Option<u64> {
+        self.copies.as_ref().map(Copies::bytes)
+    }
+
+    fn forget(&self, key: &str) {
+        if let Some(copies) = &self.copies {
+            copies.forget(key);
+        }
     }
 
     fn check(&self) -> BoxFuture<'_, Result<(), StorageError>> {

@@ -23,7 +23,8 @@ pub(super) struct Bounds {
 /// What a number becomes in [`Config`].
 trait Number: Copy {
     fn of(number: u64) -> Self;
-    fn number(self) -> u64;
+    /// The other way, if there is one.
+    fn number(self) -> Option<u64>;
 }
 
 impl Number for u64 {
@@ -31,8 +32,8 @@ impl Number for u64 {
         number
     }
 
-    fn number(self) -> u64 {
-        self
+    fn number(self) -> Option<u64> {
+        Some(self)
     }
 }
 
@@ -41,8 +42,8 @@ impl Number for u32 {
         Self::try_from(number).unwrap_or(Self::MAX)
     }
 
-    fn number(self) -> u64 {
-        self.into()
+    fn number(self) -> Option<u64> {
+        Some(self.into())
     }
 }
 
@@ -51,8 +52,19 @@ impl Number for usize {
         Self::try_from(number).unwrap_or(Self::MAX)
     }
 
-    fn number(self) -> u64 {
-        self as u64
+    fn number(self) -> Option<u64> {
+        Some(self as u64)
+    }
+}
+
+/// One whose default is not a number.
+impl<N: Number> Number for Option<N> {
+    fn of(number: u64) -> Self {
+        Some(N::of(number))
+    }
+
+    fn number(self) -> Option<u64> {
+        self.and_then(N::number)
     }
 }
 
@@ -62,8 +74,8 @@ impl Number for Duration {
         Self::from_secs(number)
     }
 
-    fn number(self) -> u64 {
-        self.as_secs()
+    fn number(self) -> Option<u64> {
+        Some(self.as_secs())
     }
 }
 
@@ -90,7 +102,7 @@ macro_rules! numbers {
 
         /// The other way.
         pub(super) fn describe(config: &Config, options: &mut Options) {
-            $(options.$key = Some(config.$($path).+.number());)*
+            $(options.$key = config.$($path).+.number();)*
         }
     };
 }
@@ -99,7 +111,10 @@ numbers! {
     database_connections => database_connections, 2, 1000;
     frame_cache_bytes => frame_cache_bytes, MIB, 1 << 40;
     node_cache_bytes => node_cache_bytes, MIB, 1 << 40;
+    storage_copies_bytes => storage_copies_bytes, 0, 1 << 44;
     max_connections => limits.max_connections, 1, MANY;
+    max_connections_per_address => limits.max_connections_per_address, 1, MANY;
+    audit_days => audit_days, 1, 36_500;
     max_requests => limits.max_requests, 1, MANY;
     max_streams => limits.max_streams, 1, MANY;
     max_uploads => limits.max_uploads, 1, 4096;

@@ -64,6 +64,13 @@ pub(crate) async fn manifest_newest_of(db: &mut Connection, namespace: Namespace
     row.map_err(failed(doing))?.map(|row| row.try_get(0)).transpose().map_err(failed(doing))
 }
 
+/// All images, newest first.
+pub(crate) async fn manifest_digests(db: &mut Connection, repository: RepositoryId) -> Result<Vec<Digest>, DbError> {
+    let doing = "list manifests";
+    let rows = query("SELECT digest FROM manifest WHERE repository_id = ? ORDER BY pushed_at DESC, digest").bind(repository.0).fetch_all(db).await;
+    rows.map_err(failed(doing))?.iter().map(|row| digest_at(row, 0)).collect::<Result<_, _>>().map_err(failed(doing))
+}
+
 /// The image that was pushed last.
 pub(crate) async fn manifest_newest(db: &mut Connection, repository: RepositoryId) -> Result<Option<Digest>, DbError> {
     let doing = "find the newest manifest";

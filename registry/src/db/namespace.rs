@@ -6,6 +6,13 @@ use super::{Connection, DbError, failed, query};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct NamespaceId(pub(super) i64);
 
+#[cfg(test)]
+impl NamespaceId {
+    pub(crate) fn of(number: i64) -> Self {
+        Self(number)
+    }
+}
+
 /// The namespace, if anything was ever pushed to it.
 pub(crate) async fn namespace_find(db: &mut Connection, name: &str) -> Result<Option<NamespaceId>, DbError> {
     let row = query("SELECT id FROM namespace WHERE name = ?").bind(name).fetch_optional(db).await.map_err(failed("find a namespace"))?;

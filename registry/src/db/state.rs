@@ -98,6 +98,13 @@ pub(crate) async fn state_list(db: &mut Connection, repository: RepositoryId, li
     rows.iter().map(read).collect::<Result<_, sqlx::Error>>().map_err(failed(doing))
 }
 
+/// The sandboxes of all states of the repository.
+pub(crate) async fn state_sandboxes(db: &mut Connection, repository: RepositoryId) -> Result<Vec<Digest>, DbError> {
+    let doing = "list states";
+    let rows = query("SELECT DISTINCT sandbox_digest FROM state WHERE repository_id = ?").bind(repository.0).fetch_all(db).await;
+    rows.map_err(failed(doing))?.iter().map(|row| digest_at(row, 0)).collect::<Result<_, _>>().map_err(failed(doing))
+}
+
 /// Forgets a state. Says whether it was there.
 pub(crate) async fn state_delete(db: &mut Connection, repository: RepositoryId, digest: &Digest) -> Result<bool, DbError> {
     let done = query("DELETE FROM state WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(&digest.as_bytes()[..]).execute(db).await;

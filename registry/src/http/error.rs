@@ -6,10 +6,13 @@ use layer_format::api::{ApiError as Entry, ErrorBody};
 use layer_format::{Digest, FormatError};
 use serde_json::Value;
 
+use super::access::Refusal;
 use super::body::BodyError;
 use crate::blob_storage::StorageError;
 use crate::chain;
 use crate::db::DbError;
+use crate::service::access::login::LoginError;
+use crate::service::access::manage::ManageError;
 use crate::service::closure::ClosureError;
 use crate::service::frames::ReadError;
 use crate::service::image::PutError;
@@ -200,6 +203,48 @@ impl From<DbError> for ApiError {
     }
 }
 
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let challenge = |challenge: &str| HeaderValue::try_from(challenge).ok().map(|value| Box::new((header::WWW_AUTHENTICATE, value)));
+        match refusal {
+            Refusal::Challenge(value) => {
+                let error = Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "credentials are needed: `turbo login URL`, or a key in TURBO_TOKEN");
+                Self { header: challenge(&value), ..error }
+            }
+            Refusal::Login(error @ (LoginError::Invalid | LoginError::Expired), value) => {
+                Self { header: challenge(&value), ..Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", error) }
+            }
+            Refusal::Login(LoginError::Limited(wait), _) => {
+                let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", LoginError::Limited(wait));
+                Self { header: Some(Box::new((header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))))), ..error }
+            }
+            Refusal::Login(LoginError::Busy(error), _) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", error).retry(),
+            Refusal::Login(LoginError::Database(error), _) => error.into(),
+            Refusal::Denied => Self::new(StatusCode::FORBIDDEN, "DENIED", "this is not among your rights"),
+            Refusal::Unknown => Self::repository_unknown(),
+            Refusal::DeletesOff => Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "nothing can be deleted on this registry"),
+        }
+    }
+}
+
+impl From<ManageError> for ApiError {
+    fn from(error: ManageError) -> Self {
+        match error {
+            ManageError::UserUnknown(_) => Self::new(StatusCode::NOT_FOUND, "USER_UNKNOWN", error),
+            ManageError::KeyUnknown(_) => Self::new(StatusCode::NOT_FOUND, "KEY_UNKNOWN", error),
+            ManageError::GrantUnknown => Self::new(StatusCode::NOT_FOUND, "GRANT_UNKNOWN", error),
+            ManageError::UserExists(_) => Self::new(StatusCode::CONFLICT, "USER_EXISTS", error),
+            ManageError::KeyExists(_) => Self::new(StatusCode::CONFLICT, "KEY_EXISTS", error),
+            ManageError::NamespaceTaken(_) => Self::new(StatusCode::CONFLICT, "NAMESPACE_TAKEN", error),
+            ManageError::LastAdministrator(_) => Self::new(StatusCode::CONFLICT, "LAST_ADMINISTRATOR", error),
+            ManageError::NameInvalid(_) => Self::name_invalid(error),
+            ManageError::NoScope | ManageError::NoRights | ManageError::Word(_) => Self::body_invalid(error),
+            ManageError::Password(_) => Self::new(StatusCode::BAD_REQUEST, "PASSWORD_UNSUITABLE", error),
+            ManageError::Database(error) => error.into(),
+        }
+    }
+}
+
 impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
         match error {
@@ -227,6 +272,8 @@ impl From<PackError<BodyError>> for ApiError {
             PackError::Body(error) => error.into(),
             PackError::Invalid(InvalidPack::Digest { .. }) => Self::digest_invalid(error),
             PackError::Invalid(InvalidPack::TooLong) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", error),
+            PackError::Invalid(InvalidPack::Bases) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "BASES_MISSING", error),
+            PackError::Invalid(InvalidPack::Read(error)) => error.into(),
             PackError::Invalid(_) => Self::new(StatusCode::BAD_REQUEST, "PACK_INVALID", error),
             PackError::Database(error) => error.into(),
             PackError::Storage(ref cause) if cause.is_outage() => Self::unavailable(&error),

@@ -25,7 +25,7 @@ pub(crate) async fn put(app: &Shared, call: Call, digest: Digest) -> Result<Resp
         return Ok(StatusCode::OK.into_response());
     }
     app.leases.renew(&call.repository).await?;
-    match pack_store(&app.db, &app.storage, call.repository.namespace(), digest, &mut body).await {
+    match pack_store(&app.objects, &app.storage, call.repository.namespace(), digest, &mut body).await {
         Ok(true) => {
             app.metrics.packs_stored.fetch_add(1, Ordering::Relaxed);
             Ok(StatusCode::CREATED.into_response())

@@ -246,7 +246,7 @@ pub(crate) struct Collector {
 impl Collector {
     pub(crate) fn new(db: Db, storage: Arc<dyn BlobStorage>, folder: PathBuf, settings: GcSettings) -> Self {
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::default(), FRAME_CACHE_BYTES));
-        Self { objects: Objects { db, frames }, storage, folder, settings }
+        Self { objects: Objects { db, frames, only: None }, storage, folder, settings }
     }
 
     /// Collects in all namespaces, or in one.

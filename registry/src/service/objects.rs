@@ -1,6 +1,6 @@
 //! Reading objects that a namespace may see.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use layer_format::Digest;
@@ -17,13 +17,31 @@ use crate::db::{Db, DbError, commit};
 pub(crate) struct Objects {
     pub(crate) db: Db,
     pub(crate) frames: Arc<Frames>,
+    /// Those that may be found; all of the namespace if `None`.
+    pub(crate) only: Option<Arc<HashSet<Digest>>>,
 }
 
 impl Objects {
+    /// The same, of which nothing but these objects is found.
+    pub(crate) fn only(&self, visible: HashSet<Digest>) -> Self {
+        Self { only: Some(Arc::new(visible)), ..self.clone() }
+    }
+
+    /// Whether this object may be found, if it is there.
+    pub(crate) fn may_find(&self, digest: &Digest) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(digest))
+    }
+
     /// Where these objects are; those that the namespace does not have are left out.
     pub(crate) async fn locate(&self, namespace: NamespaceId, digests: &[Digest]) -> Result<HashMap<Digest, Location>, DbError> {
         let mut db = self.db.read().await?;
-        object_locate(&mut db, namespace, digests).await
+        match &self.only {
+            None => object_locate(&mut db, namespace, digests).await,
+            Some(only) => {
+                let visible: Vec<Digest> = digests.iter().filter(|digest| only.contains(*digest)).copied().collect();
+                object_locate(&mut db, namespace, &visible).await
+            }
+        }
     }
 
     /// The lengths of those of the objects that the namespace has.

@@ -5,6 +5,7 @@
 //! | `session` | a blob being pushed, between two requests |
 //! | `upload` | takes blobs: cut and stored while they arrive, visible when their digest was checked |
 //! | `blob` | finds blobs and streams their bytes |
+//! | `rebuild` | stores blobs by what is in them, in the background, and makes them again |
 //! | `writer` | the thread that stores a blob while it arrives |
 //! | `manifest` | manifests, tags, referrers |
 //! | `resolve` | which image a tag names, when both sides can move it: the later push wins |
@@ -19,6 +20,7 @@ pub(crate) mod blob;
 mod hash;
 mod locks;
 pub(crate) mod manifest;
+mod rebuild;
 pub(crate) mod render;
 mod resolve;
 mod session;
@@ -42,6 +44,7 @@ use super::nodes::Nodes;
 use super::objects::Objects;
 use crate::blob_storage::BlobStorage;
 use crate::config::OciLimits;
+use crate::metrics::Metrics;
 
 /// How long a request waits for its turn before it is told to come again.
 const TURN: Duration = Duration::from_secs(60);
@@ -52,10 +55,12 @@ pub(crate) struct Oci {
     objects: Objects,
     nodes: Arc<Nodes>,
     storage: Arc<dyn BlobStorage>,
+    metrics: Arc<Metrics>,
     limits: OciLimits,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     conversions: Semaphore,
+    rebuilds: Arc<rebuild::Rebuilds>,
     /// Uploads in progress: one request at a time goes on with each. Another replica may go on with one, too: then the row of
     /// the upload, which is compared as it is written, decides who was first.
     sessions: KeyLocks,
@@ -84,15 +89,17 @@ impl Oci {
         background.shutdown().await;
     }
 
-    pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>, limits: OciLimits) -> Arc<Self> {
+    pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>, metrics: Arc<Metrics>, limits: OciLimits) -> Arc<Self> {
         Arc::new(Self {
             objects,
             nodes,
             storage,
+            metrics,
             limits,
             uploads: Arc::new(Semaphore::new(limits.max_blob_uploads)),
             downloads: Arc::new(Semaphore::new(limits.max_blob_downloads)),
             conversions: Semaphore::new(limits.max_conversions),
+            rebuilds: Arc::default(),
             sessions: KeyLocks::default(),
             converting: KeyLocks::default(),
             background: Mutex::default(),

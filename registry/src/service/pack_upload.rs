@@ -14,11 +14,12 @@ use tokio::sync::mpsc;
 
 use super::frames::ReadError;
 use super::objects::Objects;
-use super::pack_verifier::{InvalidPack, PackVerifier, VerifiedPack};
+use super::pack_verifier::{InvalidPack, PackVerifier, ReadBases, VerifiedPack};
 use crate::blob_storage::{BlobStorage, BlobWriter, StorageError, pack_key};
+use crate::db::base::base_insert;
 use crate::db::gc::{candidate_delete, candidate_find};
 use crate::db::namespace::{NamespaceId, namespace_ensure, namespace_find};
-use crate::db::object::object_insert_pack;
+use crate::db::object::{object_insert_pack, object_lens};
 use crate::db::pack::{StoredFrame, pack_insert};
 use crate::db::pack_life::{PackRow, pack_by_digest};
 use crate::db::{Db, DbError, commit};
@@ -57,15 +58,17 @@ pub(crate) trait Pieces: Send {
 
 /// Takes a pack; says whether it is new to the namespace. When it returns, the pack survives a power failure.
 pub(crate) async fn pack_store<P: Pieces>(
-    db: &Db,
+    objects: &Objects,
     storage: &Arc<dyn BlobStorage>,
     namespace: &str,
     digest: Digest,
     body: &mut P,
 ) -> Result<bool, PackError<P::Error>> {
+    let db = &objects.db;
+    let known = namespace_find(&mut db.read().await?, namespace).await?;
     let name = Digest(rand::random());
     let mut writer = storage.create(&pack_key(&name)).await?;
-    let verified = match receive(&mut *writer, digest, body).await {
+    let verified = match receive(&mut *writer, digest, read_bases(objects, known), body).await {
         Ok(verified) => verified,
         Err(error) => {
             writer.abort().await;
@@ -73,14 +76,38 @@ pub(crate) async fn pack_store<P: Pieces>(
         }
     };
     writer.finish().await?;
-    let new = NewPack { digest, name, size_bytes: verified.size_bytes, frames: &verified.frames, index: &verified.index };
-    Ok(pack_record(db, storage, Owner::Name(namespace), new).await?)
+    let bases: Vec<Digest> = verified.bases.iter().copied().collect();
+    let new = NewPack { digest, name, size_bytes: verified.size_bytes, frames: &verified.frames, index: &verified.index, bases: &bases };
+    match pack_record(db, storage, Owner::Name(namespace), new).await? {
+        Recorded::New => Ok(true),
+        Recorded::Known => Ok(false),
+        Recorded::BasesGone => Err(InvalidPack::Bases.into()),
+    }
 }
 
-async fn receive<P: Pieces>(writer: &mut dyn BlobWriter, digest: Digest, body: &mut P) -> Result<VerifiedPack, PackError<P::Error>> {
+/// Reads what delta frames need, within the namespace, from the verifier's thread.
+pub(crate) fn read_bases(objects: &Objects, namespace: Option<NamespaceId>) -> ReadBases {
+    let (frames, runtime) = (Arc::clone(&objects.frames), tokio::runtime::Handle::current());
+    Box::new(move |bases| {
+        let Some(namespace) = namespace else { return Ok(None) };
+        runtime.block_on(async {
+            if frames.are_bases(namespace, &[bases.to_vec()]).await? != [true] {
+                return Ok(None);
+            }
+            match frames.prefix(namespace, bases).await {
+                Ok(prefix) => Ok(Some(prefix)),
+                // Gone since, or damaged.
+                Err(error) if error.is_loss() => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    })
+}
+
+async fn receive<P: Pieces>(writer: &mut dyn BlobWriter, digest: Digest, read_bases: ReadBases, body: &mut P) -> Result<VerifiedPack, PackError<P::Error>> {
     let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
     let verifying = tokio::task::spawn_blocking(move || {
-        let mut verifier = PackVerifier::new(digest);
+        let mut verifier = PackVerifier::new(digest, read_bases);
         while let Some(bytes) = receiver.blocking_recv() {
             // An empty piece says that the body ended as it should.
             if bytes.is_empty() {
@@ -140,30 +167,54 @@ pub(crate) struct NewPack<'a> {
     pub(crate) size_bytes: u64,
     pub(crate) frames: &'a [StoredFrame],
     pub(crate) index: &'a PackIndex,
+    /// What its delta frames need.
+    pub(crate) bases: &'a [Digest],
+}
+
+/// What became of a pack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// It is visible.
+    New,
+    /// The namespace has it already; the copy was removed.
+    Known,
+    /// What its delta frames need went away meanwhile; it was removed.
+    BasesGone,
 }
 
 /// Makes a pack's objects visible, in one transaction; those that are there already are no candidates for removal any more.
-/// Says whether the pack is new to the namespace: if not, the copy is removed.
-pub(crate) async fn pack_record(db: &Db, storage: &Arc<dyn BlobStorage>, owner: Owner<'_>, pack: NewPack<'_>) -> Result<bool, DbError> {
+pub(crate) async fn pack_record(db: &Db, storage: &Arc<dyn BlobStorage>, owner: Owner<'_>, pack: NewPack<'_>) -> Result<Recorded, DbError> {
     let mut transaction = db.begin().await?;
     let namespace = match owner {
         Owner::Name(name) => namespace_ensure(&mut transaction, name).await?,
         Owner::Id(id) => id,
     };
-    let digests: Vec<Digest> = pack.index.objects.iter().map(|object| object.digest).collect();
+    let digests: Vec<Digest> = pack.index.objects.iter().map(|object| object.digest).chain(pack.bases.iter().copied()).collect();
     let candidates = candidate_find(&mut transaction, namespace, &digests).await?;
     candidate_delete(&mut transaction, namespace, &candidates).await?;
     let inserted = pack_insert(&mut transaction, namespace, &pack.digest, &pack.name, pack.size_bytes, pack.index.objects.len(), pack.frames).await?;
     if let Some(id) = inserted {
         object_insert_pack(&mut transaction, namespace, id, pack.index).await?;
+        // What went away since it was read must not be needed.
+        if object_lens(&mut transaction, namespace, pack.bases).await?.len() < pack.bases.len() {
+            drop(transaction);
+            remove_copy(storage, &pack.name).await;
+            return Ok(Recorded::BasesGone);
+        }
+        base_insert(&mut transaction, namespace, id, pack.bases).await?;
     }
     commit(transaction).await?;
-    if inserted.is_none()
-        && let Err(error) = storage.delete(&pack_key(&pack.name)).await
-    {
-        tracing::warn!(error = crate::chain(&error), "could not remove the second copy of a pack; `turbo-registry reconcile` will");
+    if inserted.is_some() {
+        return Ok(Recorded::New);
     }
-    Ok(inserted.is_some())
+    remove_copy(storage, &pack.name).await;
+    Ok(Recorded::Known)
+}
+
+async fn remove_copy(storage: &Arc<dyn BlobStorage>, name: &Digest) {
+    if let Err(error) = storage.delete(&pack_key(name)).await {
+        tracing::warn!(error = crate::chain(&error), "could not remove a pack that is not needed; `turbo-registry reconcile` will");
+    }
 }
 
 /// Whether the namespace has the pack and all its objects, which stay there for a lease from now.

@@ -94,6 +94,9 @@ pub(crate) enum BlobKind {
 struct BlobDetail {
     size_bytes: u64,
     kind: BlobKind,
+    /// Head of a rebuild: then the recipe is of what the blob is made of.
+    #[serde(default)]
+    rebuild: Option<Vec<u8>>,
 }
 
 /// What the content of a deleted blob is.
@@ -174,12 +177,17 @@ pub(crate) async fn delete_state(db: &mut Connection, repository: RepositoryId, 
 /// Deletes a blob.
 pub(crate) async fn delete_blob(db: &mut Connection, repository: RepositoryId, digest: &OciDigest, deletion: Deletion<'_>) -> Result<bool, DbError> {
     let Some(blob) = oci_blob_get(&mut *db, repository, digest).await? else { return Ok(false) };
+    let mut rebuild = None;
     let (kind, content) = match blob.content {
         BlobContent::Inline(bytes) => (BlobKind::Inline, bytes),
         BlobContent::Recipe(recipe) => (BlobKind::Recipe, recipe.encode_node()),
+        BlobContent::Rebuilt(recipe, head) => {
+            rebuild = Some(head.encode());
+            (BlobKind::Recipe, recipe.encode_node())
+        }
         BlobContent::Tar(root) => (BlobKind::Tar, root.as_bytes().to_vec()),
     };
-    let detail = json(&BlobDetail { size_bytes: blob.size_bytes, kind });
+    let detail = json(&BlobDetail { size_bytes: blob.size_bytes, kind, rebuild });
     trash_insert(&mut *db, repository, &NewTrash { kind: OCI_BLOB, name: digest.as_str(), content: &content, detail }, deletion).await?;
     oci_blob_delete(db, repository, digest).await
 }
@@ -282,7 +290,13 @@ fn blob_row(item: &TrashItem) -> Result<BlobRow, UndeleteError> {
     let detail: BlobDetail = serde_json::from_str(&item.detail).map_err(|error| damaged(item, error))?;
     let content = match detail.kind {
         BlobKind::Inline => BlobContent::Inline(item.content.clone()),
-        BlobKind::Recipe => BlobContent::Recipe(layer_format::recipe::Recipe::decode_node(&item.content).map_err(|error| damaged(item, error))?),
+        BlobKind::Recipe => {
+            let recipe = layer_format::recipe::Recipe::decode_node(&item.content).map_err(|error| damaged(item, error))?;
+            match &detail.rebuild {
+                Some(head) => BlobContent::Rebuilt(recipe, layer_format::rebuild::Rebuild::decode(head).map_err(|error| damaged(item, error))?),
+                None => BlobContent::Recipe(recipe),
+            }
+        }
         BlobKind::Tar => BlobContent::Tar(Digest(item.content.as_slice().try_into().map_err(|_| damaged(item, "a digest has 32 bytes"))?)),
     };
     Ok(BlobRow { size_bytes: detail.size_bytes, content })

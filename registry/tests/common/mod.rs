@@ -41,6 +41,7 @@ impl TestRegistry {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app = App::open(config).await.unwrap();
+        app.listens_on(listener.local_addr().unwrap()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(registry::serve_app(app.clone(), listener, async {
             let _ = stopped.await;

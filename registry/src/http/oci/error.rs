@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::chain;
 use crate::db::DbError;
+use crate::http::access::Refusal;
 use crate::http::body::BodyError;
 use crate::http::error::is_outage;
 use crate::service::frames::ReadError;
@@ -130,6 +131,20 @@ impl From<DbError> for OciError {
             error if error.is_outage() => Self::unavailable(&error),
             error if error.is_text_with_nul() => Self::manifest_invalid("a text in it has a NUL character"),
             error => Self::internal(&error),
+        }
+    }
+}
+
+impl From<Refusal> for OciError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Challenge(challenge) => {
+                Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "credentials are needed: log in first").header(header::WWW_AUTHENTICATE, challenge)
+            }
+            Refusal::Login(error, challenge) => Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", error).header(header::WWW_AUTHENTICATE, challenge),
+            Refusal::Denied => Self::new(StatusCode::FORBIDDEN, "DENIED", "this is not among your rights"),
+            Refusal::Unknown => Self::name_unknown(),
+            Refusal::DeletesOff => Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "nothing can be deleted on this registry"),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::error::OciError;
 use super::routes::{Call, Query};
 use super::uploads::{content_digest, location};
 use crate::app::Shared;
+use crate::http::access::Visit;
 use crate::http::body::{BodyError, PacedBody};
 use crate::service::oci::manifest::OciReference;
 
@@ -91,7 +92,7 @@ pub(super) async fn put(app: &Shared, call: Call, reference: OciReference) -> Re
 
 /// Forgets a tag, or a manifest with its tags.
 pub(super) async fn delete(app: &Shared, call: Call, reference: OciReference) -> Result<Response, OciError> {
-    match app.oci.manifest_delete(&call.repository, &reference, &call.peer).await? {
+    match app.oci.manifest_delete(&call.repository, &reference, &call.visit.actor().who).await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(OciError::manifest_unknown()),
     }
@@ -127,9 +128,20 @@ pub(super) async fn tags(app: &Shared, call: Call) -> Result<Response, OciError>
 }
 
 /// Names of repositories, in order.
-pub(super) async fn catalog(app: &Shared, query: &Query) -> Result<Response, OciError> {
-    let (limit, after) = page(query)?;
-    let names = app.oci.catalog(&after, limit + 1).await?;
+pub(super) async fn catalog(app: &Shared, visit: &Visit, query: &Query) -> Result<Response, OciError> {
+    let (limit, mut after) = page(query)?;
+    // Names that the caller may not read are passed over: there may be pages of them.
+    let mut names = Vec::new();
+    while names.len() <= limit as usize {
+        let found = app.oci.catalog(&after, limit + 1).await?;
+        let Some(last) = found.last().cloned() else { break };
+        after = last;
+        let is_end = found.len() <= limit as usize;
+        names.extend(found.into_iter().filter(|name| visit.lists(name)));
+        if is_end {
+            break;
+        }
+    }
     Ok(with_link(names, limit, "/v2/_catalog", |names| json!({ "repositories": names })))
 }
 

@@ -8,6 +8,7 @@ use super::error::OciError;
 use super::routes::{Call, repository};
 use crate::app::Shared;
 use crate::http::body::PacedBody;
+use crate::service::access::rights::{Right, Target};
 use crate::service::oci::upload::{ChunkRange, UploadError};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -53,7 +54,9 @@ pub(super) async fn start(app: &Shared, call: Call) -> Result<Response, OciError
         let digest = parse(digest)?;
         // Whatever hinders it, the client can push the blob instead: absent and forbidden look alike.
         let mounted = match repository(&from) {
-            Ok(from) => app.oci.blob_mount(&call.repository, &from, &digest).await,
+            Ok(from) if call.visit.allows(&Target::Repository(from.clone()), Right::Pull) => app.oci.blob_mount(&call.repository, &from, &digest).await,
+            // Looked for all the same, so that the time does not tell the two apart.
+            Ok(from) => app.oci.blob_find(&from, &digest).await.map(|_| false).map_err(UploadError::Database),
             Err(_) => Ok(false),
         };
         match mounted {

@@ -279,11 +279,18 @@ impl Collector {
         let mut out = Output { pack: PackBuilder::new(), hasher: blake3::Hasher::new(), frames: Vec::new(), writer, open: Vec::new(), open_len: 0 };
         out.write(header().to_vec()).await?;
         for (_, place, found, count) in frames {
-            let encoded = self.objects.frames.encoded(place).await?.ok_or(ReadError::Damaged(layer_format::FormatError::DigestMismatch { what: "frame" }))?;
             let wanted = found.clone();
-            let is_whole = found.len() == usize::from(count);
-            let checked = tokio::task::spawn_blocking(move || take_objects(encoded, &wanted, is_whole)).await.map_err(|_| GcError::Cancelled)?;
-            match checked.map_err(|error| GcError::Read(ReadError::Damaged(error)))? {
+            // What is compressed against other objects becomes plain: it does not need them any more.
+            let taken = if self.objects.frames.is_delta(place).await? {
+                let frame = self.objects.frames.frame(place).await?;
+                tokio::task::spawn_blocking(move || take_parts(&frame, &wanted).map(Taken::Parts)).await
+            } else {
+                let encoded =
+                    self.objects.frames.encoded(place).await?.ok_or(ReadError::Damaged(layer_format::FormatError::DigestMismatch { what: "frame" }))?;
+                let is_whole = found.len() == usize::from(count);
+                tokio::task::spawn_blocking(move || take_objects(encoded, &wanted, is_whole)).await
+            };
+            match taken.map_err(|_| GcError::Cancelled)?.map_err(|error| GcError::Read(ReadError::Damaged(error)))? {
                 Taken::Whole(encoded, objects) => out.frame(encoded, &objects).await?,
                 Taken::Parts(objects) => out.objects(objects).await?,
             }
@@ -300,14 +307,19 @@ enum Taken {
     Parts(Vec<Vec<u8>>),
 }
 
-/// Verifies what is wanted of a frame.
+/// What is wanted of a frame, verified.
+fn take_parts(frame: &Frame, wanted: &[(u16, Digest)]) -> Result<Vec<Vec<u8>>, layer_format::FormatError> {
+    let part = |(slot, digest): &(u16, Digest)| {
+        let bytes = crate::service::objects::verified(frame, *slot, digest).ok_or(layer_format::FormatError::DigestMismatch { what: "object" })?;
+        Ok(bytes.to_vec())
+    };
+    wanted.iter().map(part).collect()
+}
+
+/// The same of a plain frame, which is taken as it is if all of it is wanted.
 fn take_objects(encoded: Bytes, wanted: &[(u16, Digest)], is_whole: bool) -> Result<Taken, layer_format::FormatError> {
     let frame = Frame::decode(&encoded)?;
-    let mut parts = Vec::new();
-    for (slot, digest) in wanted {
-        let bytes = crate::service::objects::verified(&frame, *slot, digest).ok_or(layer_format::FormatError::DigestMismatch { what: "object" })?;
-        parts.push(bytes.to_vec());
-    }
+    let parts = take_parts(&frame, wanted)?;
     if !is_whole {
         return Ok(Taken::Parts(parts));
     }
@@ -343,7 +355,7 @@ impl Output<'_> {
         let placed = self.pack.push(&encoded, objects)?;
         let mut check = [0; 16];
         check.copy_from_slice(&blake3::hash(&encoded).as_bytes()[..16]);
-        self.frames.push(StoredFrame { offset: placed.offset as u32, len: placed.len, check });
+        self.frames.push(StoredFrame { offset: placed.offset as u32, len: placed.len, check, is_delta: false });
         self.write(encoded).await
     }
 

@@ -11,11 +11,12 @@ use super::mend::Mended;
 use super::{Collector, GcError};
 use crate::blob_storage::{BlobStat, pack_key, undo_key};
 use crate::db::commit;
+use crate::db::namespace::namespace_find;
 use crate::db::pack::PackId;
 use crate::db::pack_life::{pack_list, pack_name_used, pack_names, pack_namespace, pack_objects_all, pack_retire};
 use crate::db::root::namespace_list;
 use crate::service::lease::{LEASE, ms};
-use crate::service::pack_upload::{NewPack, Owner, pack_record};
+use crate::service::pack_upload::{NewPack, Owner, Recorded, pack_record, read_bases};
 use crate::service::pack_verifier::PackVerifier;
 
 /// Bytes that are read at a time.
@@ -128,23 +129,32 @@ impl Collector {
             hasher.update(&piece);
         }
         let digest = Digest(*hasher.finalize().as_bytes());
-        let mut verifier = PackVerifier::new(digest);
+        let found = {
+            let mut db = self.objects.db.read().await?;
+            namespace_find(&mut db, namespace).await?
+        };
+        let mut verifier = PackVerifier::new(digest, read_bases(&self.objects, found));
         let mut at = 0;
         while at < len {
             let piece = self.storage.read(&key, at..(at + PIECE_LEN).min(len)).await?;
             at += piece.len() as u64;
-            if let Err(error) = verifier.push(&piece) {
-                return Ok(format!("left where it is: {error}"));
-            }
+            // What delta frames need is waited for there.
+            let pushed = tokio::task::spawn_blocking(move || verifier.push(&piece).map(|()| verifier)).await.map_err(|_| GcError::Cancelled)?;
+            verifier = match pushed {
+                Ok(verifier) => verifier,
+                Err(error) => return Ok(format!("left where it is: {error}")),
+            };
         }
         let verified = match verifier.finish() {
             Ok(verified) => verified,
             Err(error) => return Ok(format!("left where it is: {error}")),
         };
-        let new = NewPack { digest, name: *name, size_bytes: len, frames: &verified.frames, index: &verified.index };
+        let bases: Vec<Digest> = verified.bases.iter().copied().collect();
+        let new = NewPack { digest, name: *name, size_bytes: len, frames: &verified.frames, index: &verified.index, bases: &bases };
         match pack_record(&self.objects.db, &self.storage, Owner::Name(namespace), new).await? {
-            true => Ok("adopted".into()),
-            false => Ok("removed: the namespace has the same pack".into()),
+            Recorded::New => Ok("adopted".into()),
+            Recorded::Known => Ok("removed: the namespace has the same pack".into()),
+            Recorded::BasesGone => Ok("removed: what it needs is gone".into()),
         }
     }
 

@@ -8,6 +8,7 @@
 //! | blobs of container tools | the recipe's chunks, or the tree that the blob is written from |
 //! | uploads of such blobs in progress | recipe nodes and chunks so far |
 //! | layers that were taken apart | their tree, as long as the namespace has the blob |
+//! | packs with delta frames, until they are retired | what these frames need |
 //! | what was deleted and can be brought back | the same as before |
 //!
 //! Not roots: `verified` and `oci_tar`, which remember something about objects and go before them; learned models, which are
@@ -25,7 +26,7 @@ use super::GcError;
 use super::runs::Runs;
 use crate::db::Connection;
 use crate::db::namespace::NamespaceId;
-use crate::db::root::{root_blobs, root_layers, root_manifests, root_states, root_trash, root_uploads};
+use crate::db::root::{root_bases, root_blobs, root_layers, root_manifests, root_states, root_trash, root_uploads};
 use crate::service::oci::chunks_of_row;
 use crate::service::trash::{self, BlobKind};
 
@@ -102,6 +103,8 @@ pub struct RootCounts {
     pub blobs: u64,
     /// Uploads in progress.
     pub uploads: u64,
+    /// Objects that delta frames need.
+    pub bases: u64,
     /// Layers that were taken apart.
     pub layers: u64,
     /// Things that can be brought back.
@@ -138,6 +141,7 @@ pub(super) async fn roots(snapshot: &mut Connection, namespace: NamespaceId, fol
             chunks_of_row(chunks).for_each(|chunk| found.add(Kind::Leaf, &chunk));
         })
         .await?,
+        bases: root_bases(&mut *snapshot, namespace, |base| found.add(Kind::Leaf, &base)).await?,
         layers: root_layers(&mut *snapshot, namespace, |root| found.add(Kind::Tree, &root)).await?,
         trash: root_trash(&mut *snapshot, namespace, |kind, content, detail| match kind {
             trash::IMAGE => image(content, &mut found),

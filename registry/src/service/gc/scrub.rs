@@ -20,6 +20,7 @@ use super::{Collector, GcError, GcReport};
 use crate::blob_storage::{StorageError, pack_key};
 use crate::db::commit;
 use crate::db::namespace::NamespaceId;
+use crate::db::object::FramePlace;
 use crate::db::pack::{StoredFrame, pack_get};
 use crate::db::pack_life::{PackRow, pack_list, pack_namespace, pack_objects, pack_objects_all, pack_retire, pack_scrubbed};
 use crate::db::root::namespace_list;
@@ -155,7 +156,7 @@ impl Collector {
             let mut db = self.objects.db.read().await?;
             pack_get(&mut db, pack.id).await?
         };
-        let Some((_, frames)) = frames else { return Ok(None) };
+        let Some((_, _, frames)) = frames else { return Ok(None) };
         let contents = match self.read_pack(pack, &frames, throttle).await {
             Ok(contents) => contents,
             Err(StorageError::NotFound { .. }) => Contents { wrong: Some("it is not there, or was cut short".into()), ..Contents::default() },
@@ -262,6 +263,8 @@ impl Collector {
     /// Reads a pack from its first to its last byte.
     async fn read_pack(&self, pack: &PackRow, frames: &[StoredFrame], throttle: &mut Throttle) -> Result<Contents, StorageError> {
         let key = pack_key(&pack.name);
+        // From where it is, and not from a copy.
+        self.storage.forget(&key);
         let mut hasher = blake3::Hasher::new();
         let mut contents = Contents::default();
         let mut builder = PackBuilder::new();
@@ -295,6 +298,20 @@ impl Collector {
             for (frame, checked) in checked {
                 match checked {
                     Ok((encoded, objects)) => {
+                        let objects = match objects {
+                            Some(objects) => objects,
+                            // What it is compressed against is read, too.
+                            None => {
+                                let place = FramePlace { pack: pack.id, offset: frame.offset, len: frame.len };
+                                match self.objects.frames.frame(place).await {
+                                    Ok(decoded) => decoded.objects().map(|object| (Digest::of(object), object.len() as u32)).collect(),
+                                    Err(error) => {
+                                        contents.is_wrong(format!("the delta frame at byte {}: {}", frame.offset, crate::chain(&error)));
+                                        continue;
+                                    }
+                                }
+                            }
+                        };
                         for (slot, (digest, _)) in objects.iter().enumerate() {
                             contents.objects.insert((frame.offset, slot as u16), *digest);
                         }
@@ -326,7 +343,8 @@ impl Collector {
     }
 }
 
-type CheckedFrame = (Vec<u8>, Vec<(Digest, u32)>);
+/// The frame, and what is in it unless it is a delta frame.
+type CheckedFrame = (Vec<u8>, Option<Vec<(Digest, u32)>>);
 
 fn check_frame(bytes: &Bytes, base: u64, frame: &StoredFrame) -> Result<CheckedFrame, String> {
     let start = (u64::from(frame.offset)).checked_sub(base).ok_or("it lies before the one in front")? as usize;
@@ -334,8 +352,11 @@ fn check_frame(bytes: &Bytes, base: u64, frame: &StoredFrame) -> Result<CheckedF
     if blake3::hash(encoded).as_bytes()[..16] != frame.check {
         return Err("its bytes are not those that were stored".into());
     }
+    if frame.is_delta {
+        return Ok((encoded.to_vec(), None));
+    }
     let decoded = Frame::decode(encoded).map_err(|error| error.to_string())?;
-    Ok((encoded.to_vec(), decoded.objects().map(|object| (Digest::of(object), object.len() as u32)).collect()))
+    Ok((encoded.to_vec(), Some(decoded.objects().map(|object| (Digest::of(object), object.len() as u32)).collect())))
 }
 
 fn own_index(tail: &[u8], pack_len: u64) -> Option<PackIndex> {

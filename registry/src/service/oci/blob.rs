@@ -83,13 +83,14 @@ impl Oci {
                 let _ = sender.try_send(Ok(Bytes::copy_from_slice(part)));
             }
             BlobContent::Recipe(recipe) => {
-                let reader = Reader { objects: self.objects.clone(), nodes: Arc::clone(&self.nodes), namespace };
+                let reader = self.reader(namespace);
                 tokio::spawn(async move {
                     if let Err(error) = reader.send(&recipe, range, &sender).await {
                         let _ = sender.send(Err(error)).await;
                     }
                 });
             }
+            BlobContent::Rebuilt(recipe, head) => self.rebuilt_stream(namespace, recipe, head, range, sender),
             BlobContent::Tar(root) => {
                 let store = self.store(namespace);
                 tokio::task::spawn_blocking(move || send_tar(&store, root, range, &sender));
@@ -112,13 +113,19 @@ impl Oci {
         Ok(Some(whole))
     }
 
+    /// Reads what is in chunks of a namespace.
+    pub(super) fn reader(&self, namespace: NamespaceId) -> Reader {
+        Reader { objects: self.objects.clone(), nodes: Arc::clone(&self.nodes), namespace }
+    }
+
     /// The namespace, for threads that wait.
     pub(super) fn store(&self, namespace: NamespaceId) -> NamespaceStore {
-        NamespaceStore { runtime: Handle::current(), objects: self.objects.clone(), storage: Arc::clone(&self.storage), namespace }
+        NamespaceStore { runtime: Handle::current(), objects: self.objects.clone(), storage: Arc::clone(&self.storage), namespace, expected: Arc::default() }
     }
 }
 
-struct Reader {
+/// Reads what is in chunks of a namespace.
+pub(super) struct Reader {
     objects: Objects,
     nodes: Arc<crate::service::nodes::Nodes>,
     namespace: NamespaceId,
@@ -134,6 +141,28 @@ struct Run {
 }
 
 impl Reader {
+    /// A part of what the recipe describes, which must lie in it, at once.
+    pub(super) async fn collect(&self, recipe: &Recipe, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let mut whole = Vec::with_capacity((range.end - range.start) as usize);
+        if range.is_empty() {
+            return Ok(whole);
+        }
+        let expected = whole.capacity();
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
+        let sending = async move { self.send(recipe, range, &sender).await };
+        let receiving = async {
+            while let Some(bytes) = receiver.recv().await {
+                whole.extend_from_slice(&bytes?);
+            }
+            Ok(())
+        };
+        futures::try_join!(sending, receiving)?;
+        match whole.len() >= expected {
+            true => Ok(whole),
+            false => Err(ReadError::Damaged(FormatError::Truncated { what: "blob" })),
+        }
+    }
+
     async fn send(&self, recipe: &Recipe, range: Range<u64>, sender: &mpsc::Sender<Result<Bytes, ReadError>>) -> Result<(), ReadError> {
         let mut walk = RangeWalk::new(recipe, range.clone());
         let mut lookup = FIRST_LOOKUP;

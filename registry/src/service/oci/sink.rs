@@ -1,5 +1,6 @@
 //! A namespace as the target of an import and the source of an export. For threads of their own: each call waits.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -7,10 +8,12 @@ use bytes::Bytes;
 use chunker::{ObjectSink, ObjectSource, PackSink, SinkError, SourceError};
 use layer_format::Digest;
 use layer_format::pack::PackIndex;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::blob_storage::{BlobStorage, BlobWriter, pack_key};
 use crate::db::namespace::NamespaceId;
+use crate::db::object::Location;
 use crate::db::pack::StoredFrame;
 use crate::service::objects::Objects;
 use crate::service::pack_upload::{NewPack, Owner, pack_record};
@@ -22,6 +25,8 @@ pub(super) struct NamespaceStore {
     pub(super) objects: Objects,
     pub(super) storage: Arc<dyn BlobStorage>,
     pub(super) namespace: NamespaceId,
+    /// Where the objects are that an export said it will ask for.
+    pub(super) expected: Arc<Mutex<HashMap<Digest, Location>>>,
 }
 
 impl ObjectSink for NamespaceStore {
@@ -42,6 +47,13 @@ impl ObjectSink for NamespaceStore {
 impl ObjectSource for NamespaceStore {
     fn object(&self, digest: &Digest) -> Result<Vec<u8>, SourceError> {
         let read = async {
+            let expected = self.expected.lock().get(digest).copied();
+            // It may have been moved to another pack since.
+            if let Some(place) = expected
+                && let Ok(bytes) = self.objects.read(digest, &place).await
+            {
+                return Ok(bytes);
+            }
             let place = self.objects.locate(self.namespace, &[*digest]).await?.remove(digest);
             match place {
                 Some(place) => self.objects.read(digest, &place).await,
@@ -49,6 +61,12 @@ impl ObjectSource for NamespaceStore {
             }
         };
         self.runtime.block_on(read).map_err(|error| SourceError::new(format!("object {digest} cannot be read"), error))
+    }
+
+    fn expect(&self, digests: &[Digest]) {
+        let located = self.runtime.block_on(self.objects.locate(self.namespace, digests));
+        // A failure shows when the object is asked for.
+        *self.expected.lock() = located.unwrap_or_default();
     }
 }
 
@@ -66,7 +84,7 @@ impl Write for StoredPack<'_> {
         let Some(writer) = &mut self.writer else { return Err(io::ErrorKind::BrokenPipe.into()) };
         let mut check = [0; 16];
         check.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
-        self.frames.push(StoredFrame { offset: self.len as u32, len: bytes.len() as u32, check });
+        self.frames.push(StoredFrame { offset: self.len as u32, len: bytes.len() as u32, check, is_delta: false });
         self.len += bytes.len() as u64;
         self.store.runtime.block_on(writer.write(Bytes::copy_from_slice(bytes))).map_err(io::Error::other)?;
         Ok(bytes.len())
@@ -90,7 +108,7 @@ impl PackSink for StoredPack<'_> {
         let (store, name, len) = (self.store, self.name, self.len);
         let record = async {
             writer.finish().await.map_err(|error| SinkError::new("a pack could not be finished", error))?;
-            let new = NewPack { digest, name, size_bytes: len, frames: &frames, index: &index };
+            let new = NewPack { digest, name, size_bytes: len, frames: &frames, index: &index, bases: &[] };
             let recorded = pack_record(&store.objects.db, &store.storage, Owner::Id(store.namespace), new).await;
             recorded.map(drop).map_err(|error| SinkError::new("a pack could not be recorded", error))
         };

@@ -30,9 +30,9 @@ use crate::service::image::{PutError, Reference, image_put};
 use crate::service::lease::LongWork;
 
 /// A layer may become this much longer by decompression,
-const MAX_RATIO: u64 = 200;
+pub(super) const MAX_RATIO: u64 = 200;
 /// or this long: layers of zeros are legitimate as long as they are not large.
-const FREE_LEN: u64 = 512 << 20;
+pub(super) const FREE_LEN: u64 = 512 << 20;
 /// Level of zstd for the files.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -238,9 +238,15 @@ pub(super) fn put_objects(store: &NamespaceStore, objects: &[Vec<u8>]) -> Result
 }
 
 /// A stream, for whoever reads and waits.
-struct StreamReader {
+pub(super) struct StreamReader {
     stream: BlobStream,
     bytes: Bytes,
+}
+
+impl StreamReader {
+    pub(super) fn new(stream: BlobStream) -> Self {
+        Self { stream, bytes: Bytes::new() }
+    }
 }
 
 impl Read for StreamReader {

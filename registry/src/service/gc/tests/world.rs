@@ -260,9 +260,9 @@ impl World {
         db.clock().advance(ahead);
         let storage: Arc<dyn BlobStorage> = Arc::new(Mortal { inner: Arc::clone(&backing), clock: db.clock().clone() });
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::default(), 1 << 20));
-        let objects = Objects { db: db.clone(), frames };
+        let objects = Objects { db: db.clone(), frames, only: None };
         let nodes = Arc::new(Nodes::new(objects.clone(), 1 << 20));
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), crate::config::Config::new("/nowhere").limits.oci);
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), Arc::default(), crate::config::Config::new("/nowhere").limits.oci);
         let collector = Collector::new(db.clone(), Arc::clone(&storage), folder.clone(), settings());
         Self { db, storage, objects, nodes, oci, collector, backing, ahead, _dir: dir }
     }
@@ -295,7 +295,7 @@ impl World {
     /// Puts a pack. Says whether it worked.
     pub(super) async fn put_pack(&self, repository: &Repository, bytes: Vec<u8>) -> bool {
         let digest = Digest::of(&bytes);
-        pack_store(&self.db, &self.storage, repository.namespace(), digest, &mut Whole(Some(bytes.into()))).await.is_ok()
+        pack_store(&self.objects, &self.storage, repository.namespace(), digest, &mut Whole(Some(bytes.into()))).await.is_ok()
     }
 
     pub(super) async fn put_image(&self, repository: &Repository, release: &str, sample: &Sample) -> Result<(), PutError> {
