@@ -351,11 +351,11 @@ async fn the_same_tables_on_both_databases() {
         return;
     };
     let data = tempdir().unwrap();
-    let mut config = registry::Config::new(data.path());
-    drop(registry::App::open(config.clone()).await.unwrap());
+    registry::App::open(registry::Config::new(data.path())).await.unwrap().close().await;
+    let other = tempdir().unwrap();
+    let mut config = registry::Config::new(other.path());
     config.database_url = Some(postgres.database("tables").await);
-    let app = registry::App::open(config.clone()).await.unwrap();
-    app.close().await;
+    registry::App::open(config.clone()).await.unwrap().close().await;
     let sqlite = common::schema::sqlite(&data.path().join("registry.db")).await;
     let there = common::schema::postgres(config.database_url.as_deref().unwrap()).await;
     for (table, columns) in &sqlite {

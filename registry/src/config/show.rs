@@ -29,6 +29,7 @@ impl Options {
             tls_cert: config.tls.as_ref().map(|tls| tls.cert.clone()),
             tls_key: config.tls.as_ref().map(|tls| tls.key.clone()),
             compression_level: config.compression_level,
+            rebuild_after: Some(config.rebuild_after.map_or(-1, |delay| i64::try_from(delay.as_secs()).unwrap_or(i64::MAX))),
             ..Self::default()
         };
         numbers::describe(config, &mut options);

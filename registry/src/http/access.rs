@@ -122,6 +122,11 @@ impl Visit {
         Actor { who: self.caller.shown(), address: Some(self.address), request: Some(self.request.clone()) }
     }
 
+    /// Who asks, and from where: for whoever reads what was deleted by whom.
+    pub(crate) fn told(&self) -> String {
+        format!("{} at {}", self.caller.shown(), self.address)
+    }
+
     /// By what parts of a launch are known as the same caller's.
     pub(crate) fn credential(&self, headers: &HeaderMap) -> launches::Credential {
         match self.caller.who {

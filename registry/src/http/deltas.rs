@@ -21,13 +21,16 @@ async fn body(app: &Shared, call: Call) -> Result<(Call, Vec<u8>), ApiError> {
     Ok((call, bytes.to_vec()))
 }
 
-/// Which of these groups of objects delta frames of a pack may be compressed against.
+/// Which of these groups of objects delta frames of a pack may be compressed against. What is there stays for a lease from now.
 #[utoipa::path(post, path = "/v1/repositories/{repository}/-/bases", request_body(content_type = "application/vnd.turbo.bases"), responses((status = 200, content_type = "application/vnd.turbo.bitmap")))]
 pub(crate) async fn bases(app: &Shared, call: Call) -> Result<Response, ApiError> {
     let (call, bytes) = body(app, call).await?;
     let groups = decode_bases(&bytes)?;
     let answers = match namespace(app, &call.repository).await? {
-        Some(namespace) => app.objects.frames.are_bases(namespace, &groups).await?,
+        Some(namespace) => {
+            app.objects.promise(namespace, &groups.concat()).await?;
+            app.objects.frames.are_bases(namespace, &groups).await?
+        }
         None => vec![false; groups.len()],
     };
     let bitmap = encode_bitmap(answers);

@@ -92,7 +92,7 @@ pub(super) async fn put(app: &Shared, call: Call, reference: OciReference) -> Re
 
 /// Forgets a tag, or a manifest with its tags.
 pub(super) async fn delete(app: &Shared, call: Call, reference: OciReference) -> Result<Response, OciError> {
-    match app.oci.manifest_delete(&call.repository, &reference, &call.visit.actor().who).await? {
+    match app.oci.manifest_delete(&call.repository, &reference, &call.visit.told()).await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(OciError::manifest_unknown()),
     }

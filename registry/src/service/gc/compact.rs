@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use layer_format::Digest;
-use layer_format::frame::{Frame, FrameBuilder};
+use layer_format::frame::{Codec, Frame, FrameBuilder, FrameHeader, delta};
 use layer_format::pack::{PackBuilder, PackIndex, TARGET_PACK_LEN, header};
 
 use super::order::read_order;
@@ -18,6 +18,7 @@ use super::pace::Pace;
 use super::sweep::PackUse;
 use super::{Collector, GcError, GcOptions, GcReport, PackReason};
 use crate::blob_storage::pack_key;
+use crate::db::base::{base_delete_pack, base_insert};
 use crate::db::commit;
 use crate::db::gc::object_delete_from;
 use crate::db::namespace::NamespaceId;
@@ -123,6 +124,7 @@ impl Collector {
             }
             let mut transaction = self.objects.db.begin().await?;
             pace.check(&mut transaction).await?;
+            base_delete_pack(&mut transaction, row.id).await?;
             pack_delete(&mut transaction, row.id).await?;
             commit(transaction).await?;
             pace.rest().await?;
@@ -253,6 +255,7 @@ impl Collector {
         let index =
             PackIndex { frames: built.index.frames, objects: built.index.objects.into_iter().filter(|object| moved.contains(&object.digest)).collect() };
         object_insert_pack(&mut transaction, namespace, id, &index).await?;
+        base_insert(&mut transaction, namespace, id, &built.bases).await?;
         commit(transaction).await?;
         report.packs_rewritten += group.len() as u64;
         report.packs_retired += retired;
@@ -276,21 +279,18 @@ impl Collector {
             }
         }
         frames.sort_by_key(|(rank, place, ..)| (*rank, *place));
-        let mut out = Output { pack: PackBuilder::new(), hasher: blake3::Hasher::new(), frames: Vec::new(), writer, open: Vec::new(), open_len: 0 };
+        let (pack, hasher) = (PackBuilder::new(), blake3::Hasher::new());
+        let mut out = Output { pack, hasher, frames: Vec::new(), bases: Vec::new(), writer, open: Vec::new(), open_len: 0 };
         out.write(header().to_vec()).await?;
         for (_, place, found, count) in frames {
+            let encoded = self.objects.frames.encoded(place).await?.ok_or(ReadError::Damaged(layer_format::FormatError::DigestMismatch { what: "frame" }))?;
             let wanted = found.clone();
-            // What is compressed against other objects becomes plain: it does not need them any more.
-            let taken = if self.objects.frames.is_delta(place).await? {
-                let frame = self.objects.frames.frame(place).await?;
-                tokio::task::spawn_blocking(move || take_parts(&frame, &wanted).map(Taken::Parts)).await
-            } else {
-                let encoded =
-                    self.objects.frames.encoded(place).await?.ok_or(ReadError::Damaged(layer_format::FormatError::DigestMismatch { what: "frame" }))?;
-                let is_whole = found.len() == usize::from(count);
-                tokio::task::spawn_blocking(move || take_objects(encoded, &wanted, is_whole)).await
-            };
-            match taken.map_err(|_| GcError::Cancelled)?.map_err(|error| GcError::Read(ReadError::Damaged(error)))? {
+            let is_whole = found.len() == usize::from(count);
+            // What it is compressed against is elsewhere.
+            let delta = if self.objects.frames.is_delta(place).await? { Some(self.objects.frames.frame(place).await?) } else { None };
+            let work = tokio::task::spawn_blocking(move || take_objects(encoded, delta.as_deref(), &wanted, is_whole));
+            let checked = work.await.map_err(|_| GcError::Cancelled)?;
+            match checked.map_err(|error| GcError::Read(ReadError::Damaged(error)))? {
                 Taken::Whole(encoded, objects) => out.frame(encoded, &objects).await?,
                 Taken::Parts(objects) => out.objects(objects).await?,
             }
@@ -307,19 +307,15 @@ enum Taken {
     Parts(Vec<Vec<u8>>),
 }
 
-/// What is wanted of a frame, verified.
-fn take_parts(frame: &Frame, wanted: &[(u16, Digest)]) -> Result<Vec<Vec<u8>>, layer_format::FormatError> {
-    let part = |(slot, digest): &(u16, Digest)| {
+/// Verifies what is wanted of a frame.
+fn take_objects(encoded: Bytes, delta: Option<&Frame>, wanted: &[(u16, Digest)], is_whole: bool) -> Result<Taken, layer_format::FormatError> {
+    let plain = if delta.is_none() { Some(Frame::decode(&encoded)?) } else { None };
+    let frame = delta.or(plain.as_ref()).ok_or(layer_format::FormatError::DigestMismatch { what: "frame" })?;
+    let mut parts = Vec::new();
+    for (slot, digest) in wanted {
         let bytes = crate::service::objects::verified(frame, *slot, digest).ok_or(layer_format::FormatError::DigestMismatch { what: "object" })?;
-        Ok(bytes.to_vec())
-    };
-    wanted.iter().map(part).collect()
-}
-
-/// The same of a plain frame, which is taken as it is if all of it is wanted.
-fn take_objects(encoded: Bytes, wanted: &[(u16, Digest)], is_whole: bool) -> Result<Taken, layer_format::FormatError> {
-    let frame = Frame::decode(&encoded)?;
-    let parts = take_parts(&frame, wanted)?;
+        parts.push(bytes.to_vec());
+    }
     if !is_whole {
         return Ok(Taken::Parts(parts));
     }
@@ -330,6 +326,8 @@ fn take_objects(encoded: Bytes, wanted: &[(u16, Digest)], is_whole: bool) -> Res
 struct Built {
     index: PackIndex,
     frames: Vec<StoredFrame>,
+    /// What its delta frames need.
+    bases: Vec<Digest>,
     digest: Digest,
     len: u64,
 }
@@ -339,6 +337,7 @@ struct Output<'a> {
     pack: PackBuilder,
     hasher: blake3::Hasher,
     frames: Vec<StoredFrame>,
+    bases: Vec<Digest>,
     writer: &'a mut dyn crate::blob_storage::BlobWriter,
     /// Objects that are not in a frame yet.
     open: Vec<Vec<u8>>,
@@ -355,7 +354,11 @@ impl Output<'_> {
         let placed = self.pack.push(&encoded, objects)?;
         let mut check = [0; 16];
         check.copy_from_slice(&blake3::hash(&encoded).as_bytes()[..16]);
-        self.frames.push(StoredFrame { offset: placed.offset as u32, len: placed.len, check, is_delta: false });
+        let is_delta = FrameHeader::decode(&encoded)?.codec == Codec::Delta;
+        if is_delta {
+            self.bases.extend(delta::bases(&encoded)?);
+        }
+        self.frames.push(StoredFrame { offset: placed.offset as u32, len: placed.len, check, is_delta });
         self.write(encoded).await
     }
 
@@ -396,6 +399,6 @@ impl Output<'_> {
         let at = index.frames.last().map_or(layer_format::pack::HEADER_LEN as u64, |frame| frame.offset + u64::from(frame.len));
         let len = at + tail.len() as u64;
         self.write(tail).await?;
-        Ok(Built { index, frames: self.frames, digest: Digest(*self.hasher.finalize().as_bytes()), len })
+        Ok(Built { index, frames: self.frames, bases: self.bases, digest: Digest(*self.hasher.finalize().as_bytes()), len })
     }
 }

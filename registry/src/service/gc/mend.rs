@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::needs::Needs;
 use super::pace::Pace;
 use super::{Collector, GcError};
+use crate::db::base::base_find;
 use crate::db::commit;
 use crate::db::gc::{gc_epoch, gc_epoch_next, object_delete_from, verified_clear};
 use crate::db::namespace::NamespaceId;
@@ -46,6 +47,9 @@ impl Collector {
             let mut db = self.objects.db.read().await?;
             pack_list(&mut db, namespace).await?
         };
+        // What delta frames are compressed against lies in plain frames.
+        let all: Vec<Digest> = lost.iter().copied().collect();
+        let bases = base_find(&mut self.objects.db.read().await?, namespace, &all).await?;
         let mut wanted = lost.clone();
         let mut copies = Vec::new();
         for pack in packs.into_iter().filter(|pack| pack.id != except && pack.retired_at.is_none()) {
@@ -61,6 +65,9 @@ impl Collector {
             for object in index.objects.iter().filter(|object| wanted.contains(&object.digest)) {
                 let Some(frame) = index.frames.get(object.frame as usize) else { continue };
                 let frame = FramePlace { pack: pack.id, offset: frame.offset as u32, len: frame.len };
+                if bases.contains(&object.digest) && self.objects.frames.is_delta(frame).await? {
+                    continue;
+                }
                 if self.objects.read(&object.digest, &Location { frame, slot: object.slot, len: object.len }).await.is_ok() {
                     digests.push(object.digest);
                 }
