@@ -90,6 +90,13 @@ pub(crate) trait BlobStorage: Debug + Send + Sync {
     fn create(&self, key: &str) -> BoxFuture<'_, Result<Box<dyn BlobWriter>, StorageError>>;
     /// The bytes of `range`, all of them.
     fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>>;
+    /// Bytes of copies that reads are answered with, if there are any. They may be damaged or old, so what was read must be
+    /// compared with what it should be; [`BlobStorage::forget`] gets rid of them.
+    fn copies_bytes(&self) -> Option<u64> {
+        None
+    }
+    /// Reads the blob from where it is when it is asked for next.
+    fn forget(&self, _key: &str) {}
     /// Removes the blob, durably. One that is not there was removed before: no error.
     fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StorageError>>;
     /// Renames a blob; one that is not there is no error.
@@ -98,13 +105,6 @@ pub(crate) trait BlobStorage: Debug + Send + Sync {
     fn stat(&self, key: &str) -> BoxFuture<'_, Result<Option<BlobStat>, StorageError>>;
     /// The names of all packs that are there, with length and age, in no order. What comes or goes meanwhile may be missing.
     fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>>;
-    /// Bytes of copies that reads are answered with, if there are any. They may be damaged or old, so what was read must be
-    /// compared with what it should be; [`BlobStorage::forget`] gets rid of them.
-    fn copies_bytes(&self) -> Option<u64> {
-        None
-    }
-    /// Reads the blob from where it is when it is asked for next.
-    fn forget(&self, _key: &str) {}
     /// Whether blobs can be read and written now, as far as that can be told without writing.
     fn check(&self) -> BoxFuture<'_, Result<(), StorageError>>;
 }

@@ -3,7 +3,7 @@
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod health;
+pub(crate) mod maintain;
 pub(crate) mod manual;
-pub(crate) mod operate;
 pub(crate) mod secret_files;
 pub(crate) mod supervisor;

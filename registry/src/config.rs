@@ -462,10 +462,10 @@ pub struct Config {
     pub frame_cache_bytes: u64,
     /// Bound of the cache of parsed tree objects, in bytes.
     pub node_cache_bytes: u64,
-    /// Garbage collection, and the window in which deletes can be undone.
-    pub gc: GcSettings,
     /// Bound of the copies in the data folder of what is read from an object store, in bytes; 0 for none.
     pub storage_copies_bytes: u64,
+    /// Garbage collection, and the window in which deletes can be undone.
+    pub gc: GcSettings,
     /// Limits against abuse.
     pub limits: Limits,
 }
@@ -494,8 +494,8 @@ impl Config {
             compression_level: None,
             frame_cache_bytes: 128 << 20,
             node_cache_bytes: 64 << 20,
-            gc: GcSettings::default(),
             storage_copies_bytes: 1 << 30,
+            gc: GcSettings::default(),
             limits: Limits::default(),
         }
     }

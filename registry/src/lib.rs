@@ -38,10 +38,6 @@ pub use probe::{ProbeError, probe};
 pub use service::access::manage::ManageError;
 pub use service::access::rights::{ParseAccessError, Right, Rights, Scope, Subject, Target};
 pub use service::access::setup::{FirstAdministrator, SetupError};
-pub use service::gc::{
-    DamagedPack, GcOptions, GcReport, GcSettings, LostPack, Mended, ObjectReason, Orphan, PackReason, ReconcileOptions, ReconcileReport, RootCounts,
-    ScrubOptions, ScrubReport,
-};
 
 /// A time, in milliseconds since 1970, as RFC 3339 in UTC: `2026-11-26T04:00:00Z`.
 pub(crate) fn time_text(ms: i64) -> String {
@@ -58,6 +54,10 @@ pub(crate) fn time_text(ms: i64) -> String {
     let year = era * 400 + year_of_era + i64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
+pub use service::gc::{
+    DamagedPack, GcOptions, GcReport, GcSettings, LostPack, Mended, ObjectReason, Orphan, PackReason, ReconcileOptions, ReconcileReport, RootCounts,
+    ScrubOptions, ScrubReport,
+};
 
 /// An error and its causes, in one line, for logs.
 pub fn chain(error: &dyn std::error::Error) -> String {

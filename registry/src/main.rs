@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
-use commands::{backup, check, health, manual, secret_files, supervisor};
+use commands::{backup, check, health, maintain, manual, secret_files, supervisor};
 use registry::{LogFormat, Options};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,11 +26,11 @@ struct Cli {
 enum Command {
     /// Serve images until SIGTERM or SIGINT
     Serve(Box<Serve>),
-    Gc(commands::operate::Gc),
-    Scrub(commands::operate::Scrub),
-    Reconcile(commands::operate::Reconcile),
-    Trash(commands::operate::Trash),
-    Undelete(commands::operate::Undelete),
+    Gc(maintain::Gc),
+    Scrub(maintain::Scrub),
+    Reconcile(maintain::Reconcile),
+    Trash(maintain::Trash),
+    Undelete(maintain::Undelete),
     /// Work with the configuration
     Config {
         #[command(subcommand)]
@@ -78,21 +78,20 @@ fn main() -> ExitCode {
         eprintln!("turbo-registry: {error:#}");
         return ExitCode::FAILURE;
     }
-    let done = |result: anyhow::Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = match Cli::parse().command {
         Command::Version => {
             println!("turbo-registry {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Serve(serve) => done(run(*serve)),
+        Command::Serve(serve) => run(*serve).map(done),
         Command::Config { command: ConfigCommand::Check { serve, connect } } => {
-            done(runtime().and_then(|runtime| runtime.block_on(check::run(serve.options()?, connect))))
+            runtime().and_then(|runtime| runtime.block_on(check::run(serve.options()?, connect))).map(done)
         }
-        Command::Health(health) => done(health.run()),
-        Command::Backup(backup) => done(backup.run()),
-        Command::Man(man) => done(man.run(Cli::command())),
-        Command::Completions(completions) => done(completions.run(Cli::command())),
-        Command::Console(command) => done(console(command)),
+        Command::Health(health) => health.run().map(done),
+        Command::Backup(backup) => backup.run().map(done),
+        Command::Man(man) => man.run(Cli::command()).map(done),
+        Command::Completions(completions) => completions.run(Cli::command()).map(done),
+        Command::Console(command) => console(command).map(done),
         Command::Gc(command) => operate(command.run()),
         Command::Scrub(command) => operate(command.run()),
         Command::Reconcile(command) => operate(command.run()),

@@ -118,6 +118,10 @@ impl Metrics {
             ("turbo_registry_gates_passed_total", "Merges whose model is served, since it does not worse on held traces.", &self.gates_passed),
             ("turbo_registry_gates_lost_total", "Merges whose model does worse on held traces and is not served.", &self.gates_lost),
             ("turbo_registry_candidates_dropped_total", "Models that did worse too often and were dropped.", &self.candidates_dropped),
+            ("turbo_registry_blobs_rebuilt_total", "Blobs that are stored by what is in them.", &self.blobs_rebuilt),
+            ("turbo_registry_rebuilt_pushed_bytes_total", "Bytes of those blobs, as they were pushed.", &self.rebuilt_pushed_bytes),
+            ("turbo_registry_rebuilt_stored_bytes_total", "Bytes that were stored for those blobs.", &self.rebuilt_stored_bytes),
+            ("turbo_registry_blobs_kept_total", "Blobs that were looked at and are kept as they were pushed.", &self.blobs_kept),
             ("turbo_registry_gc_objects_removed_total", "Objects that garbage collections removed from the index.", &self.gc_objects_removed),
             ("turbo_registry_gc_freed_bytes_total", "Bytes of packs that garbage collections removed.", &self.gc_freed_bytes),
             (
@@ -125,10 +129,6 @@ impl Metrics {
                 "Garbage collections that did not end or removed nothing since something cannot be read. If it grows, someone needs to look.",
                 &self.gc_held_back,
             ),
-            ("turbo_registry_blobs_rebuilt_total", "Blobs that are stored by what is in them.", &self.blobs_rebuilt),
-            ("turbo_registry_rebuilt_pushed_bytes_total", "Bytes of those blobs, as they were pushed.", &self.rebuilt_pushed_bytes),
-            ("turbo_registry_rebuilt_stored_bytes_total", "Bytes that were stored for those blobs.", &self.rebuilt_stored_bytes),
-            ("turbo_registry_blobs_kept_total", "Blobs that were looked at and are kept as they were pushed.", &self.blobs_kept),
             ("turbo_registry_models_carried_total", "Models carried over to a new image.", &self.models_carried),
         ];
         for (name, help, value) in counters {

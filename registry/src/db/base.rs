@@ -22,16 +22,7 @@ pub(crate) async fn base_insert(db: &mut Connection, namespace: NamespaceId, pac
     Ok(())
 }
 
-/// What a pack needs.
-#[allow(dead_code, reason = "for whoever removes or moves objects")]
-pub(crate) async fn base_of_pack(db: &mut Connection, pack: PackId) -> Result<Vec<Digest>, DbError> {
-    let doing = "find what a pack needs";
-    let rows = query("SELECT digest FROM base WHERE pack_id = ? ORDER BY digest").bind(pack.0).fetch_all(db).await.map_err(failed(doing))?;
-    rows.iter().map(|row| digest_at(row, 0)).collect::<Result<_, _>>().map_err(failed(doing))
-}
-
 /// Those of the objects that any pack of the namespace needs.
-#[allow(dead_code, reason = "for whoever removes or moves objects")]
 pub(crate) async fn base_find(db: &mut Connection, namespace: NamespaceId, digests: &[Digest]) -> Result<HashSet<Digest>, DbError> {
     let doing = "find what packs need";
     let mut found = HashSet::new();

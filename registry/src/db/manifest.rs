@@ -52,6 +52,13 @@ pub(crate) async fn manifest_delete(db: &mut Connection, repository: RepositoryI
     Ok(done.map_err(failed("delete a manifest"))?.rows_affected() == 1)
 }
 
+/// All images, newest first.
+pub(crate) async fn manifest_digests(db: &mut Connection, repository: RepositoryId) -> Result<Vec<Digest>, DbError> {
+    let doing = "list manifests";
+    let rows = query("SELECT digest FROM manifest WHERE repository_id = ? ORDER BY pushed_at DESC, digest").bind(repository.0).fetch_all(db).await;
+    rows.map_err(failed(doing))?.iter().map(|row| digest_at(row, 0)).collect::<Result<_, _>>().map_err(failed(doing))
+}
+
 /// The bytes of the image that was pushed last, of all repositories of the namespace.
 pub(crate) async fn manifest_newest_of(db: &mut Connection, namespace: NamespaceId) -> Result<Option<Vec<u8>>, DbError> {
     let doing = "find the newest manifest";
@@ -62,13 +69,6 @@ pub(crate) async fn manifest_newest_of(db: &mut Connection, namespace: Namespace
     .fetch_optional(db)
     .await;
     row.map_err(failed(doing))?.map(|row| row.try_get(0)).transpose().map_err(failed(doing))
-}
-
-/// All images, newest first.
-pub(crate) async fn manifest_digests(db: &mut Connection, repository: RepositoryId) -> Result<Vec<Digest>, DbError> {
-    let doing = "list manifests";
-    let rows = query("SELECT digest FROM manifest WHERE repository_id = ? ORDER BY pushed_at DESC, digest").bind(repository.0).fetch_all(db).await;
-    rows.map_err(failed(doing))?.iter().map(|row| digest_at(row, 0)).collect::<Result<_, _>>().map_err(failed(doing))
 }
 
 /// The image that was pushed last.

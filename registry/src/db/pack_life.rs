@@ -5,7 +5,6 @@
 use layer_format::Digest;
 
 use super::Row;
-use super::base::base_delete_pack;
 use super::namespace::NamespaceId;
 use super::pack::PackId;
 use super::{Connection, DbError, batches, digest_at, failed, query};
@@ -84,7 +83,6 @@ pub(crate) async fn pack_retire(db: &mut Connection, pack: PackId, now: i64) -> 
 /// Forgets a retired pack whose bytes are gone. The newest row stays, so that its number is not given again: readers
 /// remember packs by number.
 pub(crate) async fn pack_delete(db: &mut Connection, pack: PackId) -> Result<bool, DbError> {
-    base_delete_pack(&mut *db, pack).await?;
     let done = query("DELETE FROM pack WHERE id = ? AND retired_at IS NOT NULL AND id < (SELECT max(id) FROM pack)").bind(pack.0).execute(db).await;
     Ok(done.map_err(failed("forget a pack"))?.rows_affected() == 1)
 }

@@ -109,15 +109,14 @@ pub(crate) async fn root_trash(db: &mut Connection, namespace: NamespaceId, mut 
     pages(db, sql, namespace, 0i64, "list what was deleted", read).await
 }
 
-/// What the delta frames of packs need that are in use.
+/// What the delta frames of packs are compressed against, of all packs whose bytes are there.
 pub(crate) async fn root_bases(db: &mut Connection, namespace: NamespaceId, mut each: impl FnMut(Digest) + Send) -> Result<u64, DbError> {
-    let sql = "SELECT b.pack_id, b.digest FROM base b JOIN pack p ON p.id = b.pack_id
-         WHERE b.namespace_id = ? AND (b.pack_id, b.digest) > (?, ?) AND p.retired_at IS NULL ORDER BY b.pack_id, b.digest LIMIT ?";
+    let sql = "SELECT pack_id, digest FROM base WHERE namespace_id = ? AND (pack_id, digest) > (?, ?) ORDER BY pack_id, digest LIMIT ?";
     let read = |row: &Row| {
         each(digest_at(row, 1)?);
         row.try_get(1)
     };
-    pages(db, sql, namespace, Vec::<u8>::new(), "list what packs need", read).await
+    pages(db, sql, namespace, Vec::<u8>::new(), "list what delta frames need", read).await
 }
 
 /// A namespace's number and name.

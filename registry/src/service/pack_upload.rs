@@ -167,22 +167,23 @@ pub(crate) struct NewPack<'a> {
     pub(crate) size_bytes: u64,
     pub(crate) frames: &'a [StoredFrame],
     pub(crate) index: &'a PackIndex,
-    /// What its delta frames need.
+    /// What its delta frames need, each once.
     pub(crate) bases: &'a [Digest],
 }
 
 /// What became of a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recorded {
-    /// It is visible.
+    /// It is one of the namespace's now.
     New,
-    /// The namespace has it already; the copy was removed.
+    /// The namespace had it; the copy was removed.
     Known,
-    /// What its delta frames need went away meanwhile; it was removed.
+    /// The namespace does not have all that its delta frames need any more; it was removed.
     BasesGone,
 }
 
-/// Makes a pack's objects visible, in one transaction; those that are there already are no candidates for removal any more.
+/// Makes a pack's objects visible, in one transaction; those that are there already, and what its delta frames need, are no
+/// candidates for removal any more. A pack that is not recorded is removed from the storage.
 pub(crate) async fn pack_record(db: &Db, storage: &Arc<dyn BlobStorage>, owner: Owner<'_>, pack: NewPack<'_>) -> Result<Recorded, DbError> {
     let mut transaction = db.begin().await?;
     let namespace = match owner {
@@ -204,16 +205,18 @@ pub(crate) async fn pack_record(db: &Db, storage: &Arc<dyn BlobStorage>, owner: 
         base_insert(&mut transaction, namespace, id, pack.bases).await?;
     }
     commit(transaction).await?;
-    if inserted.is_some() {
-        return Ok(Recorded::New);
+    match inserted {
+        Some(_) => Ok(Recorded::New),
+        None => {
+            remove_copy(storage, &pack.name).await;
+            Ok(Recorded::Known)
+        }
     }
-    remove_copy(storage, &pack.name).await;
-    Ok(Recorded::Known)
 }
 
 async fn remove_copy(storage: &Arc<dyn BlobStorage>, name: &Digest) {
     if let Err(error) = storage.delete(&pack_key(name)).await {
-        tracing::warn!(error = crate::chain(&error), "could not remove a pack that is not needed; `turbo-registry reconcile` will");
+        tracing::warn!(error = crate::chain(&error), "could not remove the copy of a pack; `turbo-registry reconcile` will");
     }
 }
 

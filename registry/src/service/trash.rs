@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::oci::restore_head;
 use crate::db::manifest::{manifest_delete, manifest_get, manifest_put};
+use layer_format::rebuild::Rebuild;
+use layer_format::recipe::Recipe;
+
 use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_delete, oci_blob_get, oci_blob_put};
 use crate::db::oci_image::{ImageLink, oci_image_manifests, oci_image_of, oci_image_put};
 use crate::db::oci_manifest::{
@@ -86,6 +89,8 @@ pub(crate) enum BlobKind {
     Inline,
     /// A recipe node.
     Recipe,
+    /// A recipe node of what the blob is made of again.
+    Rebuilt,
     /// The root of a tree.
     Tar,
 }
@@ -94,9 +99,9 @@ pub(crate) enum BlobKind {
 struct BlobDetail {
     size_bytes: u64,
     kind: BlobKind,
-    /// Head of a rebuild: then the recipe is of what the blob is made of.
-    #[serde(default)]
-    rebuild: Option<Vec<u8>>,
+    /// The head of the rebuild, in hex, of a blob that is made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rebuild: Option<String>,
 }
 
 /// What the content of a deleted blob is.
@@ -107,6 +112,16 @@ pub(crate) fn blob_kind(detail: &str) -> Option<BlobKind> {
 /// The sandbox of a deleted state.
 pub(crate) fn state_sandbox(detail: &str) -> Option<Digest> {
     serde_json::from_str::<StateDetail>(detail).ok().map(|detail| detail.sandbox)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let (pairs, rest) = digits.as_ref()?.as_chunks::<2>();
+    rest.is_empty().then(|| pairs.iter().map(|[high, low]| (high << 4 | low) as u8).collect())
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -177,15 +192,11 @@ pub(crate) async fn delete_state(db: &mut Connection, repository: RepositoryId, 
 /// Deletes a blob.
 pub(crate) async fn delete_blob(db: &mut Connection, repository: RepositoryId, digest: &OciDigest, deletion: Deletion<'_>) -> Result<bool, DbError> {
     let Some(blob) = oci_blob_get(&mut *db, repository, digest).await? else { return Ok(false) };
-    let mut rebuild = None;
-    let (kind, content) = match blob.content {
-        BlobContent::Inline(bytes) => (BlobKind::Inline, bytes),
-        BlobContent::Recipe(recipe) => (BlobKind::Recipe, recipe.encode_node()),
-        BlobContent::Rebuilt(recipe, head) => {
-            rebuild = Some(head.encode());
-            (BlobKind::Recipe, recipe.encode_node())
-        }
-        BlobContent::Tar(root) => (BlobKind::Tar, root.as_bytes().to_vec()),
+    let (kind, content, rebuild) = match blob.content {
+        BlobContent::Inline(bytes) => (BlobKind::Inline, bytes, None),
+        BlobContent::Recipe(recipe) => (BlobKind::Recipe, recipe.encode_node(), None),
+        BlobContent::Rebuilt(recipe, head) => (BlobKind::Rebuilt, recipe.encode_node(), Some(hex(&head.encode()))),
+        BlobContent::Tar(root) => (BlobKind::Tar, root.as_bytes().to_vec(), None),
     };
     let detail = json(&BlobDetail { size_bytes: blob.size_bytes, kind, rebuild });
     trash_insert(&mut *db, repository, &NewTrash { kind: OCI_BLOB, name: digest.as_str(), content: &content, detail }, deletion).await?;
@@ -288,14 +299,13 @@ fn target(item: &TrashItem) -> Result<String, UndeleteError> {
 
 fn blob_row(item: &TrashItem) -> Result<BlobRow, UndeleteError> {
     let detail: BlobDetail = serde_json::from_str(&item.detail).map_err(|error| damaged(item, error))?;
+    let recipe = || Recipe::decode_node(&item.content).map_err(|error| damaged(item, error));
     let content = match detail.kind {
         BlobKind::Inline => BlobContent::Inline(item.content.clone()),
-        BlobKind::Recipe => {
-            let recipe = layer_format::recipe::Recipe::decode_node(&item.content).map_err(|error| damaged(item, error))?;
-            match &detail.rebuild {
-                Some(head) => BlobContent::Rebuilt(recipe, layer_format::rebuild::Rebuild::decode(head).map_err(|error| damaged(item, error))?),
-                None => BlobContent::Recipe(recipe),
-            }
+        BlobKind::Recipe => BlobContent::Recipe(recipe()?),
+        BlobKind::Rebuilt => {
+            let head = detail.rebuild.as_deref().and_then(unhex).ok_or_else(|| damaged(item, "it does not say how it is made again"))?;
+            BlobContent::Rebuilt(recipe()?, Rebuild::decode(&head).map_err(|error| damaged(item, error))?)
         }
         BlobKind::Tar => BlobContent::Tar(Digest(item.content.as_slice().try_into().map_err(|_| damaged(item, "a digest has 32 bytes"))?)),
     };

@@ -129,18 +129,15 @@ impl Collector {
             hasher.update(&piece);
         }
         let digest = Digest(*hasher.finalize().as_bytes());
-        let found = {
-            let mut db = self.objects.db.read().await?;
-            namespace_find(&mut db, namespace).await?
-        };
-        let mut verifier = PackVerifier::new(digest, read_bases(&self.objects, found));
+        let known = namespace_find(&mut self.objects.db.read().await?, namespace).await?;
+        let mut verifier = PackVerifier::new(digest, read_bases(&self.objects, known));
         let mut at = 0;
         while at < len {
             let piece = self.storage.read(&key, at..(at + PIECE_LEN).min(len)).await?;
             at += piece.len() as u64;
-            // What delta frames need is waited for there.
-            let pushed = tokio::task::spawn_blocking(move || verifier.push(&piece).map(|()| verifier)).await.map_err(|_| GcError::Cancelled)?;
-            verifier = match pushed {
+            // It waits for what delta frames need.
+            let pushed = tokio::task::spawn_blocking(move || verifier.push(&piece).map(|()| verifier));
+            verifier = match pushed.await.map_err(|_| GcError::Cancelled)? {
                 Ok(verifier) => verifier,
                 Err(error) => return Ok(format!("left where it is: {error}")),
             };
@@ -151,11 +148,11 @@ impl Collector {
         };
         let bases: Vec<Digest> = verified.bases.iter().copied().collect();
         let new = NewPack { digest, name: *name, size_bytes: len, frames: &verified.frames, index: &verified.index, bases: &bases };
-        match pack_record(&self.objects.db, &self.storage, Owner::Name(namespace), new).await? {
-            Recorded::New => Ok("adopted".into()),
-            Recorded::Known => Ok("removed: the namespace has the same pack".into()),
-            Recorded::BasesGone => Ok("removed: what it needs is gone".into()),
-        }
+        Ok(match pack_record(&self.objects.db, &self.storage, Owner::Name(namespace), new).await? {
+            Recorded::New => "adopted".into(),
+            Recorded::Known => "removed: the namespace has the same pack".into(),
+            Recorded::BasesGone => "removed: it is compressed against what the namespace does not have".into(),
+        })
     }
 
     async fn lost_packs(&self, options: &ReconcileOptions, report: &mut ReconcileReport) -> Result<(), GcError> {

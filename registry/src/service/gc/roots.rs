@@ -5,11 +5,11 @@
 //! |---|---|
 //! | images | their layers, and a model that they pin |
 //! | states | the layer of the sandbox |
-//! | blobs of container tools | the recipe's chunks, or the tree that the blob is written from |
+//! | blobs of container tools | the chunks of the recipe (of the blob, or of what it is made of again), or the tree that it is written from |
 //! | uploads of such blobs in progress | recipe nodes and chunks so far |
 //! | layers that were taken apart | their tree, as long as the namespace has the blob |
-//! | packs with delta frames, until they are retired | what these frames need |
 //! | what was deleted and can be brought back | the same as before |
+//! | packs with delta frames, until their bytes are gone | what those are compressed against |
 //!
 //! Not roots: `verified` and `oci_tar`, which remember something about objects and go before them; learned models, which are
 //! in the database itself; candidates for removal. Pushes in progress are not roots either but leases, `service/lease.rs`.
@@ -103,12 +103,12 @@ pub struct RootCounts {
     pub blobs: u64,
     /// Uploads in progress.
     pub uploads: u64,
-    /// Objects that delta frames need.
-    pub bases: u64,
     /// Layers that were taken apart.
     pub layers: u64,
     /// Things that can be brought back.
     pub trash: u64,
+    /// What delta frames are compressed against.
+    pub bases: u64,
 }
 
 /// All roots of the namespace. In one snapshot, or what moves from one table to another meanwhile would be missed.
@@ -141,7 +141,6 @@ pub(super) async fn roots(snapshot: &mut Connection, namespace: NamespaceId, fol
             chunks_of_row(chunks).for_each(|chunk| found.add(Kind::Leaf, &chunk));
         })
         .await?,
-        bases: root_bases(&mut *snapshot, namespace, |base| found.add(Kind::Leaf, &base)).await?,
         layers: root_layers(&mut *snapshot, namespace, |root| found.add(Kind::Tree, &root)).await?,
         trash: root_trash(&mut *snapshot, namespace, |kind, content, detail| match kind {
             trash::IMAGE => image(content, &mut found),
@@ -152,7 +151,7 @@ pub(super) async fn roots(snapshot: &mut Connection, namespace: NamespaceId, fol
             },
             trash::OCI_BLOB => match trash::blob_kind(detail) {
                 Some(BlobKind::Inline) => {}
-                Some(BlobKind::Recipe) => match Recipe::decode_node(content) {
+                Some(BlobKind::Recipe | BlobKind::Rebuilt) => match Recipe::decode_node(content) {
                     Ok(recipe) => found.add_recipe(&recipe),
                     Err(_) => bad_recipes += 1,
                 },
@@ -165,6 +164,7 @@ pub(super) async fn roots(snapshot: &mut Connection, namespace: NamespaceId, fol
             _ => {}
         })
         .await?,
+        bases: root_bases(&mut *snapshot, namespace, |base| found.add(Kind::Leaf, &base)).await?,
     };
     if let Some(what) = unreadable {
         return Err(GcError::Unreadable { what });

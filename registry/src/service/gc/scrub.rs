@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use layer_format::Digest;
-use layer_format::frame::Frame;
+use layer_format::frame::{Frame, delta};
 use layer_format::pack::{FOOTER_LEN, Footer, HEADER_LEN, PackBuilder, PackIndex, check_header};
 use serde::Serialize;
 
@@ -20,10 +20,10 @@ use super::{Collector, GcError, GcReport};
 use crate::blob_storage::{StorageError, pack_key};
 use crate::db::commit;
 use crate::db::namespace::NamespaceId;
-use crate::db::object::FramePlace;
 use crate::db::pack::{StoredFrame, pack_get};
 use crate::db::pack_life::{PackRow, pack_list, pack_namespace, pack_objects, pack_objects_all, pack_retire, pack_scrubbed};
 use crate::db::root::namespace_list;
+use crate::service::frames::ReadError;
 use crate::service::lease::ms;
 
 /// Bytes that are read at a time.
@@ -156,8 +156,8 @@ impl Collector {
             let mut db = self.objects.db.read().await?;
             pack_get(&mut db, pack.id).await?
         };
-        let Some((_, _, frames)) = frames else { return Ok(None) };
-        let contents = match self.read_pack(pack, &frames, throttle).await {
+        let Some((.., frames)) = frames else { return Ok(None) };
+        let contents = match self.read_pack(namespace, pack, &frames, throttle).await {
             Ok(contents) => contents,
             Err(StorageError::NotFound { .. }) => Contents { wrong: Some("it is not there, or was cut short".into()), ..Contents::default() },
             Err(error) => return Err(error.into()),
@@ -261,7 +261,7 @@ impl Collector {
     }
 
     /// Reads a pack from its first to its last byte.
-    async fn read_pack(&self, pack: &PackRow, frames: &[StoredFrame], throttle: &mut Throttle) -> Result<Contents, StorageError> {
+    async fn read_pack(&self, namespace: NamespaceId, pack: &PackRow, frames: &[StoredFrame], throttle: &mut Throttle) -> Result<Contents, StorageError> {
         let key = pack_key(&pack.name);
         // From where it is, and not from a copy.
         self.storage.forget(&key);
@@ -286,32 +286,22 @@ impl Collector {
             let (base, now) = (at, now.to_vec());
             at = end;
             throttle.took(bytes.len() as u64).await;
+            let failed = |error| StorageError::Io { doing: "verify", path: key.clone().into(), source: error };
+            let mut prefixes = Vec::with_capacity(now.len());
+            for frame in &now {
+                let prefix = self.prefix_of(namespace, &bytes, base, frame).await;
+                prefixes.push(prefix.map_err(|error| failed(std::io::Error::other(error)))?);
+            }
             let work = tokio::task::spawn_blocking(move || {
                 hasher.update(&bytes);
-                let checked: Vec<_> = now.iter().map(|frame| (*frame, check_frame(&bytes, base, frame))).collect();
+                let checked: Vec<_> = now.iter().zip(prefixes).map(|(frame, prefix)| (*frame, check_frame(&bytes, base, frame, prefix.as_deref()))).collect();
                 (hasher, checked)
             });
-            let cancelled =
-                |error| StorageError::Io { doing: "verify", path: key.clone().into(), source: std::io::Error::other::<tokio::task::JoinError>(error) };
-            let (back, checked) = work.await.map_err(cancelled)?;
+            let (back, checked) = work.await.map_err(|error| failed(std::io::Error::other(error)))?;
             hasher = back;
             for (frame, checked) in checked {
                 match checked {
                     Ok((encoded, objects)) => {
-                        let objects = match objects {
-                            Some(objects) => objects,
-                            // What it is compressed against is read, too.
-                            None => {
-                                let place = FramePlace { pack: pack.id, offset: frame.offset, len: frame.len };
-                                match self.objects.frames.frame(place).await {
-                                    Ok(decoded) => decoded.objects().map(|object| (Digest::of(object), object.len() as u32)).collect(),
-                                    Err(error) => {
-                                        contents.is_wrong(format!("the delta frame at byte {}: {}", frame.offset, crate::chain(&error)));
-                                        continue;
-                                    }
-                                }
-                            }
-                        };
                         for (slot, (digest, _)) in objects.iter().enumerate() {
                             contents.objects.insert((frame.offset, slot as u16), *digest);
                         }
@@ -343,20 +333,38 @@ impl Collector {
     }
 }
 
-/// The frame, and what is in it unless it is a delta frame.
-type CheckedFrame = (Vec<u8>, Option<Vec<(Digest, u32)>>);
+impl Collector {
+    /// What a delta frame is compressed against; `None` for others, and if it cannot be had.
+    async fn prefix_of(&self, namespace: NamespaceId, bytes: &Bytes, base: u64, frame: &StoredFrame) -> Result<Option<Vec<u8>>, ReadError> {
+        let encoded = frame_bytes(bytes, base, frame).filter(|_| frame.is_delta);
+        let Some(bases) = encoded.and_then(|encoded| delta::bases(encoded).ok()) else { return Ok(None) };
+        match self.objects.frames.prefix(namespace, &bases).await {
+            Ok(prefix) => Ok(Some(prefix)),
+            Err(error) if error.is_loss() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
 
-fn check_frame(bytes: &Bytes, base: u64, frame: &StoredFrame) -> Result<CheckedFrame, String> {
-    let start = (u64::from(frame.offset)).checked_sub(base).ok_or("it lies before the one in front")? as usize;
-    let encoded = bytes.get(start..start + frame.len as usize).ok_or("it is cut short")?;
+fn frame_bytes<'a>(bytes: &'a [u8], base: u64, frame: &StoredFrame) -> Option<&'a [u8]> {
+    let start = u64::from(frame.offset).checked_sub(base)? as usize;
+    bytes.get(start..start + frame.len as usize)
+}
+
+type CheckedFrame = (Vec<u8>, Vec<(Digest, u32)>);
+
+fn check_frame(bytes: &Bytes, base: u64, frame: &StoredFrame, prefix: Option<&[u8]>) -> Result<CheckedFrame, String> {
+    let encoded = frame_bytes(bytes, base, frame).ok_or("it is cut short")?;
     if blake3::hash(encoded).as_bytes()[..16] != frame.check {
         return Err("its bytes are not those that were stored".into());
     }
-    if frame.is_delta {
-        return Ok((encoded.to_vec(), None));
-    }
-    let decoded = Frame::decode(encoded).map_err(|error| error.to_string())?;
-    Ok((encoded.to_vec(), Some(decoded.objects().map(|object| (Digest::of(object), object.len() as u32)).collect())))
+    let decoded = match (frame.is_delta, prefix) {
+        (false, _) => Frame::decode(encoded),
+        (true, Some(prefix)) => Frame::decode_delta(encoded, prefix),
+        (true, None) => return Err("what it is compressed against is not there".into()),
+    };
+    let decoded = decoded.map_err(|error| error.to_string())?;
+    Ok((encoded.to_vec(), decoded.objects().map(|object| (Digest::of(object), object.len() as u32)).collect()))
 }
 
 fn own_index(tail: &[u8], pack_len: u64) -> Option<PackIndex> {
