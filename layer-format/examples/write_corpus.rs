@@ -14,8 +14,8 @@ use layer_format::manifest::{
     StateImage, StateManifest,
 };
 use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition, Variant};
-use layer_format::rebuild::{Container, Plan, Rebuild, Section};
 use layer_format::oci::{Algorithm, Descriptor, OciDigest, OciManifest, Platform, media};
+use layer_format::rebuild::{Container, Plan, Rebuild, Section};
 use layer_format::recipe::{Extent, NodeRef, Recipe};
 use layer_format::recording::{Arrival, Class, Estimate, Mark, MarkKind, Process, Recording, Request, Timeline, Totals, Wait};
 use layer_format::trace::{Event, Source, Touch, Trace};
