@@ -13,9 +13,12 @@ use crate::db::{Db, DbError};
 use crate::http::tls::{Tls, TlsError};
 use crate::metrics::Metrics;
 use crate::service::frames::Frames;
+use crate::service::gc::Collector;
+use crate::service::janitor::Janitor;
 use crate::service::launch::Launcher;
 use crate::service::launches::Launches;
 use crate::service::learn::Learner;
+use crate::service::lease::Leases;
 use crate::service::nodes::Nodes;
 use crate::service::objects::Objects;
 use crate::service::oci::Oci;
@@ -69,6 +72,7 @@ pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) storage: Arc<dyn BlobStorage>,
     pub(crate) objects: Objects,
+    pub(crate) leases: Leases,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) oci: Arc<Oci>,
     pub(crate) launcher: Launcher,
@@ -78,6 +82,7 @@ pub(crate) struct Inner {
     /// `None` while stopping.
     pub(crate) trainer: Mutex<Option<Arc<Trainer>>>,
     trainer_task: Mutex<Option<JoinHandle<()>>>,
+    janitor: Janitor,
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) uploads: Arc<Semaphore>,
@@ -95,18 +100,20 @@ impl App {
     pub async fn open(config: Config) -> Result<Self, StartError> {
         let tls = config.tls.clone().map(Tls::open).transpose()?;
         std::fs::create_dir_all(&config.data).map_err(|source| StartError::Data { path: config.data.clone(), source })?;
-        let storage = open_storage(&config)?;
+        let storage = open_storage(&config, Beside::Nobody)?;
         let db = Db::open(config.database_url.as_deref(), &config.data.join("registry.db"), config.database_connections).await?;
         let metrics = Arc::new(Metrics::default());
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::clone(&metrics), config.frame_cache_bytes));
         let objects = Objects { db: db.clone(), frames };
         let nodes = Arc::new(Nodes::new(objects.clone(), config.node_cache_bytes));
         let launcher = Launcher { objects: objects.clone(), nodes: Arc::clone(&nodes), models: Arc::new(Models::default()) };
-        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage));
+        let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), config.limits.oci);
         let limits = &config.limits;
         let sources = Arc::new(Sources::new(limits.traces));
         let learner = Learner { objects: objects.clone(), nodes: Arc::clone(&nodes), metrics: Arc::clone(&metrics), sources };
         let (trainer, task) = Trainer::start(learner.clone(), limits);
+        let collector = Collector::new(db.clone(), Arc::clone(&storage), config.data.clone(), config.gc);
+        let janitor = Janitor::start(collector, Arc::clone(&metrics));
         Ok(Self(Arc::new(Inner {
             requests: Arc::new(Semaphore::new(limits.max_requests)),
             streams: Arc::new(Semaphore::new(limits.max_streams)),
@@ -115,6 +122,7 @@ impl App {
             tls,
             is_draining: AtomicBool::new(false),
             config,
+            leases: Leases::new(db.clone()),
             db,
             storage,
             objects,
@@ -126,6 +134,7 @@ impl App {
             metrics,
             trainer: Mutex::new(Some(Arc::new(trainer))),
             trainer_task: Mutex::new(Some(task)),
+            janitor,
         })))
     }
 
@@ -137,6 +146,7 @@ impl App {
     /// Ends background work: waits for traces that were accepted, at most the grace of [`crate::Limits`], leaves
     /// conversions of images undone, and closes the database.
     pub async fn close(&self) {
+        self.0.janitor.stop();
         self.0.trainer.lock().take();
         let task = self.0.trainer_task.lock().take();
         if let Some(task) = task
@@ -149,14 +159,27 @@ impl App {
     }
 }
 
-fn open_storage(config: &Config) -> Result<Arc<dyn BlobStorage>, StorageError> {
-    let Some(text) = &config.storage_url else { return Ok(Arc::new(FsStorage::open(config.data.join("storage"))?)) };
+/// Who may use a folder at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beside {
+    /// No other server.
+    Nobody,
+    /// A server, whose files are left alone.
+    Servers,
+}
+
+pub(crate) fn open_storage(config: &Config, beside: Beside) -> Result<Arc<dyn BlobStorage>, StorageError> {
+    let folder = |path: std::path::PathBuf| match beside {
+        Beside::Nobody => FsStorage::open(path),
+        Beside::Servers => FsStorage::open_beside(path),
+    };
+    let Some(text) = &config.storage_url else { return Ok(Arc::new(folder(config.data.join("storage"))?)) };
     let wrong = |source: Box<dyn std::error::Error + Send + Sync>| StorageError::Url { url: text.split('?').next().unwrap_or_default().to_owned(), source };
     let url = url::Url::parse(text).map_err(|error| wrong(error.into()))?;
     match url.scheme() {
         "file" => {
             let path = url.to_file_path().map_err(|()| wrong("it is not an absolute path of this machine".into()))?;
-            Ok(Arc::new(FsStorage::open(path)?))
+            Ok(Arc::new(folder(path)?))
         }
         _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?)),
     }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use layer_format::Digest;
 
 pub(crate) use fs::FsStorage;
@@ -18,6 +19,11 @@ pub(crate) use remote::RemoteStorage;
 pub(crate) fn pack_key(digest: &Digest) -> String {
     let hex = digest.to_hex();
     format!("packs/{}/{hex}", &hex[..2])
+}
+
+/// Where a pack is put that no row names, until someone has looked at it.
+pub(crate) fn undo_key(name: &Digest) -> String {
+    format!("undo/{}", name.to_hex())
 }
 
 /// Why a blob could not be read or written.
@@ -83,8 +89,25 @@ pub(crate) trait BlobStorage: Debug + Send + Sync {
     fn create(&self, key: &str) -> BoxFuture<'_, Result<Box<dyn BlobWriter>, StorageError>>;
     /// The bytes of `range`, all of them.
     fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>>;
+    /// Removes the blob, durably. One that is not there was removed before: no error.
+    fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StorageError>>;
+    /// Renames a blob; one that is not there is no error.
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'_, Result<(), StorageError>>;
+    /// Length and age of the blob, if it is there.
+    fn stat(&self, key: &str) -> BoxFuture<'_, Result<Option<BlobStat>, StorageError>>;
+    /// The names of all packs that are there, with length and age, in no order. What comes or goes meanwhile may be missing.
+    fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>>;
     /// Whether blobs can be read and written now, as far as that can be told without writing.
     fn check(&self) -> BoxFuture<'_, Result<(), StorageError>>;
+}
+
+/// What is known of a blob without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlobStat {
+    /// Its length in bytes.
+    pub(crate) len: u64,
+    /// When it was written, in milliseconds since 1970.
+    pub(crate) written_at: i64,
 }
 
 /// A blob being written.
@@ -100,6 +123,7 @@ pub(crate) trait BlobWriter: Send {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::StreamExt;
 
     /// The contract of [`BlobStorage`], for every implementation.
     async fn conformance(storage: &dyn BlobStorage) {
@@ -121,6 +145,23 @@ mod tests {
             }
             storage.check().await.unwrap();
         }
+        let name = Digest::of(b"a pack");
+        let key = pack_key(&name);
+        let mut writer = storage.create(&key).await.unwrap();
+        writer.write(Bytes::from_static(b"content")).await.unwrap();
+        writer.finish().await.unwrap();
+        let listed: Vec<_> = storage.list_packs().map(|found| found.unwrap()).collect().await;
+        assert_eq!(listed.iter().map(|(name, stat)| (*name, stat.len)).collect::<Vec<_>>(), [(name, 7)]);
+        assert_eq!(storage.stat(&key).await.unwrap().unwrap().len, 7);
+        storage.rename(&key, &undo_key(&name)).await.unwrap();
+        storage.rename(&key, &undo_key(&name)).await.unwrap();
+        assert_eq!(storage.stat(&key).await.unwrap(), None);
+        assert_eq!(storage.read(&undo_key(&name), 0..7).await.unwrap(), "content");
+        assert_eq!(storage.list_packs().count().await, 0);
+        for _ in 0..2 {
+            storage.delete(&undo_key(&name)).await.unwrap();
+        }
+        assert!(storage.read(&undo_key(&name), 0..1).await.is_err());
     }
 
     #[tokio::test]

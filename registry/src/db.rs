@@ -21,9 +21,12 @@
 //! about what is right: locks of keys and caches there only spare work.
 
 pub(crate) mod base;
+mod clock;
 mod connection;
+pub(crate) mod gc;
 pub(crate) mod held_trace;
 pub(crate) mod image_model;
+pub(crate) mod lease;
 pub(crate) mod manifest;
 pub(crate) mod model;
 pub(crate) mod model_pin;
@@ -32,15 +35,19 @@ pub(crate) mod object;
 pub(crate) mod oci_blob;
 pub(crate) mod oci_image;
 pub(crate) mod oci_manifest;
+pub(crate) mod oci_unused;
 pub(crate) mod oci_upload;
 mod open;
 pub(crate) mod pack;
+pub(crate) mod pack_life;
 mod query;
 pub(crate) mod repository;
+pub(crate) mod root;
 pub(crate) mod state;
 mod statement;
 pub(crate) mod tag;
 pub(crate) mod trace_statistics;
+pub(crate) mod trash;
 pub(crate) mod verified;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -49,6 +56,7 @@ use futures::future::BoxFuture;
 use layer_format::Digest;
 use sqlx::{PgPool, SqlitePool};
 
+pub(crate) use self::clock::Clock;
 use self::connection::Inner;
 pub(crate) use self::connection::{Connection, Dialect, Transaction, commit};
 pub(crate) use self::open::DEFAULT_CONNECTIONS;
@@ -77,6 +85,12 @@ pub enum DbError {
         doing: &'static str,
         /// Why.
         source: sqlx::Error,
+    },
+    /// The server's SQL is not what this program needs.
+    #[error("PostgreSQL {version} is too old: 15 or newer is needed")]
+    TooOld {
+        /// As it says.
+        version: String,
     },
     /// A migration failed.
     #[error("could not bring the database up to date")]
@@ -115,7 +129,10 @@ pub(crate) fn failed(doing: &'static str) -> impl FnOnce(sqlx::Error) -> DbError
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Db(Pools);
+pub(crate) struct Db {
+    pools: Pools,
+    clock: Clock,
+}
 
 #[derive(Clone, Debug)]
 enum Pools {
@@ -124,12 +141,38 @@ enum Pools {
 }
 
 impl Db {
+    fn new(pools: Pools) -> Self {
+        Self { pools, clock: Clock::default() }
+    }
+
+    /// Milliseconds since 1970, as leases and windows count them.
+    pub(crate) fn now(&self) -> i64 {
+        self.clock.now()
+    }
+
+    /// The clock.
+    #[cfg(test)]
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     // Boxed, as in `query`.
+
+    /// A transaction that reads, and sees the same all the time.
+    pub(crate) fn snapshot(&self) -> BoxFuture<'_, Result<Transaction, DbError>> {
+        Box::pin(async move {
+            let transaction = match &self.pools {
+                Pools::Sqlite { read, .. } => read.begin().await.map(Inner::SqliteTransaction),
+                Pools::Postgres { read, .. } => read.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map(Inner::PostgresTransaction),
+            };
+            transaction.map(|inner| Transaction(Connection(inner))).map_err(failed("begin a snapshot"))
+        })
+    }
 
     /// A connection that reads.
     pub(crate) fn read(&self) -> BoxFuture<'_, Result<Connection, DbError>> {
         Box::pin(async move {
-            let connection = match &self.0 {
+            let connection = match &self.pools {
                 Pools::Sqlite { read, .. } => read.acquire().await.map(Inner::Sqlite),
                 Pools::Postgres { read, .. } => read.acquire().await.map(Inner::Postgres),
             };
@@ -140,7 +183,8 @@ impl Db {
     /// Begins a transaction that writes. Dropped without [`commit`], it has no effect. What it may rely on: see the module.
     pub(crate) fn begin(&self) -> BoxFuture<'_, Result<Transaction, DbError>> {
         Box::pin(async move {
-            let transaction = match &self.0 {
+            self.clock.step().map_err(failed("begin a transaction"))?;
+            let transaction = match &self.pools {
                 Pools::Sqlite { write, .. } => write.begin_with("BEGIN IMMEDIATE").await.map(Inner::SqliteTransaction),
                 Pools::Postgres { write, .. } => write.begin().await.map(Inner::PostgresTransaction),
             };
@@ -150,7 +194,7 @@ impl Db {
 
     /// Connections that are open, and how many of them do nothing.
     pub(crate) fn connections(&self) -> (u32, u32) {
-        let (size, idle) = match &self.0 {
+        let (size, idle) = match &self.pools {
             Pools::Sqlite { read, write } => (read.size() + write.size(), read.num_idle() + write.num_idle()),
             Pools::Postgres { read, write } => (read.size() + write.size(), read.num_idle() + write.num_idle()),
         };
@@ -159,7 +203,7 @@ impl Db {
 
     /// Closes all connections.
     pub(crate) async fn close(&self) {
-        match &self.0 {
+        match &self.pools {
             Pools::Sqlite { read, write } => {
                 read.close().await;
                 write.close().await;

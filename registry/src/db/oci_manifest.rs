@@ -141,6 +141,18 @@ pub(crate) async fn oci_tag_delete(db: &mut Connection, repository: RepositoryId
     Ok(done.map_err(failed("delete a tag"))?.rows_affected() == 1)
 }
 
+/// The tags of a manifest.
+pub(crate) async fn oci_tags_of(db: &mut Connection, repository: RepositoryId, digest: &OciDigest) -> Result<Vec<String>, DbError> {
+    let doing = "list the tags of a manifest";
+    let rows = query("SELECT name FROM oci_tag WHERE repository_id = ? AND digest = ? ORDER BY name")
+        .bind(repository.0)
+        .bind(digest.as_str())
+        .fetch_all(db)
+        .await
+        .map_err(failed(doing))?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(failed(doing))
+}
+
 /// The manifest that the tag names, and when it was made to.
 pub(crate) async fn oci_tag_get(db: &mut Connection, repository: RepositoryId, name: &str) -> Result<Option<(OciDigest, i64)>, DbError> {
     let doing = "find a tag";

@@ -3,7 +3,7 @@
 use layer_format::oci::Algorithm;
 
 use super::repository::RepositoryId;
-use super::{Connection, DbError, failed, now_ms, query};
+use super::{Connection, DbError, failed, query};
 
 /// An upload's row. What the fields hold is for `service/oci/session.rs` to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(crate) struct UploadRow {
 }
 
 /// Begins an upload.
-pub(crate) async fn oci_upload_insert(db: &mut Connection, repository: RepositoryId, id: &str, upload: &UploadRow) -> Result<(), DbError> {
+pub(crate) async fn oci_upload_insert(db: &mut Connection, repository: RepositoryId, id: &str, upload: &UploadRow, now: i64) -> Result<(), DbError> {
     query("INSERT INTO oci_upload (id, repository_id, algorithm, received, nodes, chunks, tail, hash, touched_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
         .bind(id)
         .bind(repository.0)
@@ -27,7 +27,7 @@ pub(crate) async fn oci_upload_insert(db: &mut Connection, repository: Repositor
         .bind(&upload.chunks)
         .bind(&upload.tail)
         .bind(&upload.hash)
-        .bind(now_ms())
+        .bind(now)
         .execute(db)
         .await
         .map_err(failed("begin an upload"))?;
@@ -65,7 +65,7 @@ pub(crate) async fn oci_upload_received(db: &mut Connection, repository: Reposit
 }
 
 /// Replaces the upload if it still has received `before`; says whether it had.
-pub(crate) async fn oci_upload_save(db: &mut Connection, id: &str, before: u64, upload: &UploadRow) -> Result<bool, DbError> {
+pub(crate) async fn oci_upload_save(db: &mut Connection, id: &str, before: u64, upload: &UploadRow, now: i64) -> Result<bool, DbError> {
     let done =
         query("UPDATE oci_upload SET algorithm = ?, received = ?, nodes = ?, chunks = ?, tail = ?, hash = ?, touched_at = ? WHERE id = ? AND received = ?")
             .bind(upload.algorithm.name())
@@ -74,7 +74,7 @@ pub(crate) async fn oci_upload_save(db: &mut Connection, id: &str, before: u64, 
             .bind(&upload.chunks)
             .bind(&upload.tail)
             .bind(&upload.hash)
-            .bind(now_ms())
+            .bind(now)
             .bind(id)
             .bind(before as i64)
             .execute(db)

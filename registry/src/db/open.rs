@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection as _, PgConnection, SqliteConnection};
 
 use super::{Db, DbError, Pools, failed};
 
@@ -23,6 +24,9 @@ const SESSION: [(&str, &str); 3] = [("idle_in_transaction_session_timeout", "60s
 /// Prepared statements that a connection keeps.
 const STATEMENTS: usize = 128;
 
+/// Oldest PostgreSQL that will do.
+const MIN_POSTGRES: u32 = 15;
+
 /// Connections to PostgreSQL if nothing is said.
 pub(crate) const DEFAULT_CONNECTIONS: u32 = 16;
 
@@ -39,6 +43,41 @@ impl Db {
             }
             Some(url) => Err(DbError::Unsupported { scheme: url.split(':').next().unwrap_or_default().to_owned() }),
         }
+    }
+}
+
+impl Db {
+    /// Looks whether [`Db::open`] would find a database, and changes nothing.
+    pub(crate) async fn probe(url: Option<&str>, default: &Path) -> Result<String, DbError> {
+        let invalid = |source| DbError::Url { source };
+        let doing = "connect to the database";
+        let sqlite = match url {
+            None => SqliteConnectOptions::new().filename(default),
+            Some(url) if url.starts_with("sqlite:") => SqliteConnectOptions::from_str(url).map_err(invalid)?,
+            Some(url) if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
+                let options = PgConnectOptions::from_str(url).map_err(invalid)?;
+                let mut connection = PgConnection::connect_with(&options).await.map_err(failed(doing))?;
+                let version = check_version(&mut connection).await?;
+                return Ok(format!("PostgreSQL {version} answers"));
+            }
+            Some(url) => return Err(DbError::Unsupported { scheme: url.split(':').next().unwrap_or_default().to_owned() }),
+        };
+        if !sqlite.get_filename().exists() {
+            return Ok("will be created".to_owned());
+        }
+        let mut connection = SqliteConnection::connect_with(&sqlite.read_only(true)).await.map_err(failed(doing))?;
+        sqlx::query("SELECT count(*) FROM sqlite_schema").execute(&mut connection).await.map_err(failed(doing))?;
+        Ok("opens".to_owned())
+    }
+}
+
+/// The version of a PostgreSQL server, if it is one that the registry's SQL is tested with.
+async fn check_version(connection: &mut PgConnection) -> Result<String, DbError> {
+    let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(connection).await.map_err(failed("ask the database for its version"))?;
+    let major = version.split(|at: char| !at.is_ascii_digit()).next().and_then(|major| major.parse::<u32>().ok());
+    match major {
+        Some(major) if major < MIN_POSTGRES => Err(DbError::TooOld { version }),
+        _ => Ok(version),
     }
 }
 
@@ -60,7 +99,7 @@ async fn open_sqlite(options: SqliteConnectOptions) -> Result<Db, DbError> {
     migrations.run(&write).await.map_err(DbError::Migrate)?;
     let readers = options.pragma("query_only", "ON");
     let read = SqlitePoolOptions::new().max_connections(SQLITE_READERS).acquire_timeout(BUSY_TIMEOUT).connect_with(readers).await.map_err(failed(opening))?;
-    Ok(Db(Pools::Sqlite { read, write }))
+    Ok(Db::new(Pools::Sqlite { read, write }))
 }
 
 async fn open_postgres(options: PgConnectOptions, connections: u32) -> Result<Db, DbError> {
@@ -69,6 +108,7 @@ async fn open_postgres(options: PgConnectOptions, connections: u32) -> Result<Db
     let starting = PgPoolOptions::new().max_connections(1).acquire_timeout(START_TIMEOUT);
     let first = starting.connect_with(options.clone().options([("lock_timeout", "0"), ("statement_timeout", "0")])).await;
     let first = first.map_err(failed("connect to the database"))?;
+    check_version(&mut *first.acquire().await.map_err(failed("connect to the database"))?).await?;
     // A lock in the database lets one replica at a time apply them.
     let mut migrations = sqlx::migrate!("../migrations/postgres");
     migrations.set_ignore_missing(true);
@@ -77,5 +117,5 @@ async fn open_postgres(options: PgConnectOptions, connections: u32) -> Result<Db
     // Apart, so that those who hold a transaction and read beside it cannot wait for each other.
     let writers = (connections / 2).max(1);
     let pool = |count| PgPoolOptions::new().max_connections(count).acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy_with(options.clone());
-    Ok(Db(Pools::Postgres { read: pool(connections.saturating_sub(writers).max(1)), write: pool(writers) }))
+    Ok(Db::new(Pools::Postgres { read: pool(connections.saturating_sub(writers).max(1)), write: pool(writers) }))
 }

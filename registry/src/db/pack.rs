@@ -32,6 +32,11 @@ pub(crate) struct StoredFrame {
     pub(crate) is_delta: bool,
 }
 
+impl PackId {
+    /// The number of no pack.
+    pub(crate) const NONE: Self = Self(0);
+}
+
 const STORED_FRAME_LEN: usize = 24;
 /// The bit of the length that says that a frame is a delta frame; no frame is so long.
 const DELTA_BIT: u32 = 1 << 31;
@@ -57,28 +62,24 @@ fn decode(bytes: &[u8]) -> Vec<StoredFrame> {
     bytes.as_chunks::<STORED_FRAME_LEN>().0.iter().map(one).collect()
 }
 
-/// Whether the namespace has the pack.
-pub(crate) async fn pack_exists(db: &mut Connection, namespace: NamespaceId, digest: &Digest) -> Result<bool, DbError> {
-    let row = query("SELECT 1 FROM pack WHERE namespace_id = ? AND digest = ?").bind(namespace.0).bind(&digest.as_bytes()[..]).fetch_optional(db).await;
-    Ok(row.map_err(failed("find a pack"))?.is_some())
-}
-
-/// Records a pack whose bytes are durable. `None` if the namespace has it already.
+/// Records a pack whose bytes are durable, and kept under `name`. `None` if the namespace has it already.
 pub(crate) async fn pack_insert(
     db: &mut Connection,
     namespace: NamespaceId,
     digest: &Digest,
+    name: &Digest,
     size_bytes: u64,
     object_count: usize,
     frames: &[StoredFrame],
 ) -> Result<Option<PackId>, DbError> {
     let doing = "record a pack";
     let row = query(
-        "INSERT INTO pack (namespace_id, digest, size_bytes, object_count, frames, stored_at) VALUES (?, ?, ?, ?, ?, ?)
+        "INSERT INTO pack (namespace_id, digest, name, is_whole, size_bytes, object_count, frames, stored_at) VALUES (?, ?, ?, 1, ?, ?, ?, ?)
          ON CONFLICT DO NOTHING RETURNING id",
     )
     .bind(namespace.0)
     .bind(&digest.as_bytes()[..])
+    .bind(&name.as_bytes()[..])
     .bind(size_bytes as i64)
     .bind(object_count as i64)
     .bind(encode(frames))
@@ -89,17 +90,17 @@ pub(crate) async fn pack_insert(
     row.map(|row| row.try_get(0)).transpose().map(|id| id.map(PackId)).map_err(failed(doing))
 }
 
-/// The pack's digest, namespace and frames.
+/// The name under which the storage keeps the pack, its namespace, and its frames.
 pub(crate) async fn pack_get(db: &mut Connection, id: PackId) -> Result<Option<(Digest, NamespaceId, Vec<StoredFrame>)>, DbError> {
     let doing = "read a pack's frames";
-    let row = query("SELECT digest, frames, namespace_id FROM pack WHERE id = ?").bind(id.0).fetch_optional(db).await.map_err(failed(doing))?;
+    let row = query("SELECT COALESCE(name, digest), frames, namespace_id FROM pack WHERE id = ?").bind(id.0).fetch_optional(db).await.map_err(failed(doing))?;
     let Some(row) = row else { return Ok(None) };
     let frames: &[u8] = row.try_get(1).map_err(failed(doing))?;
     let namespace = row.try_get(2).map(NamespaceId).map_err(failed(doing))?;
     Ok(Some((digest_at(&row, 0).map_err(failed(doing))?, namespace, decode(frames))))
 }
 
-/// Sums over all packs, for metrics.
+/// Sums over all packs in use, for metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PackTotals {
     pub(crate) packs: u64,
@@ -110,10 +111,12 @@ pub(crate) struct PackTotals {
 /// How much is stored.
 pub(crate) async fn pack_totals(db: &mut Connection) -> Result<PackTotals, DbError> {
     let doing = "count packs";
-    let row = query("SELECT count(*), CAST(coalesce(sum(size_bytes), 0) AS BIGINT), CAST(coalesce(sum(object_count), 0) AS BIGINT) FROM pack")
-        .fetch_one(db)
-        .await
-        .map_err(failed(doing))?;
+    let row = query(
+        "SELECT count(*), CAST(coalesce(sum(size_bytes), 0) AS BIGINT), CAST(coalesce(sum(object_count), 0) AS BIGINT) FROM pack WHERE retired_at IS NULL",
+    )
+    .fetch_one(db)
+    .await
+    .map_err(failed(doing))?;
     let number = |at: usize| row.try_get::<i64>(at).map(|n| n as u64).map_err(failed(doing));
     Ok(PackTotals { packs: number(0)?, bytes: number(1)?, objects: number(2)? })
 }

@@ -56,6 +56,18 @@ pub(crate) async fn state_get(db: &mut Connection, repository: RepositoryId, dig
     row.map_err(failed(doing))?.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose().map_err(failed(doing))
 }
 
+/// Bytes of all files of the state's sandbox; 0 if there is no such state.
+pub(crate) async fn state_sandbox_bytes(db: &mut Connection, repository: RepositoryId, digest: &Digest) -> Result<u64, DbError> {
+    let doing = "read a state";
+    let row = query("SELECT sandbox_bytes FROM state WHERE repository_id = ? AND digest = ?")
+        .bind(repository.0)
+        .bind(&digest.as_bytes()[..])
+        .fetch_optional(db)
+        .await;
+    let bytes: Option<i64> = row.map_err(failed(doing))?.map(|row| row.try_get(0)).transpose().map_err(failed(doing))?;
+    Ok(bytes.unwrap_or(0).max(0).cast_unsigned())
+}
+
 /// At most `limit` states whose digest lies between the two, both included, in order.
 pub(crate) async fn state_range(db: &mut Connection, repository: RepositoryId, low: &Digest, high: &Digest, limit: u32) -> Result<Vec<Digest>, DbError> {
     let doing = "look for a state";

@@ -26,7 +26,12 @@ pub(crate) async fn bases(app: &Shared, call: Call) -> Result<Response, ApiError
     let (call, bytes) = body(app, call).await?;
     let groups = decode_bases(&bytes)?;
     let answers = match namespace(app, &call.repository).await? {
-        Some(namespace) => app.objects.frames.are_bases(namespace, &groups).await?,
+        Some(namespace) => {
+            // What a push is told to be there stays there for a while.
+            app.leases.renew(&call.repository).await?;
+            app.objects.promise(namespace, &groups.concat()).await?;
+            app.objects.frames.are_bases(namespace, &groups).await?
+        }
         None => vec![false; groups.len()],
     };
     let bitmap = encode_bitmap(answers);

@@ -34,12 +34,15 @@ pub(super) async fn namespace(app: &Shared, repository: &Repository) -> Result<O
     Ok(namespace_find(&mut db, repository.namespace()).await?)
 }
 
-/// Which of these objects the registry lacks, as far as this namespace may see.
+/// Which of these objects the registry lacks, as far as this namespace may see. What is there stays for a lease from now.
 #[utoipa::path(post, path = "/v1/repositories/{repository}/-/missing", request_body(content_type = "application/vnd.turbo.digests"), responses((status = 200, content_type = "application/vnd.turbo.bitmap")))]
 pub(crate) async fn missing(app: &Shared, call: Call) -> Result<Response, ApiError> {
     let (call, digests) = digests(app, call).await?;
     let found = match namespace(app, &call.repository).await? {
-        Some(namespace) => app.objects.lens(namespace, &digests).await?,
+        Some(namespace) => {
+            app.leases.renew(&call.repository).await?;
+            app.objects.promise(namespace, &digests).await?
+        }
         None => Default::default(),
     };
     let bitmap = encode_bitmap(digests.iter().map(|digest| !found.contains_key(digest)));

@@ -113,8 +113,8 @@ impl Frames {
             return Ok(pack);
         }
         let mut db = self.db.read().await?;
-        let (digest, namespace, frames) = pack_get(&mut db, id).await?.ok_or(ReadError::Gone(None))?;
-        let pack = Arc::new(StoredPack { key: pack_key(&digest), namespace, frames });
+        let (name, namespace, frames) = pack_get(&mut db, id).await?.ok_or(ReadError::Gone(None))?;
+        let pack = Arc::new(StoredPack { key: pack_key(&name), namespace, frames });
         self.packs.lock().put(id, Arc::clone(&pack));
         Ok(pack)
     }
@@ -177,6 +177,15 @@ impl Frames {
             decoded.map_err(ReadError::Damaged)
         };
         self.cache.get_or_load(place, |frame| frame.len() as u64, load).await
+    }
+
+    /// What a frame of this pack, encoded, is decoded with: nothing if it is a plain one.
+    pub(crate) async fn prefix_of(&self, pack: PackId, encoded: &[u8]) -> Result<Vec<u8>, ReadError> {
+        let bases = delta::bases(encoded).map_err(ReadError::Damaged)?;
+        match bases.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.prefix(self.pack(pack).await?.namespace, &bases).await,
+        }
     }
 
     /// The bytes of these objects of a namespace one after the other, each verified. They lie in plain frames, or it fails as for

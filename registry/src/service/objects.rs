@@ -7,9 +7,10 @@ use layer_format::Digest;
 use layer_format::frame::Frame;
 
 use super::frames::{Frames, ReadError};
+use crate::db::gc::{candidate_delete, candidate_find};
 use crate::db::namespace::NamespaceId;
 use crate::db::object::{Location, object_lens, object_locate};
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, commit};
 
 /// Finds and reads objects.
 #[derive(Clone, Debug)]
@@ -29,6 +30,32 @@ impl Objects {
     pub(crate) async fn lens(&self, namespace: NamespaceId, digests: &[Digest]) -> Result<HashMap<Digest, u32>, DbError> {
         let mut db = self.db.read().await?;
         object_lens(&mut db, namespace, digests).await
+    }
+
+    /// The same as [`Objects::lens`], for a caller who relies on it: what is there stays for [`LEASE`](super::lease::LEASE).
+    pub(crate) async fn promise(&self, namespace: NamespaceId, digests: &[Digest]) -> Result<HashMap<Digest, u32>, DbError> {
+        self.rescue(namespace, digests).await?;
+        self.lens(namespace, digests).await
+    }
+
+    /// The same as [`Objects::locate`], for a caller who relies on it.
+    pub(crate) async fn promise_places(&self, namespace: NamespaceId, digests: &[Digest]) -> Result<HashMap<Digest, Location>, DbError> {
+        self.rescue(namespace, digests).await?;
+        self.locate(namespace, digests).await
+    }
+
+    /// Takes objects out of the queue of removals. Before they are looked up: what was removed before is not found then.
+    async fn rescue(&self, namespace: NamespaceId, digests: &[Digest]) -> Result<(), DbError> {
+        let candidates = {
+            let mut db = self.db.read().await?;
+            candidate_find(&mut db, namespace, digests).await?
+        };
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.db.begin().await?;
+        candidate_delete(&mut transaction, namespace, &candidates).await?;
+        commit(transaction).await
     }
 
     /// The object's bytes, verified.

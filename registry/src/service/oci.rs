@@ -27,6 +27,9 @@ pub(crate) mod unpack;
 pub(crate) mod upload;
 mod writer;
 
+pub(crate) use resolve::restore_head;
+pub(crate) use session::chunks_of_row;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,13 +41,8 @@ use self::locks::KeyLocks;
 use super::nodes::Nodes;
 use super::objects::Objects;
 use crate::blob_storage::BlobStorage;
+use crate::config::OciLimits;
 
-/// Blobs that are received at a time, each with a thread and about 2 MiB; more wait.
-const UPLOADS: usize = 64;
-/// Blobs that are sent at a time, each with about 1 MiB; more wait.
-const DOWNLOADS: usize = 256;
-/// Images that are taken apart or written at a time.
-const CONVERSIONS: usize = 2;
 /// How long a request waits for its turn before it is told to come again.
 const TURN: Duration = Duration::from_secs(60);
 
@@ -54,12 +52,14 @@ pub(crate) struct Oci {
     objects: Objects,
     nodes: Arc<Nodes>,
     storage: Arc<dyn BlobStorage>,
+    limits: OciLimits,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     conversions: Semaphore,
-    /// Uploads in progress: one request at a time goes on with each.
+    /// Uploads in progress: one request at a time goes on with each. Another replica may go on with one, too: then the row of
+    /// the upload, which is compared as it is written, decides who was first.
     sessions: KeyLocks,
-    /// Conversions in progress: whoever wants the same one waits for it.
+    /// Conversions in progress: whoever wants the same one waits for it. Two replicas may both do one; the result is the same.
     converting: KeyLocks,
     /// Conversions that nobody waits for.
     background: Mutex<JoinSet<()>>,
@@ -84,14 +84,15 @@ impl Oci {
         background.shutdown().await;
     }
 
-    pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>) -> Arc<Self> {
+    pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>, limits: OciLimits) -> Arc<Self> {
         Arc::new(Self {
             objects,
             nodes,
             storage,
-            uploads: Arc::new(Semaphore::new(UPLOADS)),
-            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
-            conversions: Semaphore::new(CONVERSIONS),
+            limits,
+            uploads: Arc::new(Semaphore::new(limits.max_blob_uploads)),
+            downloads: Arc::new(Semaphore::new(limits.max_blob_downloads)),
+            conversions: Semaphore::new(limits.max_conversions),
             sessions: KeyLocks::default(),
             converting: KeyLocks::default(),
             background: Mutex::default(),

@@ -2,21 +2,27 @@
 //!
 //! The body goes to the storage and to a verifier at the same time, in bounded memory. Only when the verifier accepts
 //! the whole is it made durable, and only then are its rows committed: a crash before the commit leaves at most a file
-//! that no row names, which the same pack, pushed again, replaces.
+//! that no row names, which `turbo-registry reconcile` finds. Each stored pack has a random name of its own in the storage, so
+//! that the removal of one never hits another of the same content.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use layer_format::Digest;
+use layer_format::pack::{FOOTER_LEN, Footer, PackIndex};
 use tokio::sync::mpsc;
 
+use super::frames::ReadError;
 use super::objects::Objects;
 use super::pack_verifier::{InvalidPack, PackVerifier, ReadBases, VerifiedPack};
 use crate::blob_storage::{BlobStorage, BlobWriter, StorageError, pack_key};
 use crate::db::base::base_insert;
+use crate::db::gc::{candidate_delete, candidate_find};
 use crate::db::namespace::{NamespaceId, namespace_ensure, namespace_find};
-use crate::db::object::{object_insert_pack, object_lens};
-use crate::db::pack::{pack_exists, pack_insert};
+use crate::db::object::object_insert_pack;
+use crate::db::pack::{StoredFrame, pack_insert};
+use crate::db::pack_life::{PackRow, pack_by_digest};
 use crate::db::{Db, DbError, commit};
 
 /// Pieces of a body between the network and the verifier.
@@ -51,15 +57,6 @@ pub(crate) trait Pieces: Send {
     fn next(&mut self) -> impl Future<Output = Option<Result<Bytes, Self::Error>>> + Send;
 }
 
-/// Whether the namespace has the pack.
-pub(crate) async fn pack_known(db: &Db, namespace: &str, digest: &Digest) -> Result<bool, DbError> {
-    let mut db = db.read().await?;
-    match namespace_find(&mut db, namespace).await? {
-        Some(namespace) => pack_exists(&mut db, namespace, digest).await,
-        None => Ok(false),
-    }
-}
-
 /// Takes a pack; says whether it is new to the namespace. When it returns, the pack survives a power failure.
 pub(crate) async fn pack_store<P: Pieces>(
     objects: &Objects,
@@ -70,7 +67,8 @@ pub(crate) async fn pack_store<P: Pieces>(
 ) -> Result<bool, PackError<P::Error>> {
     let db = &objects.db;
     let known = namespace_find(&mut db.read().await?, namespace).await?;
-    let mut writer = storage.create(&pack_key(&digest)).await?;
+    let name = Digest(rand::random());
+    let mut writer = storage.create(&pack_key(&name)).await?;
     let verified = match receive(&mut *writer, digest, read_bases(objects, known), body).await {
         Ok(verified) => verified,
         Err(error) => {
@@ -79,19 +77,23 @@ pub(crate) async fn pack_store<P: Pieces>(
         }
     };
     writer.finish().await?;
-    record(db, namespace, digest, &verified).await
+    let bases: Vec<Digest> = verified.bases.iter().copied().collect();
+    let new = NewPack { digest, name, size_bytes: verified.size_bytes, frames: &verified.frames, index: &verified.index, bases: &bases };
+    Ok(pack_record(db, storage, Owner::Name(namespace), new).await?)
 }
 
 /// Reads what delta frames need, within the namespace, from the verifier's thread.
 fn read_bases(objects: &Objects, namespace: Option<NamespaceId>) -> ReadBases {
-    let (frames, runtime) = (Arc::clone(&objects.frames), tokio::runtime::Handle::current());
+    let (objects, runtime) = (objects.clone(), tokio::runtime::Handle::current());
     Box::new(move |bases| {
         let Some(namespace) = namespace else { return Ok(None) };
         runtime.block_on(async {
-            if frames.are_bases(namespace, &[bases.to_vec()]).await? != [true] {
+            // From now on they stay for longer than this upload may take.
+            let promised = objects.promise(namespace, bases).await?;
+            if promised.len() < bases.iter().collect::<HashSet<_>>().len() || objects.frames.are_bases(namespace, &[bases.to_vec()]).await? != [true] {
                 return Ok(None);
             }
-            match frames.prefix(namespace, bases).await {
+            match objects.frames.prefix(namespace, bases).await {
                 Ok(prefix) => Ok(Some(prefix)),
                 // Gone since, or damaged.
                 Err(error) if error.is_loss() => Ok(None),
@@ -145,19 +147,80 @@ async fn receive<P: Pieces>(writer: &mut dyn BlobWriter, digest: Digest, read_ba
     }
 }
 
-async fn record<E>(db: &Db, namespace: &str, digest: Digest, pack: &VerifiedPack) -> Result<bool, PackError<E>> {
+/// Whose pack it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Owner<'a> {
+    /// A namespace, which is made if it is new.
+    Name(&'a str),
+    /// A namespace that exists.
+    Id(NamespaceId),
+}
+
+/// A pack whose bytes are durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewPack<'a> {
+    /// The BLAKE3 of its bytes.
+    pub(crate) digest: Digest,
+    /// Under which the storage keeps it.
+    pub(crate) name: Digest,
+    pub(crate) size_bytes: u64,
+    pub(crate) frames: &'a [StoredFrame],
+    pub(crate) index: &'a PackIndex,
+    /// What its delta frames need, which stays as long as the pack.
+    pub(crate) bases: &'a [Digest],
+}
+
+/// Makes a pack's objects visible, in one transaction; those that are there already are no candidates for removal any more.
+/// Says whether the pack is new to the namespace: if not, the copy is removed.
+pub(crate) async fn pack_record(db: &Db, storage: &Arc<dyn BlobStorage>, owner: Owner<'_>, pack: NewPack<'_>) -> Result<bool, DbError> {
     let mut transaction = db.begin().await?;
-    let namespace = namespace_ensure(&mut transaction, namespace).await?;
-    let inserted = pack_insert(&mut transaction, namespace, &digest, pack.size_bytes, pack.index.objects.len(), &pack.frames).await?;
+    let namespace = match owner {
+        Owner::Name(name) => namespace_ensure(&mut transaction, name).await?,
+        Owner::Id(id) => id,
+    };
+    let digests: Vec<Digest> = pack.index.objects.iter().map(|object| object.digest).collect();
+    let candidates = candidate_find(&mut transaction, namespace, &digests).await?;
+    candidate_delete(&mut transaction, namespace, &candidates).await?;
+    let inserted = pack_insert(&mut transaction, namespace, &pack.digest, &pack.name, pack.size_bytes, pack.index.objects.len(), pack.frames).await?;
     if let Some(id) = inserted {
-        object_insert_pack(&mut transaction, namespace, id, &pack.index).await?;
-        let bases: Vec<Digest> = pack.bases.iter().copied().collect();
-        // What went away since it was read must not be needed.
-        if object_lens(&mut transaction, namespace, &bases).await?.len() < bases.len() {
-            return Err(InvalidPack::Bases.into());
-        }
-        base_insert(&mut transaction, namespace, id, &bases).await?;
+        object_insert_pack(&mut transaction, namespace, id, pack.index).await?;
+        base_insert(&mut transaction, namespace, id, pack.bases).await?;
     }
     commit(transaction).await?;
+    if inserted.is_none()
+        && let Err(error) = storage.delete(&pack_key(&pack.name)).await
+    {
+        tracing::warn!(error = crate::chain(&error), "could not remove the second copy of a pack; `turbo-registry reconcile` will");
+    }
     Ok(inserted.is_some())
+}
+
+/// Whether the namespace has the pack and all its objects, which stay there for a lease from now.
+pub(crate) async fn pack_promise(objects: &Objects, storage: &Arc<dyn BlobStorage>, namespace: &str, digest: &Digest) -> Result<bool, ReadError> {
+    let found = {
+        let mut db = objects.db.read().await?;
+        match namespace_find(&mut db, namespace).await? {
+            Some(namespace) => pack_by_digest(&mut db, namespace, digest).await?.map(|pack| (namespace, pack)),
+            None => None,
+        }
+    };
+    let Some((namespace, pack)) = found.filter(|(_, pack)| pack.retired_at.is_none()) else { return Ok(false) };
+    let index = match read_index(&**storage, &pack).await {
+        Ok(index) => index,
+        // Then it is pushed again, which heals it.
+        Err(error) if error.is_loss() => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let digests: Vec<Digest> = index.objects.iter().map(|object| object.digest).collect();
+    let present = objects.promise(namespace, &digests).await?;
+    Ok(digests.iter().all(|digest| present.contains_key(digest)))
+}
+
+/// The index at the end of a stored pack.
+pub(crate) async fn read_index(storage: &dyn BlobStorage, pack: &PackRow) -> Result<PackIndex, ReadError> {
+    let key = pack_key(&pack.name);
+    let start = pack.size_bytes.saturating_sub(FOOTER_LEN as u64);
+    let footer = Footer::decode(&storage.read(&key, start..pack.size_bytes).await?, pack.size_bytes).map_err(ReadError::Damaged)?;
+    let index = storage.read(&key, footer.index_offset..start).await?;
+    PackIndex::decode(&index, &footer).map_err(ReadError::Damaged)
 }

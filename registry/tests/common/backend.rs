@@ -56,7 +56,7 @@ impl Servers {
         S3Options {
             endpoint: Some(self.seaweed.endpoint()),
             region: None,
-            path_style: true,
+            path_style: None,
             access_key_id: Some(ACCESS_KEY.into()),
             secret_access_key: Some(SECRET_KEY.into()),
         }

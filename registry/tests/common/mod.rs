@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, missing_debug_implementations, reason = "each suite uses a part of it")]
 
 pub mod backend;
+pub mod schema;
 pub mod servers;
 
 use std::collections::{BTreeMap, HashMap};

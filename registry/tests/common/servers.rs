@@ -132,7 +132,7 @@ impl Postgres {
         };
         match connection.execute(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).await {
             Ok(_) => {}
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P04") => {}
+            Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42P04" | "23505")) => {}
             Err(error) => panic!("{error}"),
         }
         self.url(name)

@@ -170,7 +170,8 @@ impl<E: Into<OciError>> From<UploadError<E>> for OciError {
             }
             UploadError::Digest { wanted, got } => Self::digest_invalid(format!("the blob's digest is {got}, and the request names {wanted}")),
             UploadError::Body(error) => error.into(),
-            UploadError::TooMany => {
+            UploadError::TooLong(most) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", format!("a blob has at most {most} bytes here")),
+            UploadError::TooMany(_) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "the repository has too many open uploads: end or cancel some").retry()
             }
             UploadError::Crowded(error) => error.into(),
@@ -187,7 +188,7 @@ impl<E: Into<OciError>> From<UploadError<E>> for OciError {
 impl From<ManifestError> for OciError {
     fn from(error: ManifestError) -> Self {
         match error {
-            ManifestError::Invalid(layer_format::FormatError::TooLarge { what: "bytes of a manifest", .. }) => Self::manifest_too_large(),
+            ManifestError::Invalid(layer_format::FormatError::TooLarge { what: "bytes of a manifest", .. }) => Self::manifest_too_large(OciManifest::MAX_LEN),
             ManifestError::Invalid(error) => Self::manifest_invalid(error),
             ManifestError::Digest { .. } => Self::digest_invalid(error),
             ManifestError::Size { ref digest, .. } => {
@@ -209,8 +210,8 @@ impl From<ManifestError> for OciError {
 
 impl OciError {
     /// A manifest longer than is taken.
-    pub(super) fn manifest_too_large() -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", format!("a manifest has at most {} bytes", OciManifest::MAX_LEN))
+    pub(super) fn manifest_too_large(max_len: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", format!("a manifest has at most {max_len} bytes"))
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use layer_format::oci::{OciDigest, OciManifest, media};
+use layer_format::oci::{OciDigest, media};
 use layer_format::reference::is_release;
 use serde_json::json;
 
@@ -53,14 +53,15 @@ pub(super) async fn put(app: &Shared, call: Call, reference: OciReference) -> Re
     if tags.len() > MAX_TAGS || !tags.iter().all(|tag| is_release(tag)) {
         return Err(OciError::tag_invalid());
     }
-    let mut body = PacedBody::new(app, &call.headers, call.body, OciManifest::MAX_LEN);
+    let max_len = app.config.limits.oci.max_manifest_bytes;
+    let mut body = PacedBody::new(app, &call.headers, call.body, max_len);
     let mut bytes = Vec::new();
     while let Some(piece) = body.next().await {
         match piece {
             Ok(piece) => bytes.extend_from_slice(&piece),
             Err(BodyError::TooLarge { .. }) => {
                 body.drain().await;
-                return Err(OciError::manifest_too_large());
+                return Err(OciError::manifest_too_large(max_len));
             }
             Err(error) => return Err(error.into()),
         }
@@ -90,7 +91,7 @@ pub(super) async fn put(app: &Shared, call: Call, reference: OciReference) -> Re
 
 /// Forgets a tag, or a manifest with its tags.
 pub(super) async fn delete(app: &Shared, call: Call, reference: OciReference) -> Result<Response, OciError> {
-    match app.oci.manifest_delete(&call.repository, &reference).await? {
+    match app.oci.manifest_delete(&call.repository, &reference, &call.peer).await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(OciError::manifest_unknown()),
     }

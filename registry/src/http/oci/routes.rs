@@ -12,6 +12,7 @@ use super::error::OciError;
 use super::{blobs, manifests, uploads};
 use crate::app::Shared;
 use crate::http::edge::RouteLabel;
+use crate::http::traces::Peer;
 use crate::service::oci::manifest::OciReference;
 
 /// What a request wants to do.
@@ -40,6 +41,8 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     pub(super) query: Query,
+    /// Address of the other end of the connection.
+    pub(super) peer: String,
     pub(super) body: Body,
 }
 
@@ -159,7 +162,8 @@ async fn answer(app: &Shared, request: Request) -> Result<(Response, &'static st
         Target::Catalog => return Ok((manifests::catalog(app, &query).await?, label)),
         Target::Repository { name, action } => (name, action),
     };
-    let call = Call { repository: repository(&name)?, name, method: parts.method, headers: parts.headers, query, body };
+    let peer = parts.extensions.get::<Peer>().map_or_else(|| "unknown".to_owned(), |peer| peer.0.to_string());
+    let call = Call { repository: repository(&name)?, name, method: parts.method, headers: parts.headers, query, peer, body };
     let answer = match action {
         Action::BlobGet(digest) => blobs::get(app, call, digest).await,
         Action::BlobDelete(digest) => blobs::delete(app, call, digest).await,

@@ -8,7 +8,7 @@ use super::error::OciError;
 use super::routes::{Call, repository};
 use crate::app::Shared;
 use crate::http::body::PacedBody;
-use crate::service::oci::upload::{ChunkRange, MAX_BLOB_LEN, UploadError};
+use crate::service::oci::upload::{ChunkRange, UploadError};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -85,14 +85,14 @@ pub(super) async fn start(app: &Shared, call: Call) -> Result<Response, OciError
 fn start_error(error: UploadError<std::convert::Infallible>) -> OciError {
     match error {
         UploadError::Body(never) => match never {},
-        UploadError::TooMany => UploadError::<crate::http::body::BodyError>::TooMany.into(),
+        UploadError::TooMany(most) => UploadError::<crate::http::body::BodyError>::TooMany(most).into(),
         UploadError::Database(error) => error.into(),
         _ => UploadError::<crate::http::body::BodyError>::Cancelled.into(),
     }
 }
 
 fn body(app: &Shared, headers: &axum::http::HeaderMap, body: axum::body::Body) -> PacedBody {
-    PacedBody::new(app, headers, body, MAX_BLOB_LEN as usize)
+    PacedBody::new(app, headers, body, usize::try_from(app.config.limits.oci.max_blob_bytes).unwrap_or(usize::MAX))
 }
 
 /// How far an upload is.

@@ -17,12 +17,15 @@ use super::Oci;
 use super::sink::NamespaceStore;
 use crate::db::namespace::NamespaceId;
 use crate::db::object::{FramePlace, Location};
-use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_delete, oci_blob_get};
+use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_get};
+use crate::db::oci_unused::{oci_blob_is_unused, oci_blob_used};
 use crate::db::repository::{RepositoryRow, repository_find};
+use crate::db::trash::Deletion;
 use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
 use crate::service::nodes::NodeError;
 use crate::service::objects::{Objects, report, verified};
+use crate::service::trash;
 
 /// Chunks that are looked up at a time: few at first, so that the first bytes leave at once.
 const FIRST_LOOKUP: usize = 16;
@@ -45,18 +48,26 @@ pub(crate) struct Blob {
 pub(crate) type BlobStream = mpsc::Receiver<Result<Bytes, ReadError>>;
 
 impl Oci {
-    /// The blob, if the repository has it.
+    /// The blob, if the repository has it. Whoever is told so can rely on it: the time that an unused blob stays begins anew.
     pub(crate) async fn blob_find(&self, repository: &Repository, digest: &OciDigest) -> Result<Option<Blob>, DbError> {
         let mut db = self.objects.db.read().await?;
         let Some(repository) = repository_find(&mut db, repository).await? else { return Ok(None) };
+        if oci_blob_is_unused(&mut db, repository.id, digest.as_str()).await? {
+            drop(db);
+            let mut transaction = self.objects.db.begin().await?;
+            oci_blob_used(&mut transaction, repository.id, &[digest.as_str()]).await?;
+            commit(transaction).await?;
+            db = self.objects.db.read().await?;
+        }
         Ok(oci_blob_get(&mut db, repository.id, digest).await?.map(|row| Blob { repository, row }))
     }
 
-    /// Forgets the blob. Says whether it was there.
-    pub(crate) async fn blob_delete(&self, repository: &Repository, digest: &OciDigest) -> Result<bool, DbError> {
+    /// Deletes the blob; it can be brought back for a while. Says whether it was there.
+    pub(crate) async fn blob_delete(&self, repository: &Repository, digest: &OciDigest, by: &str) -> Result<bool, DbError> {
+        let deletion = Deletion { at: self.objects.db.now(), by };
         let mut transaction = self.objects.db.begin().await?;
         let Some(row) = repository_find(&mut transaction, repository).await? else { return Ok(false) };
-        let deleted = oci_blob_delete(&mut transaction, row.id, digest).await?;
+        let deleted = trash::delete_blob(&mut transaction, row.id, digest, deletion).await?;
         commit(transaction).await?;
         Ok(deleted)
     }

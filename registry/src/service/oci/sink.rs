@@ -1,7 +1,4 @@
 //! A namespace as the target of an import and the source of an export. For threads of their own: each call waits.
-//!
-//! A pack that the server makes is named by a random number, not by its digest, which is known only when it has been
-//! written: the name is where the storage keeps it, and all that a name has to be is unique.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -14,10 +11,9 @@ use tokio::runtime::Handle;
 
 use crate::blob_storage::{BlobStorage, BlobWriter, pack_key};
 use crate::db::namespace::NamespaceId;
-use crate::db::object::object_insert_pack;
-use crate::db::pack::{StoredFrame, pack_insert};
-use crate::db::{DbError, commit};
+use crate::db::pack::StoredFrame;
 use crate::service::objects::Objects;
+use crate::service::pack_upload::{NewPack, Owner, pack_record};
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -30,7 +26,7 @@ pub(super) struct NamespaceStore {
 
 impl ObjectSink for NamespaceStore {
     fn present(&self, digests: &[Digest]) -> Result<Vec<bool>, SinkError> {
-        let found = self.runtime.block_on(self.objects.lens(self.namespace, digests));
+        let found = self.runtime.block_on(self.objects.promise(self.namespace, digests));
         let found = found.map_err(|error| SinkError::new("the database could not be asked what the namespace has", error))?;
         Ok(digests.iter().map(|digest| found.contains_key(digest)).collect())
     }
@@ -82,7 +78,7 @@ impl Write for StoredPack<'_> {
 }
 
 impl PackSink for StoredPack<'_> {
-    fn finish(mut self: Box<Self>, _digest: Digest, index: PackIndex) -> Result<(), SinkError> {
+    fn finish(mut self: Box<Self>, digest: Digest, index: PackIndex) -> Result<(), SinkError> {
         let Some(writer) = self.writer.take() else { return Err(SinkError::message("a pack was finished twice")) };
         let mut pieces = std::mem::take(&mut self.frames).into_iter();
         // A frame is written in one piece.
@@ -94,15 +90,9 @@ impl PackSink for StoredPack<'_> {
         let (store, name, len) = (self.store, self.name, self.len);
         let record = async {
             writer.finish().await.map_err(|error| SinkError::new("a pack could not be finished", error))?;
-            let rows = async {
-                let mut transaction = store.objects.db.begin().await?;
-                let id = pack_insert(&mut transaction, store.namespace, &name, len, index.objects.len(), &frames).await?;
-                if let Some(id) = id {
-                    object_insert_pack(&mut transaction, store.namespace, id, &index).await?;
-                }
-                commit(transaction).await
-            };
-            rows.await.map_err(|error: DbError| SinkError::new("a pack could not be recorded", error))
+            let new = NewPack { digest, name, size_bytes: len, frames: &frames, index: &index, bases: &[] };
+            let recorded = pack_record(&store.objects.db, &store.storage, Owner::Id(store.namespace), new).await;
+            recorded.map(drop).map_err(|error| SinkError::new("a pack could not be recorded", error))
         };
         store.runtime.block_on(record)
     }

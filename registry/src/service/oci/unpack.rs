@@ -27,6 +27,7 @@ use crate::db::tag::tag_move;
 use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
 use crate::service::image::{PutError, Reference, image_put};
+use crate::service::lease::LongWork;
 
 /// A layer may become this much longer by decompression,
 const MAX_RATIO: u64 = 200;
@@ -127,6 +128,7 @@ impl Oci {
 
     /// Makes the image, and the manifests of its layers.
     async fn make(&self, repository: &Repository, row: &RepositoryRow, pushed: &OciManifestRow, tag: &str) -> Result<Digest, UnpackError> {
+        let _lease = LongWork::begin(self.objects.db.clone(), row.namespace);
         let manifest = self.platform_manifest(row, pushed).await?;
         let Some(described) = manifest.config.as_ref().filter(|_| manifest.is_container_image()) else { return Err(UnpackError::NotAnImage) };
         if manifest.layers().len() > MAX_LAYERS {
