@@ -18,7 +18,7 @@ pub struct TestRegistry {
 impl TestRegistry {
     /// Starts one with an empty data folder.
     pub fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_with_options(&[])
     }
 
     /// The same, with these options of `serve`.
