@@ -67,9 +67,10 @@ fn every_byte_of_a_pack_may_be_anything() {
             peak_address_space()
         };
         for at in 0..whole.len() {
-            // Each bit somewhere, and the extremes; all bytes of headers and tails, some of the payload.
-            let dense = at < HEADER_LEN + FRAME_HEADER_LEN + 3 * all.len() || at > whole.len() - FOOTER_LEN - 35 * all.len() - 8;
-            if !dense && at % 97 != 0 {
+            // Each bit somewhere, and the extremes; all bytes of header, frame and footer, some of digests and payload.
+            let names = whole.len() - FOOTER_LEN - 32 * all.len()..whole.len() - FOOTER_LEN;
+            let dense = at < HEADER_LEN + FRAME_HEADER_LEN + 3 * all.len() || at > names.start - 3 * all.len() - 8;
+            if (names.contains(&at) && at % 11 != 0) || (!dense && at % 97 != 0) {
                 continue;
             }
             for byte in [whole[at] ^ 1 << (at % 8), 0, 0xFF] {
@@ -131,7 +132,7 @@ fn every_bit_of_a_row_may_be_wrong() {
     };
     const ROW_LEN: usize = 18;
     let (mut rows, mut harmed) = (0, 0);
-    for object in &all {
+    for object in all.iter().step_by(2) {
         let digest = Digest::of(object);
         // In every page that has it with its row: which of them counts is LMDB's business.
         let is_row = |at: usize| image[at + ROW_LEN - 4..at + ROW_LEN] == (object.len() as u32).to_le_bytes();
@@ -156,7 +157,7 @@ fn every_bit_of_a_row_may_be_wrong() {
             }
         }
     }
-    assert!(rows == all.len() && harmed > rows * 100, "{harmed} of {} changes did harm", rows * ROW_LEN * 8);
+    assert!(rows == all.len() / 2 && harmed > rows * 100, "{harmed} of {} changes did harm", rows * ROW_LEN * 8);
     let grown = peak_address_space() - baseline;
     assert!(grown < 512 << 20, "{} MiB were allocated", grown >> 20);
     assert_eq!(read_all(&open(home.path()), &all), all.len(), "and it was the change that did it");

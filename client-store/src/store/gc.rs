@@ -142,7 +142,7 @@ impl Store {
                 continue;
             }
             let Some(manifest) = self.manifest_of(&digest)? else { continue };
-            told(walk.image(self, &manifest, &mut |_| Ok::<_, WalkError>(())), &digest)?;
+            told(walk.image(self, &manifest, &mut |_| Ok::<_, WalkError>(())), digest)?;
         }
         self.walk_states(walk, |_, _| Ok(()))?;
         walk.add_bases(self)?;
