@@ -74,10 +74,13 @@ impl<K: Eq + Hash + Clone> Buckets<K> {
     }
 }
 
+/// By address, by name, and by both.
+type AllBuckets = (Buckets<IpAddr>, Buckets<String>, Buckets<(IpAddr, String)>);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Limiter {
-    buckets: Mutex<(Buckets<IpAddr>, Buckets<String>, Buckets<(IpAddr, String)>)>,
+    buckets: Mutex<AllBuckets>,
 }
 
 impl Limiter {
