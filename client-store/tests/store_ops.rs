@@ -176,6 +176,27 @@ fn what_is_damaged_stays_where_it_is_and_the_rest_moves() {
 }
 
 #[test]
+fn a_damaged_stream_is_written_anew() {
+    use std::os::unix::fs::FileExt;
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let image = image(1, 10, 10_000);
+    store.insert(&image.objects.iter().map(|object| (Digest::of(object), object.clone().into())).collect::<Vec<_>>()).unwrap();
+    store.image_put(&reference("tools/app:1"), &image.manifest, ImageOrigin::Streamed).unwrap();
+    drop(store);
+    let pack = std::fs::read_dir(home.path().join("packs")).unwrap().flatten().next().unwrap().path();
+    std::fs::File::options().write(true).open(&pack).unwrap().write_all_at(b"X", 0).unwrap();
+    let store = open(home.path());
+    let found = store.verify(Repair::Forget, |_, _| {}).unwrap();
+    assert!(found.damaged.is_empty() && found.damaged_packs.len() == 1, "{found:?}");
+    let report = repack(&store);
+    assert_eq!((report.damaged_packs, report.moved_objects as usize), (1, image.objects.len()), "{report:?}");
+    check(&store, &image);
+    assert!(store.verify(Repair::No, |_, _| {}).unwrap().is_clean() && !pack.exists());
+    assert!(store.stats().unwrap().imported_bytes == 0, "it is a cache as before");
+}
+
+#[test]
 fn a_gc_waits_for_others_says_who_they_are_and_goes_on_beside_containers() {
     let home = tempfile::tempdir().unwrap();
     let store = open(home.path());

@@ -1,4 +1,4 @@
--- Comments: sqlite/20261126040000_add_garbage_collection.sql
+-- Comments: sqlite/20261126042000_add_garbage_collection.sql
 ALTER TABLE pack ADD COLUMN name BYTEA CHECK (length(name) = 32);
 ALTER TABLE pack ADD COLUMN is_whole BIGINT;
 ALTER TABLE pack ADD COLUMN retired_at BIGINT;

@@ -221,6 +221,8 @@ pub(crate) fn open_storage(config: &Config, beside: Beside) -> Result<Arc<dyn Bl
             let path = url.to_file_path().map_err(|()| wrong("it is not an absolute path of this machine".into()))?;
             Ok(Arc::new(folder(path)?))
         }
+        // The folder of copies is its server's.
+        _ if beside == Beside::Servers => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?)),
         _ => Ok(Arc::new(RemoteStorage::open(&url, &config.s3)?.with_copies(config.data.join("copies"), config.storage_copies_bytes)?)),
     }
 }

@@ -18,9 +18,16 @@ pub struct TestRegistry {
 impl TestRegistry {
     /// Starts one with an empty data folder.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with these options of `serve`.
+    pub fn start_with_options(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data = folder.path().join("registry");
-        let mut registry = Self::start_at(&data, "127.0.0.1:0");
+        let mut command = Self::command(&data, "127.0.0.1:0");
+        command.args(options);
+        let mut registry = Self::start_with(command, &data);
         registry._folder = Some(folder);
         registry
     }

@@ -299,10 +299,25 @@ fn the_image_serves_as_an_ordinary_user_and_stops_without_cutting_off() {
         assert!(built["Env"].as_array().unwrap().contains(variable), "{variable}");
     }
 
+    // On an address that others reach it wants TLS, and says so; without, if told, it wants users, and makes the first.
+    let refused = docker.run(&["run", "--rm", "--network=none", "--read-only", &image]);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("TLS"), "{}", text(&refused.stderr));
+    let alone = docker.run(&["run", "--detach", "--network=none", "--read-only", "-e", "TURBO_REGISTRY_INSECURE_NO_TLS=true", &image]);
+    if !alone.status.success() {
+        return eprintln!("skipped: docker cannot run containers here: {}", text(&alone.stderr));
+    }
+    let alone = text(&alone.stdout).trim().to_owned();
+    let logs = || text(&docker.run(&["logs", &alone]).stderr);
+    wait_until("the first administrator is made", || logs().contains("listening on"));
+    assert!(logs().contains("the administrator is `admin`"), "{}", logs());
+    assert!(docker.ok(&["exec", &alone, "/usr/bin/turbo-registry", "user", "list"]).contains("admin"));
+    docker.ok(&["rm", "--force", "--volumes", &alone]);
+
     let Some(container) = Container::start(&docker, &image) else { return };
     let processes = docker.ok(&["top", &container.id, "-eo", "pid,uid,gid"]);
     assert!(processes.lines().last().unwrap().split_whitespace().skip(1).eq(["10001", "10001"]), "{processes}");
-    assert_eq!(docker.ok(&["exec", &container.id, "/usr/bin/turbo-registry", "health", "--live"]), "ok");
+    assert_eq!(docker.ok(&["exec", &container.id, "/usr/bin/turbo-registry", "health"]), "ready");
+    assert_eq!(get(container.port, "/readyz").unwrap().0, 200);
     assert!(!docker.run(&["exec", &container.id, "/bin/sh"]).status.success(), "there is no shell");
 
     // Push and pull of a real image: the server's own.

@@ -34,11 +34,15 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| dice.below(256) as u8).collect()
 }
 
-/// A folder to import: two thirds of it change with the version.
+/// A folder to import: with the version a third of it is other content, and a third changes a little, so that it is kept as
+/// what differs.
 fn application(home: &Home, version: u64) -> PathBuf {
     for number in 0..9u64 {
-        let seed = if number % 3 == 0 { number } else { number + 100 * version };
-        home.file(&format!("app/lib/f{number}"), noise(seed, 9000));
+        let mut content = noise(if number % 3 == 1 { number + 100 * version } else { number }, 9000);
+        if number % 3 == 2 {
+            content[4000..4100].copy_from_slice(&noise(number + 1000 * version, 100));
+        }
+        home.file(&format!("app/lib/f{number}"), content);
     }
     // Older than a tick of the clock of any file system here.
     std::thread::sleep(std::time::Duration::from_millis(30));

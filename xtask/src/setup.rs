@@ -21,6 +21,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/git", "git"),
     ("/usr/bin/stress-ng", "stress-ng"),
     ("/usr/bin/skopeo", "skopeo"),
+    ("/usr/bin/pigz", "pigz"),
     ("/usr/bin/umoci", "umoci"),
     ("/usr/bin/buildah", "buildah"),
     ("/usr/bin/podman", "podman"),

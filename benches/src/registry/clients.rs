@@ -122,11 +122,8 @@ pub(crate) fn stored(bench: &Bench, measured: &mut Measured) -> Result<()> {
                     timed(&mut docker.command(&["rmi", &name]))?;
                 }
                 ("podman", _) => {
-                    // Read once for both registries; pushing tells the layer's old blob to none.
-                    timed(&mut podman(storage.path(), &["pull", "--quiet", &source]))?;
-                    let id = podman(storage.path(), &["images", "--quiet", "--no-trunc"]).output().context("podman lists nothing")?;
-                    let id = String::from_utf8_lossy(&id.stdout).lines().next().context("podman has no image")?.to_owned();
-                    timed(&mut podman(storage.path(), &["push", "--quiet", "--tls-verify=false", &id, &format!("docker://{name}")]))?;
+                    timed(podman(storage.path(), &["load", "--quiet", "--input"]).arg(&built.1))?;
+                    timed(&mut podman(storage.path(), &["push", "--quiet", "--tls-verify=false", "localhost/app:latest", &format!("docker://{name}")]))?;
                     timed(&mut podman(storage.path(), &["rmi", "--all", "--force"]))?;
                 }
                 _ => drop(timed(&mut skopeo(&["--dest-tls-verify=false"], &source, &format!("docker://{name}")))?),

@@ -57,7 +57,9 @@ impl Gc {
             let failed = |error: anyhow::Error| StoreError::Index { message: format!("the containers could not be listed: {error:#}") };
             Ok(containers.list().map_err(failed)?.into_iter().flat_map(|container| container.states).map(|state| state.id).collect())
         };
-        let forgotten = store.gc_states(&options, listed)?.unwrap_or(0);
+        let forgotten = store.gc_states(&options, listed)?;
+        // Who did not end in that time is not waited for again.
+        let options = GcOptions { wait: if forgotten.is_some() { options.wait } else { Duration::ZERO }, ..options };
         if !self.dry_run {
             containers.sweep()?;
         }
@@ -84,7 +86,7 @@ impl Gc {
         };
         let limit = app.settings.cache_size;
         let evicted = (limit != 0 && !self.dry_run && !removed.busy).then(|| store.evict(limit)).transpose()?;
-        let report = Report { forgotten_states: forgotten, store: removed, repack, evicted };
+        let report = Report { forgotten_states: forgotten.unwrap_or(0), store: removed, repack, evicted };
         app.output.result(&report, |out| self.show(&report, out))?;
         if let Some(problem) = report.evicted.as_ref().and_then(EvictReport::problem) {
             note(problem);

@@ -99,7 +99,7 @@ impl Store {
         let unnamed = self.mark(walk)?;
         for counted in self.count_alive(walk)? {
             let (id, row, dead) = (counted.id, &counted.row, counted.dead());
-            let garbage = counted.alive == 0 && (row.origin != PackOrigin::Streamed || !inner.layout.pack(&row.file).exists());
+            let garbage = counted.alive == 0 && (row.origin != PackOrigin::Streamed || row.damaged || !inner.layout.pack(&row.file).exists());
             if garbage && (content.is_none() || inner.remove_pack(id, row)?) {
                 report.removed_packs += 1;
                 report.removed_bytes += row.len;

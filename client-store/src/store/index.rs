@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Env, EnvFlags, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
 use layer_format::Digest;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -26,6 +26,9 @@ use crate::error::StoreError;
 /// Sizes of the map to try, in bytes: 64 GiB of address space are some 700 million objects; less where the address
 /// space is limited.
 const MAP_SIZES: [usize; 3] = [64 << 30, 4 << 30, 1 << 30];
+/// Above this length of its file, LMDB's pages are read one by one: names are random, and reading ahead would bring in all of
+/// it. Of a cold index of 1 GiB, 1 000 look-ups read 1 GiB with it. Below, all of it is soon here anyway.
+const LARGE_LEN: u64 = 64 << 20;
 /// Read transactions open at once, over all processes.
 const MAX_READERS: u32 = 1024;
 
@@ -259,6 +262,10 @@ impl Index {
 
     /// Calls `f` with all objects, in the order of their digests.
     pub(crate) fn for_each_object(&self, mut f: impl FnMut(Digest, Location)) -> Result<(), StoreError> {
+        // All of it is needed now, in an order that is not that of the file.
+        if let Ok(file) = std::fs::File::open(self.path.join("data.mdb")) {
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed);
+        }
         self.read(|txn| {
             for item in self.objects.iter(txn)? {
                 let (key, value) = item?;
@@ -283,13 +290,16 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> heed::Result<T> {
 
 fn open_env(path: &Path) -> Result<Env<WithoutTls>, StoreError> {
     let mut size = 0;
+    let is_large = std::fs::metadata(path.join("data.mdb")).is_ok_and(|meta| meta.len() > LARGE_LEN);
+    let flags = if is_large { EnvFlags::NO_READ_AHEAD } else { EnvFlags::empty() };
     for _ in 0..100 {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZES[size]).max_dbs(8).max_readers(MAX_READERS);
         // SAFETY: the map is of a file that only LMDB writes, under LMDB's own locks, in a folder that only its owner
-        // can enter. No transaction outlives a call of `read` or `write`, none crosses a fork.
+        // can enter. No transaction outlives a call of `read` or `write`, none crosses a fork. The flag is advice to the
+        // kernel.
         #[allow(unsafe_code)]
-        let opened = unsafe { options.open(path) };
+        let opened = unsafe { options.flags(flags).open(path) };
         match opened {
             Err(heed::Error::Io(error)) if error.raw_os_error() == Some(rustix::io::Errno::NOMEM.raw_os_error()) && size + 1 < MAP_SIZES.len() => size += 1,
             // The last handle is being dropped by another thread.

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use layer_format::Digest;
@@ -118,7 +118,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the folder cannot be read, and what `listed` returns.
     pub fn gc_states<E: From<StoreError>>(&self, options: &GcOptions, listed: impl FnOnce() -> Result<HashSet<Digest>, E>) -> Result<Option<u64>, E> {
-        let Some(_content) = self.inner.layout.content_lock_within(options.wait)? else { return Ok(None) };
+        let wait = if options.dry_run { Duration::ZERO } else { options.wait };
+        let Some(_content) = self.inner.layout.content_lock_within(wait)? else { return Ok(None) };
         let keep = listed()?;
         let mut forgotten = 0;
         for (digest, _) in self.states()? {

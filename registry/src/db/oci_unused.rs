@@ -78,7 +78,7 @@ pub(crate) async fn oci_blob_set_unused(db: &mut Connection, repository: Reposit
 /// Somebody relies on the blobs, or is told that they are there. Idempotent; writes only what was unused.
 pub(crate) async fn oci_blob_used(db: &mut Connection, repository: RepositoryId, digests: &[&str]) -> Result<(), DbError> {
     for batch in digests.chunks(BATCHES[1]) {
-        let list: Vec<&str> = batch.iter().map(|digest| *digest).collect();
+        let list: Vec<&str> = batch.to_vec();
         let query = query("UPDATE oci_blob SET unused_since = NULL WHERE repository_id = ? AND unused_since IS NOT NULL AND digest IN (?*)")
             .bind(repository.0)
             .bind(list);

@@ -38,7 +38,7 @@ pub(super) struct Plan {
 /// Chooses packs. `walk` has seen all that is needed.
 pub(super) fn make(store: &Store, walk: &Walk, options: &RepackOptions, report: &mut RepackReport) -> Result<Plan, StoreError> {
     let mut packs = store.count_alive(walk)?;
-    packs.retain(|pack| pack.row.origin != PackOrigin::Streamed);
+    packs.retain(|pack| pack.row.origin != PackOrigin::Streamed || pack.row.damaged);
     let (plain, dead) = packs.iter().fold((0, 0), |(plain, dead), pack| (plain + pack.row.plain, dead + pack.dead()));
     let much = |dead: u64, plain: u64| dead > 0 && dead.saturating_mul(100) > plain.saturating_mul(options.dead_percent);
     let store_is_dead = much(dead, plain);

@@ -263,6 +263,8 @@ impl Collector {
     /// Reads a pack from its first to its last byte.
     async fn read_pack(&self, namespace: NamespaceId, pack: &PackRow, frames: &[StoredFrame], throttle: &mut Throttle) -> Result<Contents, StorageError> {
         let key = pack_key(&pack.name);
+        // From where it is, and not from a copy.
+        self.storage.forget(&key);
         let mut hasher = blake3::Hasher::new();
         let mut contents = Contents::default();
         let mut builder = PackBuilder::new();

@@ -64,7 +64,7 @@ async fn a_flipped_bit_anywhere_is_found_and_the_next_push_heals() {
         assert_eq!(mended.damaged[0].objects.quarantined, told.damaged[0].objects.quarantined);
         let lost = mended.damaged[0].objects.quarantined.len();
         quarantined += lost;
-        assert_eq!(mended.damaged[0].objects.needed_by, if lost > 0 { vec!["one/x:1.0".to_owned()] } else { vec![] });
+        assert_eq!(mended.damaged[0].objects.needed_by, if lost > 0 { vec!["one/x:1.0".to_owned(), "one/x:head".to_owned()] } else { vec![] });
         world = world.restart().await;
         assert_eq!(scrub(&world, false).await.damaged.len(), 0, "what is left is right");
         // The truth is told, and heals.
