@@ -182,6 +182,8 @@ impl Seaweed {
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             "-master.volumeSizeLimitMB=64",
+            "-filer.localSocket=filer.sock",
+            "-s3.localSocket=s3.sock",
             "-volume.max=0",
             "-master.telemetry=false",
         ];
