@@ -316,7 +316,8 @@ fn the_image_serves_as_an_ordinary_user_and_stops_without_cutting_off() {
     let Some(container) = Container::start(&docker, &image) else { return };
     let processes = docker.ok(&["top", &container.id, "-eo", "pid,uid,gid"]);
     assert!(processes.lines().last().unwrap().split_whitespace().skip(1).eq(["10001", "10001"]), "{processes}");
-    assert_eq!(docker.ok(&["exec", &container.id, "/usr/bin/turbo-registry", "health", "--live"]), "ok");
+    assert_eq!(docker.ok(&["exec", &container.id, "/usr/bin/turbo-registry", "health"]), "ready");
+    assert_eq!(get(container.port, "/readyz").unwrap().0, 200);
     assert!(!docker.run(&["exec", &container.id, "/bin/sh"]).status.success(), "there is no shell");
 
     // Push and pull of a real image: the server's own.

@@ -206,8 +206,8 @@ impl<R: Read> Analyzer<R> {
             self.reader.bytes(len.into(), bytes)?;
         }
         // A name and a comment end with a zero.
-        for flag in [8, 16] {
-            while flags & flag != 0 {
+        for _ in [8, 16].into_iter().filter(|flag| flags & flag != 0) {
+            loop {
                 self.reader.bytes(1, bytes)?;
                 if bytes.last() == Some(&0) {
                     break;

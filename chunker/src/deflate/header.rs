@@ -181,8 +181,8 @@ impl HeaderModel {
             let total = frequencies.iter().sum();
             let mut deviation = 1;
             let mut lens = Vec::with_capacity(count);
-            for symbol in 0..count {
-                let ideal = ideal(frequencies[symbol], total);
+            for (symbol, frequency) in frequencies.iter().enumerate().take(count) {
+                let ideal = ideal(*frequency, total);
                 let model = &mut self.lens[(which * 3 + deviation) * 64 + ideal];
                 let len = model.code(coder, known.get(symbol).copied().unwrap_or_default().into()) as u8;
                 if ideal < 63 {

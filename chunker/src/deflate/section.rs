@@ -167,10 +167,10 @@ fn code_matches<C: Coder>(
 }
 
 /// Where each stream of the section ends, or its part in the section.
-pub(super) fn ends(plain: Plain<'_>, segments: &[u32]) -> impl Iterator<Item = usize> {
+pub(super) fn ends<'a>(plain: Plain<'a>, segments: &'a [u32]) -> impl Iterator<Item = usize> + 'a {
     let mut at = plain.start;
-    let inner = segments.to_vec().into_iter().map(move |len| {
-        at += len as usize;
+    let inner = segments.iter().map(move |len| {
+        at += *len as usize;
         at
     });
     inner.chain([plain.bytes.len()])

@@ -256,7 +256,9 @@ fn golden_predictions_and_corrections() {
             let mut matches = Vec::new();
             parse::Parser::default().parse(encoder, parse::Job { input: &plain, start, origin }, &mut matches);
             assert!(matches.iter().all(|found| found.start as usize >= start));
-            all.extend(matches.iter().flat_map(|found| [found.start.to_le_bytes(), (u32::from(found.len) << 16 | u32::from(found.distance)).to_le_bytes()].concat()));
+            all.extend(
+                matches.iter().flat_map(|found| [found.start.to_le_bytes(), (u32::from(found.len) << 16 | u32::from(found.distance)).to_le_bytes()].concat()),
+            );
         }
     }
     let packed = random_encoder(&text(6, 100_000), 6);

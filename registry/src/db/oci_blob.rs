@@ -75,7 +75,8 @@ pub(crate) async fn oci_blob_get(db: &mut Connection, repository: RepositoryId, 
 /// From the columns `size_bytes`, `content`, `recipe`, `root` and `rebuild`, which come first.
 pub(super) fn blob_row(row: &Row) -> Result<BlobRow, sqlx::Error> {
     let damaged = |error: layer_format::FormatError| sqlx::Error::Decode(error.into());
-    let (inline, recipe, rebuild): (Option<&[u8]>, Option<&[u8]>, Option<&[u8]>) = (row.try_get(1)?, row.try_get(2)?, row.try_get(4)?);
+    let bytes = |column| row.try_get::<Option<&[u8]>>(column);
+    let (inline, recipe, rebuild) = (bytes(1)?, bytes(2)?, bytes(4)?);
     let content = match (inline, recipe, rebuild) {
         (Some(bytes), ..) => BlobContent::Inline(bytes.to_vec()),
         (None, Some(node), None) => BlobContent::Recipe(Recipe::decode_node(node).map_err(damaged)?),

@@ -90,7 +90,7 @@ pub(crate) async fn pack_insert(
     row.map(|row| row.try_get(0)).transpose().map(|id| id.map(PackId)).map_err(failed(doing))
 }
 
-/// The name under which the storage keeps the pack, its namespace and its frames.
+/// The name under which the storage keeps the pack, its namespace, and its frames.
 pub(crate) async fn pack_get(db: &mut Connection, id: PackId) -> Result<Option<(Digest, NamespaceId, Vec<StoredFrame>)>, DbError> {
     let doing = "read a pack's frames";
     let row = query("SELECT COALESCE(name, digest), frames, namespace_id FROM pack WHERE id = ?").bind(id.0).fetch_optional(db).await.map_err(failed(doing))?;

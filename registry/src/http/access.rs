@@ -227,8 +227,11 @@ async fn visit(app: &Shared, arrival: Arrival, area: Area) -> Result<Visit, Resp
     if area == Area::Tokens {
         return Ok(visit);
     }
-    match app.access.authenticate(&visit.snapshot, &credentials, address).await {
-        Ok(caller) => visit.caller = caller,
+    match app.access.identify(&credentials, address).await {
+        Ok((snapshot, caller)) => {
+            visit.snapshot = snapshot;
+            visit.caller = caller;
+        }
         Err(error) => {
             let challenge = visit.challenge(None, Some("invalid_token"));
             return Err(ApiError::from(Refusal::Login(error, challenge)).into_response());

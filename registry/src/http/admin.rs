@@ -184,8 +184,8 @@ pub(crate) async fn user_password(
     }
     let wanted: PasswordChange = body(&app, request).await?;
     let current = Credentials::Basic(name.clone(), wanted.current);
-    let known = app.access.authenticate(&visit.snapshot, &current, visit.address).await;
-    let known = known.map_err(|error| Refusal::Login(error, visit.challenge(None, None)))?;
+    let known = app.access.identify(&current, visit.address).await;
+    let (_, known) = known.map_err(|error| Refusal::Login(error, visit.challenge(None, None)))?;
     // A key is no password, even if it is as good as one.
     if known.key.is_some() {
         return Err(refuse(&app, &visit, "user_password", &format!("user/{name}"), Refusal::Denied));

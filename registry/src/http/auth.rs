@@ -141,17 +141,17 @@ async fn answer(app: &Shared, visit: &Visit, credentials: &Credentials, asked: &
     if asked.scopes.len() > MAX_SCOPES {
         return Err(ApiError::request_invalid(format!("a token has at most {MAX_SCOPES} scopes")));
     }
-    let authenticated = app.access.authenticate(&visit.snapshot, credentials, visit.address).await;
-    let caller = authenticated.map_err(|error| ApiError::from(Refusal::Login(error, realm())))?;
+    let identified = app.access.identify(credentials, visit.address).await;
+    let (snapshot, caller) = identified.map_err(|error| ApiError::from(Refusal::Login(error, realm())))?;
     let is_nobody = caller.who == Who::Anonymous;
-    if is_nobody && !visit.snapshot.policy.reads_anything(&caller) {
+    if is_nobody && !snapshot.policy.reads_anything(&caller) {
         return Err(Refusal::Challenge(realm()).into());
     }
     // Where nobody is asked anything, a token is not looked at, either.
     let caller = if caller.who == Who::Open { Caller::new(Who::Anonymous) } else { caller };
     let scopes: Vec<Scope> = asked.scopes.iter().filter_map(|text| scope(text)).collect();
     let everything = asked.scopes.iter().any(|text| text == EVERYTHING);
-    let issued = app.access.issue(&visit.snapshot, &caller, (!everything).then_some(&scopes[..])).await;
+    let issued = app.access.issue(&snapshot, &caller, (!everything).then_some(&scopes[..])).await;
     let issued = issued.map_err(|error: LoginError| ApiError::from(Refusal::Login(error, realm())))?;
     // Only a password is exchanged for something that lasts.
     let refresh_token = match (&caller.who, &caller.key) {

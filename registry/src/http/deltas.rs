@@ -28,6 +28,8 @@ pub(crate) async fn bases(app: &Shared, call: Call) -> Result<Response, ApiError
     let groups = decode_bases(&bytes)?;
     let answers = match namespace(app, &call.repository).await? {
         Some(namespace) => {
+            // What a push is told to be there stays there for a while.
+            app.leases.renew(&call.repository).await?;
             app.objects.promise(namespace, &groups.concat()).await?;
             app.objects.frames.are_bases(namespace, &groups).await?
         }

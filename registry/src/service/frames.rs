@@ -197,6 +197,15 @@ impl Frames {
         self.cache.get_or_load(place, |frame| frame.len() as u64, load).await
     }
 
+    /// What a frame of this pack, encoded, is decoded with: nothing if it is a plain one.
+    pub(crate) async fn prefix_of(&self, pack: PackId, encoded: &[u8]) -> Result<Vec<u8>, ReadError> {
+        let bases = delta::bases(encoded).map_err(ReadError::Damaged)?;
+        match bases.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.prefix(self.pack(pack).await?.namespace, &bases).await,
+        }
+    }
+
     /// The bytes of these objects of a namespace one after the other, each verified. They lie in plain frames, or it fails as for
     /// a damaged frame.
     pub(crate) async fn prefix(&self, namespace: NamespaceId, bases: &[Digest]) -> Result<Vec<u8>, ReadError> {

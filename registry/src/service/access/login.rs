@@ -86,32 +86,57 @@ pub(super) struct Verified {
 }
 
 impl Access {
-    /// Who sends these credentials.
-    pub(crate) async fn authenticate(&self, snapshot: &Snapshot, credentials: &Credentials, address: IpAddr) -> Result<Caller, LoginError> {
+    /// Who sends these credentials, and what decides about it. Before they are refused it is looked whether something has changed:
+    /// a user or key that was added a moment ago works at once.
+    pub(crate) async fn identify(&self, credentials: &Credentials, address: IpAddr) -> Result<(Arc<Snapshot>, Caller), LoginError> {
+        let mut snapshot = self.snapshot().await?;
+        let refused = match self.authenticate(&snapshot, credentials, address).await {
+            Ok(caller) => return Ok((snapshot, caller)),
+            Err(error @ (LoginError::Invalid | LoginError::Expired)) => {
+                let newer = self.reload().await?;
+                match Arc::ptr_eq(&newer, &snapshot) {
+                    true => error,
+                    false => {
+                        snapshot = newer;
+                        match self.authenticate(&snapshot, credentials, address).await {
+                            Ok(caller) => return Ok((snapshot, caller)),
+                            Err(error) => error,
+                        }
+                    }
+                }
+            }
+            Err(error) => error,
+        };
+        self.note_refusal(&snapshot, credentials, address, &refused);
+        Err(refused)
+    }
+
+    fn note_refusal(&self, snapshot: &Snapshot, credentials: &Credentials, address: IpAddr, error: &LoginError) {
+        if matches!(error, LoginError::Expired | LoginError::Busy(_) | LoginError::Database(_)) {
+            return;
+        }
+        // The name is what the client says; a password typed there would be in the log, so only names of users are.
+        let who = match credentials {
+            Credentials::Basic(name, _) if snapshot.policy.accounts.contains_key(name) => format!("user:{name}"),
+            _ => "anonymous".into(),
+        };
+        let actor = Actor { who, address: Some(address), request: None };
+        self.audit.refusal(entry(&actor, "login", "auth", Outcome::Refused, Some(error.to_string())));
+    }
+
+    /// Who sends these credentials, by what the snapshot knows.
+    async fn authenticate(&self, snapshot: &Snapshot, credentials: &Credentials, address: IpAddr) -> Result<Caller, LoginError> {
         if snapshot.is_open {
             return Ok(Caller::new(Who::Open));
         }
-        let caller = match credentials {
-            Credentials::None => return Ok(Caller::new(Who::Anonymous)),
+        match credentials {
+            Credentials::None => Ok(Caller::new(Who::Anonymous)),
             Credentials::Unreadable => Err(LoginError::Invalid),
             Credentials::Basic(name, password) if secret::is_secret(password) => self.by_key(snapshot, password, Some(name)),
             Credentials::Basic(name, password) => self.by_password(snapshot, name, password, address).await,
             Credentials::Bearer(text) if secret::is_secret(text) => self.by_key(snapshot, text, None),
             Credentials::Bearer(text) => by_token(snapshot, text),
-        };
-        match &caller {
-            Ok(_) | Err(LoginError::Expired | LoginError::Busy(_) | LoginError::Database(_)) => {}
-            Err(error) => {
-                // The name is what the client says; a password typed there would be in the log, so only names of users are.
-                let who = match credentials {
-                    Credentials::Basic(name, _) if snapshot.policy.accounts.contains_key(name) => format!("user:{name}"),
-                    _ => "anonymous".into(),
-                };
-                let actor = Actor { who, address: Some(address), request: None };
-                self.audit.refusal(entry(&actor, "login", "auth", Outcome::Refused, Some(error.to_string())));
-            }
         }
-        caller
     }
 
     fn by_key(&self, snapshot: &Snapshot, text: &str, name: Option<&String>) -> Result<Caller, LoginError> {

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use layer_format::Digest;
-use layer_format::frame::{Codec, Frame, FrameBuilder, FrameHeader, delta};
-use layer_format::pack::{PackBuilder, PackIndex, TARGET_PACK_LEN, header};
+use layer_format::frame::{Frame, FrameBuilder, delta};
+use layer_format::pack::{PackBuilder, PackIndex, TARGET_PACK_LEN, header, header_with_deltas};
 
 use super::order::read_order;
 use super::pace::Pace;
@@ -214,7 +214,7 @@ impl Collector {
     ) -> Result<(), GcError> {
         let name = Digest(rand::random());
         let mut writer = self.storage.create(&pack_key(&name)).await?;
-        let built = match self.build(&group, order, &mut *writer, pace).await {
+        let built = match self.build(namespace, &group, order, &mut *writer, pace).await {
             Ok(built) => built,
             Err(error) => {
                 writer.abort().await;
@@ -255,7 +255,7 @@ impl Collector {
         let index =
             PackIndex { frames: built.index.frames, objects: built.index.objects.into_iter().filter(|object| moved.contains(&object.digest)).collect() };
         object_insert_pack(&mut transaction, namespace, id, &index).await?;
-        base_insert(&mut transaction, namespace, id, &built.bases).await?;
+        base_insert(&mut transaction, namespace, id, &built.bases.into_iter().collect::<Vec<_>>()).await?;
         commit(transaction).await?;
         report.packs_rewritten += group.len() as u64;
         report.packs_retired += retired;
@@ -263,8 +263,15 @@ impl Collector {
         pace.rest().await
     }
 
+    /// Whether nothing that a delta frame needs lies in one of these packs.
+    async fn bases_stay(&self, namespace: NamespaceId, encoded: &[u8], moving: &HashSet<PackId>) -> Result<bool, GcError> {
+        let places = self.objects.locate(namespace, &delta::bases(encoded)?).await?;
+        Ok(!places.values().any(|place| moving.contains(&place.frame.pack)))
+    }
+
     async fn build(
         &self,
+        namespace: NamespaceId,
         group: &[Old],
         order: &HashMap<Digest, u32>,
         writer: &mut dyn crate::blob_storage::BlobWriter,
@@ -279,17 +286,34 @@ impl Collector {
             }
         }
         frames.sort_by_key(|(rank, place, ..)| (*rank, *place));
-        let (pack, hasher) = (PackBuilder::new(), blake3::Hasher::new());
-        let mut out = Output { pack, hasher, frames: Vec::new(), bases: Vec::new(), writer, open: Vec::new(), open_len: 0 };
-        out.write(header().to_vec()).await?;
+        let mut out = Output {
+            pack: PackBuilder::new(),
+            hasher: blake3::Hasher::new(),
+            frames: Vec::new(),
+            bases: HashSet::new(),
+            writer,
+            open: Vec::new(),
+            open_len: 0,
+        };
+        let mut deltas = HashSet::new();
+        for (_, place, ..) in &frames {
+            if self.objects.frames.is_delta(*place).await? {
+                deltas.insert(*place);
+            }
+        }
+        out.write(if deltas.is_empty() { header() } else { header_with_deltas() }.to_vec()).await?;
+        let moving: HashSet<PackId> = group.iter().map(|old| old.id).collect();
         for (_, place, found, count) in frames {
             let encoded = self.objects.frames.encoded(place).await?.ok_or(ReadError::Damaged(layer_format::FormatError::DigestMismatch { what: "frame" }))?;
             let wanted = found.clone();
-            let is_whole = found.len() == usize::from(count);
-            // What it is compressed against is elsewhere.
-            let delta = if self.objects.frames.is_delta(place).await? { Some(self.objects.frames.frame(place).await?) } else { None };
-            let work = tokio::task::spawn_blocking(move || take_objects(encoded, delta.as_deref(), &wanted, is_whole));
-            let checked = work.await.map_err(|_| GcError::Cancelled)?;
+            let mut is_whole = found.len() == usize::from(count);
+            let mut prefix = Vec::new();
+            if deltas.contains(&place) {
+                prefix = self.objects.frames.prefix_of(place.pack, &encoded).await?;
+                // What it needs may not lie together any more if it is moved: then its objects go plain.
+                is_whole &= self.bases_stay(namespace, &encoded, &moving).await?;
+            }
+            let checked = tokio::task::spawn_blocking(move || take_objects(encoded, &prefix, &wanted, is_whole)).await.map_err(|_| GcError::Cancelled)?;
             match checked.map_err(|error| GcError::Read(ReadError::Damaged(error)))? {
                 Taken::Whole(encoded, objects) => out.frame(encoded, &objects).await?,
                 Taken::Parts(objects) => out.objects(objects).await?,
@@ -308,12 +332,11 @@ enum Taken {
 }
 
 /// Verifies what is wanted of a frame.
-fn take_objects(encoded: Bytes, delta: Option<&Frame>, wanted: &[(u16, Digest)], is_whole: bool) -> Result<Taken, layer_format::FormatError> {
-    let plain = if delta.is_none() { Some(Frame::decode(&encoded)?) } else { None };
-    let frame = delta.or(plain.as_ref()).ok_or(layer_format::FormatError::DigestMismatch { what: "frame" })?;
+fn take_objects(encoded: Bytes, prefix: &[u8], wanted: &[(u16, Digest)], is_whole: bool) -> Result<Taken, layer_format::FormatError> {
+    let frame = Frame::decode_delta(&encoded, prefix)?;
     let mut parts = Vec::new();
     for (slot, digest) in wanted {
-        let bytes = crate::service::objects::verified(frame, *slot, digest).ok_or(layer_format::FormatError::DigestMismatch { what: "object" })?;
+        let bytes = crate::service::objects::verified(&frame, *slot, digest).ok_or(layer_format::FormatError::DigestMismatch { what: "object" })?;
         parts.push(bytes.to_vec());
     }
     if !is_whole {
@@ -326,8 +349,7 @@ fn take_objects(encoded: Bytes, delta: Option<&Frame>, wanted: &[(u16, Digest)],
 struct Built {
     index: PackIndex,
     frames: Vec<StoredFrame>,
-    /// What its delta frames need.
-    bases: Vec<Digest>,
+    bases: HashSet<Digest>,
     digest: Digest,
     len: u64,
 }
@@ -337,7 +359,7 @@ struct Output<'a> {
     pack: PackBuilder,
     hasher: blake3::Hasher,
     frames: Vec<StoredFrame>,
-    bases: Vec<Digest>,
+    bases: HashSet<Digest>,
     writer: &'a mut dyn crate::blob_storage::BlobWriter,
     /// Objects that are not in a frame yet.
     open: Vec<Vec<u8>>,
@@ -352,13 +374,11 @@ impl Output<'_> {
 
     async fn frame(&mut self, encoded: Vec<u8>, objects: &[(Digest, u32)]) -> Result<(), GcError> {
         let placed = self.pack.push(&encoded, objects)?;
+        let bases = delta::bases(&encoded)?;
         let mut check = [0; 16];
         check.copy_from_slice(&blake3::hash(&encoded).as_bytes()[..16]);
-        let is_delta = FrameHeader::decode(&encoded)?.codec == Codec::Delta;
-        if is_delta {
-            self.bases.extend(delta::bases(&encoded)?);
-        }
-        self.frames.push(StoredFrame { offset: placed.offset as u32, len: placed.len, check, is_delta });
+        self.frames.push(StoredFrame { offset: placed.offset as u32, len: placed.len, check, is_delta: !bases.is_empty() });
+        self.bases.extend(bases);
         self.write(encoded).await
     }
 

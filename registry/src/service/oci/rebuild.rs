@@ -41,6 +41,7 @@ use crate::db::repository::{RepositoryRow, repository_find};
 use crate::db::{DbError, commit, now_ms};
 use crate::service::cache::SharedLru;
 use crate::service::frames::ReadError;
+use crate::service::lease::LongWork;
 
 /// How often the database is asked for blobs to look at.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -177,6 +178,8 @@ impl Oci {
             }
         };
         drop(transaction);
+        // What is stored is no one's until the row refers to it.
+        let _lease = LongWork::begin(self.objects.db.clone(), namespace);
         let saving = match self.take_apart(repository, &row).await? {
             Err(reason) => kept(row.size_bytes, 0, &reason),
             Ok(ingested) => match self.is_same(repository, &row, &ingested, digest).await? {
