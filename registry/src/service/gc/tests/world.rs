@@ -134,6 +134,17 @@ impl BlobWriter for MortalWriter {
     }
 }
 
+/// A new database of the PostgreSQL server that `TURBO_GC_POSTGRES` names (`postgres://USER@/NAME?host=FOLDER`); else an SQLite file.
+async fn database() -> Option<String> {
+    use sqlx::Connection;
+    let server = std::env::var("TURBO_GC_POSTGRES").ok()?;
+    let name = format!("gc_{:016x}", rand::random::<u64>());
+    let mut db = sqlx::PgConnection::connect(&server).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut db).await.unwrap();
+    let (before, after) = server.rsplit_once("/postgres").unwrap();
+    Some(format!("{before}/{name}{after}"))
+}
+
 /// A body that is there.
 pub(super) struct Whole(pub(super) Option<Bytes>);
 
@@ -242,6 +253,7 @@ pub(super) struct World {
     pub(super) collector: Collector,
     backing: Arc<dyn BlobStorage>,
     ahead: i64,
+    url: Option<String>,
     _dir: Arc<tempfile::TempDir>,
 }
 
@@ -251,12 +263,12 @@ impl World {
         let base = Some(Path::new("/dev/shm")).filter(|path| path.is_dir()).map_or_else(std::env::temp_dir, Path::to_path_buf);
         let dir = Arc::new(tempfile::tempdir_in(base).unwrap());
         let backing: Arc<dyn BlobStorage> = Arc::new(RemoteStorage::new(Arc::new(object_store::memory::InMemory::new()), Default::default()));
-        Self::open(dir, backing, 0).await
+        Self::open(dir, backing, 0, database().await).await
     }
 
-    async fn open(dir: Arc<tempfile::TempDir>, backing: Arc<dyn BlobStorage>, ahead: i64) -> Self {
+    async fn open(dir: Arc<tempfile::TempDir>, backing: Arc<dyn BlobStorage>, ahead: i64, url: Option<String>) -> Self {
         let folder = dir.path().to_path_buf();
-        let db = Db::open(None, &folder.join("registry.db"), 8).await.unwrap();
+        let db = Db::open(url.as_deref(), &folder.join("registry.db"), 8).await.unwrap();
         db.clock().advance(ahead);
         let storage: Arc<dyn BlobStorage> = Arc::new(Mortal { inner: Arc::clone(&backing), clock: db.clock().clone() });
         let frames = Arc::new(Frames::new(db.clone(), Arc::clone(&storage), Arc::default(), 1 << 20));
@@ -264,14 +276,14 @@ impl World {
         let nodes = Arc::new(Nodes::new(objects.clone(), 1 << 20));
         let oci = Oci::new(objects.clone(), Arc::clone(&nodes), Arc::clone(&storage), Arc::default(), crate::config::Config::new("/nowhere").limits.oci);
         let collector = Collector::new(db.clone(), Arc::clone(&storage), folder.clone(), settings());
-        Self { db, storage, objects, nodes, oci, collector, backing, ahead, _dir: dir }
+        Self { db, storage, objects, nodes, oci, collector, backing, ahead, url, _dir: dir }
     }
 
     /// The process dies and another one starts.
     pub(super) async fn restart(self) -> Self {
         self.oci.close().await;
         self.db.close().await;
-        Self::open(self._dir, self.backing, self.ahead).await
+        Self::open(self._dir, self.backing, self.ahead, self.url).await
     }
 
     pub(super) fn advance(&mut self, ms: i64) {
