@@ -303,6 +303,9 @@ impl Unit {
     }
 }
 
+/// An object of a frame that goes: its slot, and its name and length.
+type Going = (u16, Digest, u32);
+
 /// Decides what goes as a frame and what one by one.
 fn plan(store: &Store, missing: Vec<Digest>, image: &str) -> Result<Vec<Unit>, TransferError> {
     let places = store.places(&missing)?;
@@ -311,7 +314,7 @@ fn plan(store: &Store, missing: Vec<Digest>, image: &str) -> Result<Vec<Unit>, T
         return Err(TransferError::Incomplete { image: image.to_owned(), count: lacking.len() as u64, example: *example });
     }
     // Objects of each frame that go, by slot.
-    let mut frames: HashMap<(u32, u64), Vec<(u16, Digest, u32)>> = HashMap::new();
+    let mut frames: HashMap<(u32, u64), Vec<Going>> = HashMap::new();
     for (digest, place) in missing.iter().zip(places.iter().flatten()) {
         if let Some((slot, _)) = place.frame {
             frames.entry((place.pack, place.offset)).or_default().push((slot, *digest, place.len));
