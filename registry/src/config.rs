@@ -86,7 +86,7 @@ pub struct Options {
     /// File with the password of the first administrator, `admin` [default: a random one, told once]
     #[arg(long, env = "TURBO_REGISTRY_ADMIN_PASSWORD_FILE", value_name = "FILE")]
     pub admin_password_file: Option<PathBuf>,
-    /// How clients reach the server, such as https://registry.example.org: where they get tokens [default: as they called it]
+    /// How clients reach the server, such as `https://registry.example.org`: where they get tokens [default: as they called it]
     #[arg(long, env = "TURBO_REGISTRY_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
     /// How many days entries of the audit log are kept [default: 365]
