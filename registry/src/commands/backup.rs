@@ -128,16 +128,19 @@ async fn open(path: &Path) -> Result<SqliteConnection> {
     options.connect().await.with_context(|| format!("could not open {}", path.display()))
 }
 
-/// Keys and lengths of the packs that a copy of the database knows.
+/// Keys and lengths of the packs in use that a copy of the database knows.
 async fn packs(database: &Path) -> Result<Vec<(String, u64)>> {
     let mut connection = open(database).await?;
-    let rows = sqlx::query("SELECT digest, size_bytes FROM pack").fetch_all(&mut connection).await.context("could not list the packs of the copy")?;
+    let rows = sqlx::query("SELECT COALESCE(name, digest) AS name, size_bytes FROM pack WHERE retired_at IS NULL")
+        .fetch_all(&mut connection)
+        .await
+        .context("could not list the packs of the copy")?;
     connection.close().await.context("could not close the copy")?;
     let one = |row: &sqlx::sqlite::SqliteRow| -> Result<(String, u64)> {
-        let digest: Vec<u8> = row.try_get("digest").context("a pack has no digest")?;
+        let name: Vec<u8> = row.try_get("name").context("a pack has no name")?;
         let len: i64 = row.try_get("size_bytes").context("a pack has no length")?;
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let start = hex.get(..2).context("a pack has no digest")?;
+        let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        let start = hex.get(..2).context("a pack has no name")?;
         Ok((format!("packs/{start}/{hex}"), u64::try_from(len).context("a pack has no length")?))
     };
     rows.iter().map(one).collect()
