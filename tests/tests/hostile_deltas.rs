@@ -99,7 +99,7 @@ async fn delta_frames_need_what_the_namespace_has() {
         (delta_pack(&[&object], &[Digest::of(&new)], &new, deltas), "BASES_MISSING", "it needs what is itself a delta"),
         (delta_pack(&[&object], &[base_name, far_name], &both, deltas), "BASES_MISSING", "it needs two packs"),
         (delta_pack(&[&object], &[base_name], &base, pack::header()), "PACK_INVALID", "its header says that there is none"),
-        (delta_pack(&[&object], &[base_name], &far, deltas), "PACK_INVALID", "it was made with other bases"),
+        (delta_pack(&[&like(&far, 3)], &[base_name], &far, deltas), "PACK_INVALID", "it was made with other bases"),
     ] {
         Client::refused(client.put(&own, &pack).await, code, why);
         assert!(client.lacks(&own, &object).await, "{why}");
