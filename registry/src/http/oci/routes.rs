@@ -213,18 +213,18 @@ async fn answer(app: &Shared, request: Request) -> Result<(Response, &'static st
     let is_start = action == Action::UploadStart;
     let call = Call { repository, name, method: parts.method, headers: parts.headers, query, visit, body };
     let answer = match action {
-        Action::BlobGet(digest) => blobs::get(app, call, digest).await,
-        Action::BlobDelete(digest) => blobs::delete(app, call, digest).await,
-        Action::UploadStart => uploads::start(app, call).await,
-        Action::UploadStatus(id) => uploads::status(app, call, id).await,
-        Action::UploadAppend(id) => uploads::append(app, call, id).await,
-        Action::UploadFinish(id) => uploads::finish(app, call, id).await,
-        Action::UploadCancel(id) => uploads::cancel(app, call, id).await,
-        Action::ManifestGet(reference) => manifests::get(app, call, reference).await,
-        Action::ManifestPut(reference) => manifests::put(app, call, reference).await,
-        Action::ManifestDelete(reference) => manifests::delete(app, call, reference).await,
-        Action::Tags => manifests::tags(app, call).await,
-        Action::Referrers(digest) => manifests::referrers(app, call, digest).await,
+        Action::BlobGet(digest) => Box::pin(blobs::get(app, call, digest)).await,
+        Action::BlobDelete(digest) => Box::pin(blobs::delete(app, call, digest)).await,
+        Action::UploadStart => Box::pin(uploads::start(app, call)).await,
+        Action::UploadStatus(id) => Box::pin(uploads::status(app, call, id)).await,
+        Action::UploadAppend(id) => Box::pin(uploads::append(app, call, id)).await,
+        Action::UploadFinish(id) => Box::pin(uploads::finish(app, call, id)).await,
+        Action::UploadCancel(id) => Box::pin(uploads::cancel(app, call, id)).await,
+        Action::ManifestGet(reference) => Box::pin(manifests::get(app, call, reference)).await,
+        Action::ManifestPut(reference) => Box::pin(manifests::put(app, call, reference)).await,
+        Action::ManifestDelete(reference) => Box::pin(manifests::delete(app, call, reference)).await,
+        Action::Tags => Box::pin(manifests::tags(app, call)).await,
+        Action::Referrers(digest) => Box::pin(manifests::referrers(app, call, digest)).await,
     };
     let response = answer.unwrap_or_else(IntoResponse::into_response);
     // A session that was begun changes nothing yet; a blob that was mounted or sent at once does.
