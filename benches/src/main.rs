@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use benchmarks::{demo, herd, launch, recording, replay, store, traces, vm};
+use benchmarks::{demo, frames, growth, herd, launch, recording, registry, replay, store, traces, vm};
 use clap::{Parser, Subcommand};
 
 /// Benchmarks of Turbo.
@@ -22,6 +22,13 @@ enum Verb {
     Replay(replay::Args),
     Traces(traces::Args),
     Recording(recording::Args),
+    Registry(registry::Args),
+    Frames(frames::Args),
+    Growth(growth::Args),
+    #[command(hide = true)]
+    GrowthTar(growth::PopulationArgs),
+    #[command(hide = true)]
+    GrowthLookup(growth::LookupArgs),
     Vm(vm::Args),
     Store(store::Args),
     #[command(hide = true)]
@@ -41,6 +48,11 @@ fn main() -> ExitCode {
         Verb::Replay(args) => replay::run(&args),
         Verb::Traces(args) => traces::run(&args),
         Verb::Recording(args) => recording::run(&args),
+        Verb::Registry(args) => registry::run(&args),
+        Verb::Frames(args) => frames::run(&args),
+        Verb::Growth(args) => growth::run(&args),
+        Verb::GrowthTar(args) => growth::write_tar(&args),
+        Verb::GrowthLookup(args) => growth::look_up(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Store(args) => store::run(&args),
         Verb::StoreHelper(args) => store::help(&args),

@@ -7,7 +7,7 @@
 //! Memory: at most 384 KiB of content, a frame and its compressed form, two compressors, and 40 bytes for each 2 MiB of the
 //! stream.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 
 use layer_format::Digest;
 use layer_format::chunk::{ChunkRef, MAX_CHUNK_LEN};
@@ -22,7 +22,7 @@ use crate::sink::ObjectSink;
 /// Content that is collected before it is cut.
 const BATCH_LEN: usize = 320 * 1024;
 /// Most chunks about which the sink is asked at a time.
-const BATCH_CHUNKS: usize = 16;
+const BATCH_CHUNKS: usize = 128;
 
 /// A blob between two sittings: all that a writer has to know to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,11 +52,13 @@ impl BlobState {
 pub struct BlobWriter<'a> {
     sink: &'a dyn ObjectSink,
     packs: PackWriter<'a>,
-    compressor: Compressor,
+    compressor: Compressor<'static>,
     cutter: Cutter,
     recipe: RecipeBuilder,
     /// Bytes that are not cut yet.
     uncut: Vec<u8>,
+    /// Where in those a chunk has to end.
+    borders: VecDeque<usize>,
     data: FrameJob,
     nodes: FrameJob,
     /// Objects on their way to a pack that is not finished: the sink does not know of them.
@@ -78,10 +80,11 @@ impl<'a> BlobWriter<'a> {
         Ok(Self {
             sink,
             packs: PackWriter::new(sink, &()),
-            compressor: Compressor::new(zstd_level)?,
+            compressor: Compressor::new(zstd_level, None)?,
             cutter: Cutter::new(),
             recipe: RecipeBuilder::resume(state.nodes, state.open.into_iter().map(Extent::Data).collect()),
             uncut: state.tail,
+            borders: VecDeque::new(),
             data: FrameJob::default(),
             nodes: FrameJob::default(),
             seen: HashSet::new(),
@@ -120,6 +123,14 @@ impl<'a> BlobWriter<'a> {
         Ok(())
     }
 
+    /// Ends a chunk here, as at the end of the blob: what follows is cut as if it began one. So a file in the blob has the
+    /// chunks that it has by itself.
+    pub fn border(&mut self) {
+        if !self.uncut.is_empty() && self.borders.back() != Some(&self.uncut.len()) {
+            self.borders.push_back(self.uncut.len());
+        }
+    }
+
     /// Ends the sitting: everything but the tail is in the sink then.
     ///
     /// # Errors
@@ -146,22 +157,33 @@ impl<'a> BlobWriter<'a> {
         Ok(recipe)
     }
 
-    /// Cuts as long as there are `least` bytes: fewer than the longest chunk only at the end of the blob.
+    /// Cuts as long as there are `least` bytes: fewer than the longest chunk only at the end of the blob, or up to a border.
     fn cut(&mut self, least: usize) -> Result<(), ImportError> {
         let uncut = std::mem::take(&mut self.uncut);
-        let mut rest = &uncut[..];
-        while rest.len() >= least.max(1) {
+        let (mut at, least) = (0, least.max(1));
+        loop {
             let mut chunks = Vec::with_capacity(BATCH_CHUNKS);
-            while chunks.len() < BATCH_CHUNKS && rest.len() >= least.max(1) {
-                let (chunk, after) = rest.split_at(self.cutter.next(rest));
-                chunks.push(chunk);
-                rest = after;
+            while chunks.len() < BATCH_CHUNKS {
+                let border = self.borders.front().copied();
+                let rest = &uncut[at..border.unwrap_or(uncut.len())];
+                if border.is_none() && rest.len() < least {
+                    break;
+                }
+                let len = self.cutter.next(rest);
+                chunks.push(&rest[..len]);
+                at += len;
+                self.borders.pop_front_if(|border| *border == at);
+            }
+            if chunks.is_empty() {
+                break;
             }
             self.take(&chunks)?;
         }
-        let done = uncut.len() - rest.len();
         self.uncut = uncut;
-        self.uncut.drain(..done);
+        self.uncut.drain(..at);
+        for border in &mut self.borders {
+            *border -= at;
+        }
         Ok(())
     }
 
@@ -221,6 +243,31 @@ impl<'a> BlobWriter<'a> {
         self.seen.clear();
         Ok(())
     }
+}
+
+/// The recipe of several blobs, one behind the other. Writes the recipe nodes that it needs; copies no content.
+///
+/// # Errors
+/// [`ImportError::Sink`].
+pub fn join(sink: &dyn ObjectSink, parts: &[Recipe]) -> Result<Recipe, ImportError> {
+    let parts: Vec<&Recipe> = parts.iter().filter(|part| !part.is_empty()).collect();
+    // Of the nodes that the whole refers to: above all that the parts refer to.
+    let level = parts.iter().map(|part| if let Recipe::Nodes { level, .. } = part { level + 1 } else { 0 }).max().unwrap_or_default();
+    let (mut finished, mut nodes) = (Vec::new(), Vec::with_capacity(parts.len()));
+    for part in parts {
+        let mut top = part.clone();
+        let mut at = if let Recipe::Nodes { level, .. } = part { level + 1 } else { 0 };
+        while at < level {
+            let node = NodeRef { len: top.len(), digest: collect(&mut finished, top.encode_node())? };
+            top = Recipe::Nodes { level: at, nodes: vec![node] };
+            at += 1;
+        }
+        nodes.push(NodeRef { len: top.len(), digest: collect(&mut finished, top.encode_node())? });
+    }
+    let mut writer = BlobWriter::resume(sink, 1, BlobState::default())?;
+    writer.put_nodes(finished)?;
+    writer.flush()?;
+    Ok(if nodes.is_empty() { Recipe::Extents(Vec::new()) } else { Recipe::Nodes { level, nodes } })
 }
 
 fn collect(finished: &mut Vec<Vec<u8>>, node: Vec<u8>) -> Result<Digest, ImportError> {
@@ -314,5 +361,54 @@ mod tests {
         assert!(read(&store, &recipe) == whole);
         let stored: usize = store.packs().iter().map(|(_, bytes)| bytes.len()).sum();
         assert!(stored < 3_600_000, "{stored} bytes for four times 3 MB of the same");
+    }
+
+    /// The extents of a recipe.
+    fn chunks(store: &MemoryStore, recipe: &Recipe) -> Vec<ChunkRef> {
+        let mut walk = RangeWalk::new(recipe, 0..recipe.len());
+        let mut out = Vec::new();
+        loop {
+            match walk.step() {
+                RangeStep::Done => return out,
+                RangeStep::Need(digest) => walk.feed(Recipe::decode_node(&store.object(&digest).unwrap()).unwrap()).unwrap(),
+                RangeStep::Extent { extent: Extent::Data(chunk), .. } => out.push(chunk),
+                RangeStep::Extent { .. } => panic!("a stream has no holes"),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn up_to_a_border_the_chunks_are_those_of_the_file_alone(seed: u64, lens in proptest::collection::vec(prop_oneof![0usize..9000, 0usize..900_000], 0..40), pieces in 1usize..300_000) {
+            let store = MemoryStore::new();
+            let content = content(seed, lens.iter().sum());
+            let (mut expected, mut rest) = (Vec::new(), &content[..]);
+            let mut writer = BlobWriter::resume(&store, 1, BlobState::default()).unwrap();
+            for len in &lens {
+                let (file, after) = rest.split_at(*len);
+                for piece in file.chunks(pieces) {
+                    writer.push(piece).unwrap();
+                }
+                writer.border();
+                let alone = MemoryStore::new();
+                expected.extend(chunks(&alone, &at_once(&alone, file)));
+                rest = after;
+            }
+            let recipe = writer.finish().unwrap();
+            prop_assert!(read(&store, &recipe) == content);
+            prop_assert_eq!(chunks(&store, &recipe), expected);
+        }
+    }
+
+    #[test]
+    fn joined_recipes_are_read_as_one() {
+        let store = MemoryStore::new();
+        let parts = [content(1, 100), Vec::new(), content(2, 9_000_000), content(3, 400_000), content(4, 1)];
+        let recipes: Vec<Recipe> = parts.iter().map(|part| at_once(&store, part)).collect();
+        let joined = join(&store, &recipes).unwrap();
+        assert!(read(&store, &joined) == parts.concat());
+        assert!(read(&store, &join(&store, &recipes[..1]).unwrap()) == parts[0]);
+        assert!(join(&store, &[]).unwrap().is_empty());
     }
 }

@@ -6,13 +6,13 @@
 //! and importing the tar of one layer gives the same root again, unless it holds what a tar cannot: whiteouts, opaque
 //! directories, sockets.
 //!
-//! Memory: one chunk, 64 tree nodes (about 4 MB), the directories in each directory on the way down, the data runs of one
+//! Memory: one chunk, the next 512 entries, 64 tree nodes (about 4 MB), the directories in each directory on the way down, the data runs of one
 //! sparse file, and for hard links 100 bytes a file.
 
 mod header;
 mod merge;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 use std::ops::Range;
 
@@ -25,6 +25,9 @@ use crate::progress::Progress;
 use crate::source::{ObjectSource, SourceError};
 use header::{Header, PaxRecords};
 use merge::Merge;
+
+/// Entries, and about as many chunks, that are looked at before they are written.
+const AHEAD: usize = 512;
 
 /// A finished export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +82,12 @@ pub fn export_layer(root: Digest, source: &dyn ObjectSource, out: impl Write, pr
 
 fn export(mut merge: Merge<'_>, source: &dyn ObjectSource, out: impl Write, progress: &dyn Progress) -> Result<Exported, ExportError> {
     let mut writer = TarWriter { out, source, progress, first_names: HashMap::new(), exported: Exported::default() };
-    while let Some((layer, entry)) = merge.next()? {
+    let mut ahead = VecDeque::new();
+    loop {
+        if ahead.is_empty() {
+            look_ahead(&mut merge, source, &mut ahead)?;
+        }
+        let Some((layer, entry)) = ahead.pop_front() else { break };
         match (&entry.kind, entry.path.split()) {
             (Kind::Whiteout, Some((parent, name))) => writer.marker(parent, &[b".wh.", name].concat())?,
             (Kind::Directory { opaque: true }, _) if merge.hides() => {
@@ -90,6 +98,25 @@ fn export(mut merge: Merge<'_>, source: &dyn ObjectSource, out: impl Write, prog
         }
     }
     writer.finish()
+}
+
+/// Takes the next entries, and tells the source which chunks they begin with.
+fn look_ahead(merge: &mut Merge<'_>, source: &dyn ObjectSource, ahead: &mut VecDeque<(usize, Entry)>) -> Result<(), ExportError> {
+    let mut expected = Vec::new();
+    while ahead.len() < AHEAD
+        && expected.len() < AHEAD
+        && let Some((layer, entry)) = merge.next()?
+    {
+        if let Kind::File(Recipe::Extents(extents)) = &entry.kind {
+            expected.extend(extents.iter().filter_map(|extent| match extent {
+                Extent::Data(chunk) => Some(chunk.digest),
+                Extent::Hole(_) => None,
+            }));
+        }
+        ahead.push_back((layer, entry));
+    }
+    source.expect(&expected);
+    Ok(())
 }
 
 fn fetch(source: &dyn ObjectSource, digest: &Digest) -> Result<Vec<u8>, ExportError> {

@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use layer_format::Digest;
-use layer_format::frame::Frame;
+use layer_format::delta::{BasePlace, Place};
+use layer_format::frame::{Frame, delta};
 use layer_format::pack::{PackIndex, PackedObject};
 
+use crate::earlier::Earlier;
 use crate::error::SinkError;
 use crate::sink::{ObjectSink, PackSink};
 use crate::source::{ObjectSource, SourceError};
@@ -16,6 +18,8 @@ use crate::source::{ObjectSource, SourceError};
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    /// Trees that imports compress against.
+    earlier: Vec<Digest>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +35,11 @@ impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Lets imports from now on compress against the trees with these roots, which are in this store.
+    pub fn compress_against(&mut self, roots: Vec<Digest>) {
+        self.earlier = roots;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -53,13 +62,54 @@ impl State {
         let (pack, object) = *self.objects.get(digest).ok_or("it is not in the store")?;
         let at = (pack, object.frame);
         if self.last.as_ref().is_none_or(|(last, _)| *last != at) {
-            let (_, bytes, index) = self.packs.get(pack).ok_or("its pack is gone")?;
-            let place = index.frames.get(object.frame as usize).ok_or("its frame is not in the index")?;
-            let encoded = usize::try_from(place.offset).ok().and_then(|start| bytes.get(start..start + place.len as usize)).ok_or("its pack is cut short")?;
-            self.last = Some((at, Frame::decode(encoded).map_err(|error| error.to_string())?));
+            let encoded = self.encoded(at)?;
+            let bases = delta::bases(encoded).map_err(|error| error.to_string())?;
+            let mut prefix = Vec::new();
+            for base in bases {
+                prefix.extend_from_slice(&self.base(&base)?);
+            }
+            self.last = Some((at, Frame::decode_delta(self.encoded(at)?, &prefix).map_err(|error| error.to_string())?));
         }
         let found = self.last.as_ref().and_then(|(_, frame)| frame.object(object.slot.into())).ok_or("it is not in its frame")?;
         if Digest::of(found) == *digest { Ok(found.to_vec()) } else { Err("it is damaged".to_owned()) }
+    }
+
+    /// An object of a plain frame.
+    fn base(&self, digest: &Digest) -> Result<Vec<u8>, String> {
+        let (pack, object) = *self.objects.get(digest).ok_or("one of its bases is not in the store")?;
+        let frame = Frame::decode(self.encoded((pack, object.frame))?).map_err(|error| error.to_string())?;
+        frame.object(object.slot.into()).map(<[u8]>::to_vec).ok_or_else(|| "one of its bases is not in its frame".to_owned())
+    }
+
+    fn encoded(&self, (pack, frame): (usize, u32)) -> Result<&[u8], String> {
+        let (_, bytes, index) = self.packs.get(pack).ok_or("its pack is gone")?;
+        let place = index.frames.get(frame as usize).ok_or("its frame is not in the index")?;
+        let start = usize::try_from(place.offset).map_err(|error| error.to_string())?;
+        bytes.get(start..start + place.len as usize).ok_or_else(|| "its pack is cut short".to_owned())
+    }
+
+    fn place(&self, digest: &Digest) -> Place {
+        let Some((pack, object)) = self.objects.get(digest) else { return Place::Absent };
+        let found = self.encoded((*pack, object.frame)).ok().and_then(|encoded| delta::bases(encoded).ok());
+        let frame = self.packs.get(*pack).and_then(|(_, _, index)| index.frames.get(object.frame as usize));
+        match (found, frame) {
+            (Some(bases), Some(frame)) if bases.is_empty() => {
+                Place::Plain(BasePlace { pack: *pack as u64, start: frame.offset, end: frame.offset + u64::from(frame.len), len: object.len })
+            }
+            (Some(bases), Some(_)) => Place::Delta(bases),
+            _ => Place::Absent,
+        }
+    }
+}
+
+impl Earlier for MemoryStore {
+    fn roots(&self) -> &[Digest] {
+        &self.earlier
+    }
+
+    fn places(&self, digests: &[Digest]) -> Result<Vec<Place>, SourceError> {
+        let state = self.state();
+        Ok(digests.iter().map(|digest| state.place(digest)).collect())
     }
 }
 
@@ -77,6 +127,10 @@ impl ObjectSink for MemoryStore {
 
     fn create_pack(&self) -> Result<Box<dyn PackSink + '_>, SinkError> {
         Ok(Box::new(MemoryPack { store: self, bytes: Vec::new() }))
+    }
+
+    fn earlier(&self) -> Option<&dyn Earlier> {
+        (!self.earlier.is_empty()).then_some(self as &dyn Earlier)
     }
 }
 

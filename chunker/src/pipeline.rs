@@ -20,6 +20,8 @@
 //! [`LARGE_FILE_LEN`] bytes (mostly [`BATCH_LEN`]), a frame at most 320 KiB plus as much compressed, a worker's
 //! compressors 2 MiB: at most 28 MiB for two workers, 3.5 MiB more for each further one. On top of that, and independent
 //! of the length of the content:
+//! * with an earlier version to compress against, for each worker 1 MiB and a compressor for it, and the list of chunks of one
+//!   file there: 60 bytes each, of at most half a million;
 //! * the names of one directory, and of directories found and not yet visited;
 //! * the objects of one open pack: up to 120 bytes each, about 3 MB for a pack of 16 KiB chunks;
 //! * references to tree nodes: about 80 bytes for each 60 entries; to recipe nodes: 40 bytes for each 2 MiB of one file;

@@ -5,6 +5,7 @@ use std::io::Write;
 use layer_format::Digest;
 use layer_format::pack::PackIndex;
 
+use crate::earlier::Earlier;
 use crate::error::SinkError;
 
 /// A store of objects that an import writes to.
@@ -26,6 +27,12 @@ pub trait ObjectSink: Sync {
     /// # Errors
     /// Ends the import.
     fn create_pack(&self) -> Result<Box<dyn PackSink + '_>, SinkError>;
+
+    /// An earlier version of what is imported, which this store has: new content is compressed against it where that is worth an
+    /// additional read.
+    fn earlier(&self) -> Option<&dyn Earlier> {
+        None
+    }
 }
 
 /// A pack being written. It receives the whole file, from header to footer, in order. Dropping it unfinished leaves

@@ -26,6 +26,10 @@ pub trait ObjectSource: Sync {
         }
         Ok(())
     }
+
+    /// Says that these objects will be asked for next, about in this order: for sources to which a question about many is
+    /// cheaper than many questions. What cannot be had shows when it is asked for.
+    fn expect(&self, _digests: &[Digest]) {}
 }
 
 /// Why an object could not be read: a sentence, and what caused it.

@@ -15,7 +15,7 @@
 
 mod decompress;
 mod error;
-mod header;
+pub(crate) mod header;
 mod names;
 mod pax;
 mod reader;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use client_store::remote::{self, Registry, RegistryOptions};
 use client_store::{Store, StoreOptions};
 
-use crate::config::Settings;
+use crate::config::{Authority, Settings};
 use crate::containers::Containers;
 use crate::detach::Background;
 use crate::output::Output;
@@ -84,8 +84,14 @@ impl App {
     /// The configured registry. Makes no request.
     pub fn registry(&self) -> Result<Registry> {
         let open = || {
+            let (token, login) = match self.settings.authority()? {
+                Authority::None => (None, None),
+                Authority::Token(token) => (Some(token), None),
+                Authority::Login { secret, .. } => (None, Some(secret)),
+            };
             let options = RegistryOptions {
-                token: Settings::token(),
+                token,
+                login,
                 renew_token: Some(Arc::new(|| Settings::token_of_file().or_else(Settings::token))),
                 ca_file: self.settings.ca_file.clone(),
                 link: remote::recall_link(&self.settings.home, &self.settings.hub),

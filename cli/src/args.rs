@@ -110,6 +110,10 @@ pub enum Command {
     /// Recordings of runs: make one, draw it, and see what another link would make of it.
     #[command(subcommand)]
     Trace(trace::Trace),
+    /// Log in to a registry.
+    Login(login::Login),
+    /// Forget a login.
+    Logout(logout::Logout),
     /// Show or change the configuration.
     Config(config_command::Config),
     /// Say whether this machine can run images, and what to do if not.
@@ -159,6 +163,8 @@ impl Command {
             Self::Stats(_) => "stats",
             Self::Profile(_) => "profile",
             Self::Trace(_) => "trace",
+            Self::Login(_) => "login",
+            Self::Logout(_) => "logout",
             Self::Config(_) => "config",
             Self::Doctor(_) => "doctor",
             Self::Version(_) => "version",

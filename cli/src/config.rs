@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::credentials::{Credential, Credentials};
+
 /// The registry that is used when none is configured: one that runs on this machine.
 pub const DEFAULT_HUB: &str = "http://127.0.0.1:5000";
 /// How long a read waits for a registry that cannot be reached, in seconds, unless configured.
@@ -165,6 +167,23 @@ impl Settings {
         base_folder("XDG_CACHE_HOME", ".cache").ok()
     }
 
+    /// Where logins are kept.
+    pub fn credentials_file() -> Result<PathBuf> {
+        Ok(base_folder("XDG_CONFIG_HOME", ".config")?.join("turbo/credentials.toml"))
+    }
+
+    /// What requests to the registry are authorised with: a token that the environment gives, else the login at this registry.
+    pub fn authority(&self) -> Result<Authority> {
+        if let Some(token) = Self::token() {
+            return Ok(Authority::Token(token));
+        }
+        Ok(match Credentials::read(&Self::credentials_file()?)?.get(&self.hub) {
+            Some(Credential::Login { name, secret }) => Authority::Login { name: name.clone(), secret: secret.clone() },
+            Some(Credential::Key { secret, .. }) => Authority::Token(secret.clone()),
+            None => Authority::None,
+        })
+    }
+
     /// The bearer token for the registry, if there is one: that of `TURBO_TOKEN`, or what is in the file that
     /// `TURBO_TOKEN_FILE` names.
     pub fn token() -> Option<String> {
@@ -177,6 +196,22 @@ impl Settings {
         let text = std::fs::read_to_string(&path).inspect_err(|error| tracing::warn!("the token cannot be read from {}: {error}", path.display())).ok()?;
         Some(text.trim().to_owned()).filter(|token| !token.is_empty())
     }
+}
+
+/// With what requests are authorised.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Authority {
+    /// With nothing.
+    None,
+    /// With a token, or a key.
+    Token(String),
+    /// With tokens that are got for a login.
+    Login {
+        /// The user.
+        name: String,
+        /// Not to be shown.
+        secret: String,
+    },
 }
 
 /// Reads the configuration file; one that does not exist is empty.

@@ -11,6 +11,7 @@ mod config;
 mod containers;
 mod control;
 mod copy;
+mod credentials;
 mod dependencies;
 mod detach;
 mod environment;
@@ -120,6 +121,8 @@ fn run(arguments: Turbo, output: Output) -> Result<Exit> {
         Command::Stats(command) => command.run(&app),
         Command::Profile(command) => command.run(&app),
         Command::Trace(command) => command.run(&app, forks),
+        Command::Login(command) => command.run(&app),
+        Command::Logout(command) => command.run(&app),
         Command::Config(command) => command.run(&app, &arguments.settings),
         Command::Doctor(command) => command.run(&app),
         Command::Version(command) => command.run(&app),

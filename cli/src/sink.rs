@@ -2,23 +2,31 @@
 
 use std::io::Write;
 
-use chunker::{ObjectSink, PackSink, SinkError};
+use chunker::{Earlier, ObjectSink, PackSink, SinkError, SourceError};
 use client_store::store::{ContentHold, PackOrigin, PackWriter};
 use client_store::{ObjectCache, Store};
 use layer_format::Digest;
+use layer_format::delta::Place;
 use layer_format::pack::PackIndex;
 
 /// Writes what an import makes to the store. While it exists nothing is collected or evicted there.
 #[derive(Debug)]
 pub struct StoreSink<'a> {
     store: &'a Store,
+    /// Roots of trees that what is new is compressed against.
+    earlier: Vec<Digest>,
     _hold: ContentHold,
 }
 
 impl<'a> StoreSink<'a> {
     /// A sink over this store.
     pub fn new(store: &'a Store) -> Result<Self, client_store::StoreError> {
-        Ok(Self { store, _hold: store.hold()? })
+        Ok(Self { store, earlier: Vec::new(), _hold: store.hold()? })
+    }
+
+    /// Compresses what is new against the trees with these roots, lowest layer first, as far as they are here.
+    pub fn compress_against(self, earlier: Vec<Digest>) -> Self {
+        Self { earlier, ..self }
     }
 }
 
@@ -30,6 +38,20 @@ impl ObjectSink for StoreSink<'_> {
     fn create_pack(&self) -> Result<Box<dyn PackSink + '_>, SinkError> {
         let writer = self.store.pack_writer(PackOrigin::Imported).map_err(|error| SinkError::new("no pack can be written", error))?;
         Ok(Box::new(Writer(writer)))
+    }
+
+    fn earlier(&self) -> Option<&dyn Earlier> {
+        (!self.earlier.is_empty()).then_some(self as &dyn Earlier)
+    }
+}
+
+impl Earlier for StoreSink<'_> {
+    fn roots(&self) -> &[Digest] {
+        &self.earlier
+    }
+
+    fn places(&self, digests: &[Digest]) -> Result<Vec<Place>, SourceError> {
+        self.store.base_places(digests).map_err(|error| SourceError::new("the local store could not be asked what it has", error))
     }
 }
 
@@ -54,6 +76,10 @@ impl PackSink for Writer {
 impl chunker::ObjectSource for StoreSink<'_> {
     fn object(&self, digest: &Digest) -> Result<Vec<u8>, chunker::SourceError> {
         StoreSource(self.store).object(digest)
+    }
+
+    fn each_object(&self, digests: &[Digest], each: &mut dyn FnMut(usize, &[u8]) -> bool) -> Result<(), chunker::SourceError> {
+        StoreSource(self.store).each_object(digests, each)
     }
 }
 

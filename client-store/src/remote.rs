@@ -5,8 +5,10 @@
 //! whoever asked for them. No body takes more memory than its bound.
 
 mod access;
+mod deltas;
 mod http;
 mod lanes;
+mod login;
 mod models;
 mod origin_impl;
 pub mod retry;
@@ -17,7 +19,7 @@ mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +35,8 @@ use reqwest::{Method, StatusCode};
 use crate::origin::OriginError;
 use access::Access;
 pub use access::TokenSource;
+use login::Login;
+pub use login::Whoami;
 pub use states::RemoteState;
 pub use stream::StreamDecoder;
 use wire::LinkMeter;
@@ -45,6 +49,8 @@ pub struct RegistryOptions {
     pub token: Option<String>,
     /// Asked for another token when the registry does not accept one.
     pub renew_token: Option<TokenSource>,
+    /// The secret of a login ([`Registry::log_in`]): tokens are got for it, in place of `token`.
+    pub login: Option<String>,
     /// File of certificates, PEM, that are trusted besides those of the system.
     pub ca_file: Option<PathBuf>,
     /// The link as earlier runs measured it.
@@ -64,6 +70,7 @@ impl Default for RegistryOptions {
         Self {
             token: None,
             renew_token: None,
+            login: None,
             ca_file: None,
             link: None,
             lanes: None,
@@ -96,9 +103,12 @@ struct Inner {
     client: reqwest::Client,
     options: RegistryOptions,
     access: Access,
+    login: Option<Login>,
     link: LinkMeter,
     /// Whether it runs on this machine.
     is_loopback: bool,
+    /// Whether it said that it knows no deltas.
+    no_deltas: AtomicBool,
 }
 
 /// An image manifest as the registry has it; its bytes match its digest.
@@ -129,8 +139,13 @@ impl Registry {
         let certificates = http::certificates(options.ca_file.as_deref()).map_err(fail)?;
         let client = http::client(&options, certificates).map_err(|error| fail(http::reason(&error)))?;
         let access = Access::new(options.token.clone(), options.renew_token.clone());
+        let login = options.login.clone().map(Login::new);
         let url = url.trim_end_matches('/').to_owned();
-        Ok(Self { inner: Arc::new(Inner { url, client, options, access, link: LinkMeter::default(), is_loopback }), received: Arc::default() })
+        let no_deltas = AtomicBool::new(false);
+        Ok(Self {
+            inner: Arc::new(Inner { url, client, options, access, login, link: LinkMeter::default(), is_loopback, no_deltas }),
+            received: Arc::default(),
+        })
     }
 
     /// The same registry and connections, with a count of received bytes of its own.

@@ -11,9 +11,13 @@
 //! * [`layout`] folders and locks. [`index`] the LMDB tables. [`pack_file`] whole packs. [`stream`] objects one by one.
 //! * [`reader`] reading and verifying. [`images`] names. [`walk`] what an image needs.
 //! * [`states`] containers at one moment.
-//! * [`verify`], [`gc`], [`evict`], [`running`], [`rebuild`], [`stats`].
+//! * [`gc`], [`evict`] and [`repack`] give space back; [`verify`] hashes everything; [`usage`] and [`stats`] count.
+//! * [`bases`] what delta frames need. [`running`], [`rebuild`].
 
+mod bases;
+mod earlier;
 mod evict;
+mod fragmentation;
 mod gc;
 mod images;
 mod index;
@@ -22,10 +26,13 @@ mod pack_file;
 mod place;
 mod reader;
 mod rebuild;
+mod repack;
 mod running;
 mod states;
 mod stats;
 mod stream;
+mod throttle;
+mod usage;
 mod verify;
 mod walk;
 
@@ -34,20 +41,23 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use layer_format::Digest;
 use parking_lot::Mutex;
 
-pub use gc::GcReport;
+pub use evict::EvictReport;
+pub use gc::{GcOptions, GcReport};
 pub use images::{ImageInfo, ImageOrigin, StoredImage};
 pub use index::PackOrigin;
 pub use pack_file::PackWriter;
+pub use repack::{RepackOptions, RepackReport};
 pub use running::RunningGuard;
 pub use states::{MIN_STATE_PREFIX_LEN, StoredState};
 pub use stats::StoreStats;
-pub use verify::{DamagedObject, Repair, VerifyReport};
+pub use usage::ImageUsage;
+pub use verify::{DamagedObject, DamagedPack, Repair, VerifyOptions, VerifyReport};
 pub use walk::{ObjectKind, WalkError, references};
 
 pub(crate) use walk::Walk;
@@ -102,6 +112,8 @@ struct Inner {
     /// Evictions by any process that this one has seen.
     seen_evictions: Mutex<u64>,
     counters: Counters,
+    /// When the cap was last found to be out of reach.
+    cap_unmet: Mutex<Option<Instant>>,
 }
 
 impl Drop for Inner {
@@ -121,7 +133,7 @@ impl Store {
     pub fn open(home: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let layout = Layout::open(home)?;
         layout.remove_leftovers();
-        let index = Index::open(&layout.index())?;
+        let index = Index::open(&layout)?;
         let inner = Inner {
             reader: PackReader::new(options.frame_cache_bytes),
             layout,
@@ -132,6 +144,7 @@ impl Store {
             touched: Mutex::default(),
             seen_evictions: Mutex::default(),
             counters: Counters::default(),
+            cap_unmet: Mutex::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         if !store.inner.index.is_built()? {
@@ -195,7 +208,7 @@ impl Store {
         let locations = inner.index.read(|txn| digests.iter().map(|digest| inner.index.location_in(txn, digest)).collect::<heed::Result<Vec<_>>>())?;
         for (number, (digest, location)) in digests.iter().zip(locations).enumerate() {
             let found = location.filter(|location| !inner.bad.is(digest, location)).and_then(|location| {
-                let goes_on = inner.reader.with_object(digest, &location, || inner.open_pack(location.pack), |bytes| each(number, Some(bytes))).ok()?;
+                let goes_on = inner.reader.with_object(inner, digest, &location, |bytes| each(number, Some(bytes))).ok()?;
                 inner.counters.hits.fetch_add(1, Ordering::Relaxed);
                 inner.touch(location.pack);
                 Some(goes_on)
@@ -293,7 +306,7 @@ impl Inner {
         // A second look finds out whether a pack that is gone was evicted or moved meanwhile.
         for _ in 0..3 {
             let Some(location) = self.usable_location(digest)? else { break };
-            let reason = match self.reader.object(digest, &location, || self.open_pack(location.pack)) {
+            let reason = match self.reader.object(self, digest, &location) {
                 Ok(bytes) => {
                     self.counters.hits.fetch_add(1, Ordering::Relaxed);
                     self.touch(location.pack);

@@ -4,9 +4,11 @@
 //! are, a pull stores received ones as they are. Both can be cut at any point and repeated: what has arrived stays, and
 //! what is missing is asked for anew. An image has a name on the other side only when all of it is there.
 
-mod assemble;
+pub(crate) mod assemble;
+mod like;
 mod pull;
 mod push;
+mod restore;
 mod sink;
 mod state;
 
@@ -18,6 +20,7 @@ use serde::Serialize;
 
 pub use pull::pull;
 pub use push::push;
+pub use restore::restore;
 pub use state::{PulledState, pull_state, push_state};
 
 use crate::error::StoreError;
@@ -67,11 +70,13 @@ pub struct TransferOptions {
     pub retry: RetryPolicy,
     /// Who is told.
     pub progress: Arc<dyn Progress>,
+    /// Pull: whether what is wanted may come compressed against an earlier version that is here.
+    pub deltas: bool,
 }
 
 impl Default for TransferOptions {
     fn default() -> Self {
-        Self { parallel: 3, retry: RetryPolicy::default(), progress: Arc::new(Silent) }
+        Self { parallel: 3, retry: RetryPolicy::default(), progress: Arc::new(Silent), deltas: true }
     }
 }
 

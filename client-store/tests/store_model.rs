@@ -4,7 +4,7 @@ mod store_support;
 
 use std::collections::{HashMap, HashSet};
 
-use client_store::store::{PackOrigin, Repair};
+use client_store::store::{PackOrigin, RepackOptions, Repair};
 use client_store::{ObjectCache, cache_conformance};
 use layer_format::Digest;
 use proptest::prelude::*;
@@ -19,6 +19,7 @@ enum Op {
     Pack(Vec<u8>, bool),
     Get(u8),
     Gc,
+    Repack,
     Evict(u8),
     Reopen,
     /// Drops an unfinished pack.
@@ -34,6 +35,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (seeds(), any::<bool>()).prop_map(|(seeds, imported)| Op::Pack(seeds, imported)),
         6 => any::<u8>().prop_map(Op::Get),
         1 => Just(Op::Gc),
+        1 => Just(Op::Repack),
         1 => (0u8..100).prop_map(Op::Evict),
         2 => Just(Op::Reopen),
         1 => seeds().prop_map(Op::Abandon),
@@ -86,8 +88,11 @@ fn run(ops: Vec<Op>) {
                 }
             }
             // No image needs anything, so that only what was streamed stays.
-            Op::Gc => {
-                store.gc(false).unwrap();
+            Op::Gc | Op::Repack => {
+                match op {
+                    Op::Gc => store.gc(false).unwrap(),
+                    _ => store.repack(&RepackOptions::default(), |_, _| {}).unwrap().gc,
+                };
                 sure.retain(|digest| streamed.contains(digest));
                 assert_eq!(store.stats().unwrap().dead_bytes, 0);
             }

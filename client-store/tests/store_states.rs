@@ -4,7 +4,7 @@ mod store_support;
 
 use std::collections::HashSet;
 
-use client_store::store::{PackOrigin, Repair};
+use client_store::store::{GcOptions, PackOrigin, Repair};
 use client_store::transfer::{TransferError, TransferOptions, pull_state, push_state};
 use client_store::{Store, StoreError};
 use layer_format::Digest;
@@ -78,15 +78,15 @@ fn what_states_need_is_neither_collected_nor_evicted() {
     // Listed by a container: kept. Not listed: forgotten, and then collected. Never beside something in progress.
     let listed = |keep: Digest| move || Ok::<_, StoreError>(HashSet::from([keep]));
     let hold = store.hold().unwrap();
-    assert_eq!(store.gc_states(false, listed(a)).unwrap(), None);
+    assert_eq!(store.gc_states(&GcOptions { dry_run: false, ..GcOptions::default() }, listed(a)).unwrap(), None);
     drop(hold);
-    assert_eq!(store.gc_states(true, listed(a)).unwrap(), Some(1));
+    assert_eq!(store.gc_states(&GcOptions { dry_run: true, ..GcOptions::default() }, listed(a)).unwrap(), Some(1));
     assert_eq!(store.states().unwrap().len(), 2, "a dry run removes nothing");
-    assert_eq!(store.gc_states(false, listed(a)).unwrap(), Some(1));
+    assert_eq!(store.gc_states(&GcOptions { dry_run: false, ..GcOptions::default() }, listed(a)).unwrap(), Some(1));
     assert_eq!((store.state_get(&b).unwrap(), store.state_get(&a).unwrap().is_some()), (None, true));
     assert_eq!(store.gc(false).unwrap().removed_packs, 1);
     assert_eq!((whole(&mine), whole(&pulled)), (true, false));
-    let failed = store.gc_states(false, || Err(StoreError::Index { message: "no list".into() }));
+    let failed = store.gc_states(&GcOptions { dry_run: false, ..GcOptions::default() }, || Err(StoreError::Index { message: "no list".into() }));
     assert!(failed.is_err() && store.state_get(&a).unwrap().is_some(), "without a list nothing goes");
 }
 

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use layer_format::api::{HaveFilter, Record, encode_digests};
+use layer_format::api::{HaveFilter, Record, WantedGroup, encode_bases, encode_digests, encode_wanted};
 use layer_format::chunk::ChunkRef;
 use layer_format::entry::{Entry, HardLink, Kind, Meta};
 use layer_format::frame::FrameBuilder;
@@ -15,6 +15,7 @@ use layer_format::manifest::{
 };
 use layer_format::model::{EntryPoint, LaunchItem, Model, State, Transition, Variant};
 use layer_format::oci::{Algorithm, Descriptor, OciDigest, OciManifest, Platform, media};
+use layer_format::rebuild::{Container, Plan, Rebuild, Section};
 use layer_format::recipe::{Extent, NodeRef, Recipe};
 use layer_format::recording::{Arrival, Class, Estimate, Mark, MarkKind, Process, Recording, Request, Timeline, Totals, Wait};
 use layer_format::trace::{Event, Source, Touch, Trace};
@@ -66,6 +67,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         save("frame", &frame.finish(level.map(|_| &mut compressor)))?;
         save("pack", &pack::build(&objects, level)?.0)?;
     }
+    let base = b"the quick brown fox jumps over the lazy dog, and then sleeps";
+    let mut frame = FrameBuilder::new();
+    for object in [&b"the quick brown fox jumps over the lazy cat, and then sleeps"[..], b""] {
+        frame.push(object)?;
+    }
+    let delta = frame.encode_delta(3, &[Digest::of(base)], base).ok_or("no delta frame")?;
+    save("frame", &delta)?;
+    save("pack", &with_deltas(&delta)?)?;
     let mut layer = LayerManifest::new(digest, 3, 99);
     layer.isolation.push(IsolationRule { path: "/opt".into(), mode: Mode::Full });
     layer.environment.push(EnvVar { name: "PATH".into(), value: "/opt/bin".into(), merge: layer_format::manifest::EnvMerge::Prepend });
@@ -104,6 +113,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         br#"{"architecture":"amd64","os":"linux","config":{"User":"1","Env":["A=b","=","c"],"Entrypoint":["/a"],"Cmd":["b"],"WorkingDir":"/w/","Labels":{"l":"v"}}}"#,
     )?;
     save("oci", oci.as_str().as_bytes())?;
+    let section = Section { plain_len: 3000, framing_len: 1024, pieces_len: 4, corrections_len: 9, packed_bits: 8 * 700, ..Section::default() };
+    let plan = Plan { sections: vec![section] }.encode();
+    let head = Rebuild { container: Container::Gzip { version: 1 }, content_len: 1976, framing_len: 1024, side_len: 13, plan_len: plan.len() as u64 };
+    save("rebuild", &head.encode())?;
+    save("rebuild", &plan)?;
     let event = |time_us, touch| Event { time_us, process: 1, layer: 0, path: 0, touch, source: Source::Missed };
     let events = vec![event(5, Touch::Meta), event(9, Touch::Data { bucket: 300 })];
     let trace = Trace { image: digest, entry_point: "app".into(), architecture: "x86_64".into(), duration_us: 70, paths: vec![path("bin/app")?], events };
@@ -129,6 +143,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     filter.insert(&digest);
     save("api", filter.to_hex().as_bytes())?;
     save("api", &encode_digests(&[digest]))?;
+    save("api", &encode_bases(&[vec![digest], vec![digest; 2]]))?;
+    save("api", &encode_wanted(&[digest], &[WantedGroup { first: 0, count: 1, bases: vec![digest] }]))?;
     for record in [Record::Object(b"bytes"), Record::Missing(digest), Record::Plan(&[1; 16]), Record::End(b"too long")] {
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
@@ -162,4 +178,12 @@ fn save(target: &str, bytes: &[u8]) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join(Digest::of(bytes).short()), bytes)?;
     Ok(())
+}
+
+/// A pack of one delta frame of the two objects above.
+fn with_deltas(frame: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let objects = [&b"the quick brown fox jumps over the lazy cat, and then sleeps"[..], b""];
+    let mut builder = pack::PackBuilder::new();
+    builder.push(frame, &objects.map(|object| (Digest::of(object), object.len() as u32)))?;
+    Ok([&pack::header_with_deltas(), frame, &builder.finish().0].concat())
 }

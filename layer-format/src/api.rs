@@ -17,7 +17,11 @@
 //! ([`PieceHeader`]); the bytes of all pieces in the order of their numbers, from 0, are the object stream. On one
 //! connection numbers only grow.
 
+mod delta;
+
 use serde::{Deserialize, Serialize};
+
+pub use delta::{BASES_MEDIA_TYPE, MAX_WANTED_LEN, WANTED_MEDIA_TYPE, WantedGroup, decode_bases, decode_wanted, encode_bases, encode_wanted};
 
 use crate::chunk::MAX_OBJECT_LEN;
 use crate::codec::FormatError;
@@ -81,13 +85,21 @@ pub fn encode_digests(digests: &[Digest]) -> Vec<u8> {
 /// # Errors
 /// If it is longer, or its length does not match its count.
 pub fn decode_digests(bytes: &[u8]) -> Result<Vec<Digest>, FormatError> {
+    let mut reader = crate::codec::Reader::new("list of digests", bytes);
+    let digests = decode_digest_list(&mut reader)?;
+    match reader.finish() {
+        Ok(()) => Ok(digests),
+        Err(_) => Err(FormatError::invalid("list of digests", "its length does not match its count")),
+    }
+}
+
+fn decode_digest_list(reader: &mut crate::codec::Reader<'_>) -> Result<Vec<Digest>, FormatError> {
     let what = "list of digests";
-    let mut reader = crate::codec::Reader::new(what, bytes);
     let count = reader.u32()? as usize;
     if count > MAX_DIGESTS {
         return Err(FormatError::TooLarge { what, value: count as u64, max: MAX_DIGESTS as u64 });
     }
-    if reader.remaining() != count * Digest::LEN {
+    if reader.remaining() < count * Digest::LEN {
         return Err(FormatError::invalid(what, "its length does not match its count"));
     }
     (0..count).map(|_| reader.digest()).collect()

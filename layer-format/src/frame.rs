@@ -5,11 +5,15 @@
 //! one object of it.
 //!
 //! ```text
-//! u8 codec (0 stored, 1 zstd) | u16 count | u32 payload length | count x u24 object length | payload
+//! u8 codec (0 stored, 1 zstd, 2 delta) | u16 count | u32 payload length | count x u24 object length | payload
 //! ```
+//!
+//! A [`delta`] frame is compressed against objects of other frames.
+
+pub mod delta;
 
 use crate::chunk::MAX_OBJECT_LEN;
-use crate::codec::{FormatError, Reader, Writer};
+use crate::codec::{FormatError, Reader};
 
 /// A writer closes a frame once its objects reach this many uncompressed bytes.
 pub const TARGET_FRAME_LEN: usize = 256 * 1024;
@@ -29,6 +33,8 @@ pub enum Codec {
     Stored,
     /// One zstd frame.
     Zstd,
+    /// One zstd frame with a prefix, after the names of what the prefix is made of: see [`delta`].
+    Delta,
 }
 
 /// The header of an encoded frame: enough to know where the next one starts.
@@ -53,6 +59,7 @@ impl FrameHeader {
         let codec = match reader.u8()? {
             0 => Codec::Stored,
             1 => Codec::Zstd,
+            2 => Codec::Delta,
             _ => return Err(FormatError::invalid(what, "the codec is unknown")),
         };
         let count = usize::from(reader.u16()?);
@@ -84,8 +91,22 @@ impl Frame {
     /// Decompresses an encoded frame, which must be all of `bytes`.
     ///
     /// # Errors
-    /// If it is not a frame, is longer than its bound, or its payload does not decompress to the lengths it states.
+    /// If it is not a frame, is longer than its bound, its payload does not decompress to the lengths it states, or it is a
+    /// delta frame ([`Frame::decode_delta`]).
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let what = "frame";
+        let (header, ends, payload) = Self::parts(bytes)?;
+        let total = ends.last().map_or(0, |end| *end as usize);
+        let bytes = match header.codec {
+            Codec::Stored => payload.to_vec(),
+            Codec::Zstd => zstd::bulk::decompress(payload, total).map_err(|_| FormatError::invalid(what, "the payload does not decompress"))?,
+            Codec::Delta => return Err(FormatError::invalid(what, "it is compressed against other objects")),
+        };
+        Self::of(bytes, ends)
+    }
+
+    /// Header, ends of objects, and payload.
+    fn parts(bytes: &[u8]) -> Result<(FrameHeader, Vec<u32>, &[u8]), FormatError> {
         let what = "frame";
         let header = FrameHeader::decode(bytes)?;
         let mut reader = Reader::new(what, bytes);
@@ -105,14 +126,14 @@ impl Frame {
         }
         let payload = reader.bytes(header.payload_len)?;
         reader.finish()?;
-        let bytes = match header.codec {
-            Codec::Stored => payload.to_vec(),
-            Codec::Zstd => zstd::bulk::decompress(payload, total as usize).map_err(|_| FormatError::invalid(what, "the payload does not decompress"))?,
-        };
-        if bytes.len() != total as usize {
-            return Err(FormatError::invalid(what, "the payload is not as long as its objects"));
+        Ok((header, ends, payload))
+    }
+
+    fn of(bytes: Vec<u8>, ends: Vec<u32>) -> Result<Self, FormatError> {
+        match ends.last() {
+            Some(total) if bytes.len() == *total as usize => Ok(Self { bytes, ends }),
+            _ => Err(FormatError::invalid("frame", "the payload is not as long as its objects")),
         }
-        Ok(Self { bytes, ends })
     }
 
     /// How many objects it holds.
@@ -211,17 +232,16 @@ impl FrameBuilder {
             Some(packed) => (1, &packed[..]),
             None => (0, &self.bytes[..]),
         };
-        let mut out = Vec::with_capacity(FRAME_HEADER_LEN + 3 * self.lens.len() + payload.len());
-        out.push(codec);
-        out.extend_from_slice(&(self.lens.len() as u16).to_le_bytes());
-        out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        for len in &self.lens {
-            out.put_u24(*len);
-        }
+        let mut out = self.head(codec, payload.len());
         out.extend_from_slice(payload);
+        self.clear();
+        out
+    }
+
+    /// Forgets the objects.
+    pub fn clear(&mut self) {
         self.bytes.clear();
         self.lens.clear();
-        out
     }
 }
 

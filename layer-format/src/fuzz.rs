@@ -3,12 +3,13 @@
 //! Each takes any bytes, must return without panicking, and checks that what was accepted encodes to bytes that are
 //! accepted again and mean the same.
 
-use crate::api::{HaveFilter, PieceHeader, RECORD_HEADER_LEN, Record, decode_bitmap, decode_digests};
-use crate::frame::Frame;
+use crate::api::{HaveFilter, PieceHeader, RECORD_HEADER_LEN, Record, decode_bases, decode_bitmap, decode_digests, decode_wanted, encode_bases, encode_wanted};
+use crate::frame::{Frame, delta};
 use crate::manifest::{ImageManifest, LayerManifest, Manifest, StateManifest};
 use crate::model::Model;
 use crate::oci::{ImageConfig, OciDigest, OciManifest};
 use crate::pack;
+use crate::rebuild::{Container, Plan, Rebuild, decode_pieces};
 use crate::recipe::Recipe;
 use crate::recording::Recording;
 use crate::reference::ImageReference;
@@ -19,7 +20,7 @@ use crate::tree::Node;
 pub type Target = fn(&[u8]);
 
 /// All entry points, by name.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("tree", tree),
     ("recipe", recipe),
     ("frame", frame),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("recording", recording),
     ("api", api),
     ("oci", oci),
+    ("rebuild", rebuild),
 ];
 
 fn tree(bytes: &[u8]) {
@@ -50,6 +52,13 @@ fn recipe(bytes: &[u8]) {
 fn frame(bytes: &[u8]) {
     if let Ok(frame) = Frame::decode(bytes) {
         assert_eq!(frame.objects().map(<[u8]>::len).sum::<usize>(), frame.len(), "objects fill a frame");
+        assert_eq!(delta::bases(bytes), Ok(Vec::new()), "a plain frame has no bases");
+    }
+    // The prefix of the sample in the corpus.
+    let prefix = b"the quick brown fox jumps over the lazy dog, and then sleeps";
+    if let Ok(frame) = Frame::decode_delta(bytes, prefix) {
+        assert_eq!(frame.objects().map(<[u8]>::len).sum::<usize>(), frame.len(), "objects fill a frame");
+        assert!(delta::bases(bytes).is_ok(), "what decodes says what its bases are");
     }
 }
 
@@ -124,6 +133,12 @@ fn api(bytes: &[u8]) {
         assert_eq!(piece.encode(), *header, "a piece's header has one encoding");
     }
     let _ = decode_digests(bytes);
+    if let Ok((wanted, groups)) = decode_wanted(bytes) {
+        assert_eq!(encode_wanted(&wanted, &groups), bytes, "a list of wanted objects has one encoding");
+    }
+    if let Ok(groups) = decode_bases(bytes) {
+        assert_eq!(encode_bases(&groups), bytes, "a list of bases has one encoding");
+    }
     let _ = decode_bitmap(bytes, 64);
     let _ = HaveFilter::from_hex(&String::from_utf8_lossy(bytes));
     let Some((head, rest)) = bytes.split_first_chunk::<RECORD_HEADER_LEN>() else { return };
@@ -134,6 +149,19 @@ fn api(bytes: &[u8]) {
         let mut again = Vec::new();
         record.encode(&mut again);
         assert_eq!(again[RECORD_HEADER_LEN..], *payload, "a record comes back");
+    }
+}
+
+fn rebuild(bytes: &[u8]) {
+    if let Ok(head) = Rebuild::decode(bytes) {
+        assert_eq!(Rebuild::decode(&head.encode()), Ok(head), "a rebuild comes back");
+    }
+    let head = Rebuild { container: Container::Plain, content_len: 0, framing_len: 0, side_len: 0, plan_len: 0 };
+    if let Ok(plan) = Plan::decode(bytes, &head) {
+        assert_eq!(Plan::decode(&plan.encode(), &head), Ok(plan.clone()), "a plan comes back");
+        for section in &plan.sections {
+            let _ = decode_pieces(bytes, section);
+        }
     }
 }
 

@@ -9,15 +9,17 @@
 //! * [`chunk`] and [`recipe`]: pieces of a file's content, and the list of them that rebuilds the file.
 //! * [`entry`] and [`tree`]: one file, directory or link; the search tree of all entries of a layer.
 //! * [`manifest`]: layer, image and state manifests, canonical JSON.
-//! * [`frame`] and [`pack`]: how objects are compressed together and kept in files.
+//! * [`frame`] and [`pack`]: how objects are compressed together and kept in files; [`delta`]: against what else.
 //! * [`trace`] and [`model`]: what a run touched first, and what was learned from many runs.
 //! * [`oci`]: the manifests and configurations of container tools, and what they mean for ours.
+//! * [`rebuild`]: how a compressed blob is made again from plain chunks.
 //! * [`recording`]: a trace with how the run went in time, for whoever looks at it.
 //! * [`api`]: bodies of the registry's native HTTP API. [`mod@reference`] parses image names.
 
 pub mod api;
 pub mod chunk;
 pub mod codec;
+pub mod delta;
 pub mod digest;
 pub mod entry;
 pub mod frame;
@@ -27,6 +29,7 @@ pub mod model;
 pub mod oci;
 pub mod pack;
 pub mod path;
+pub mod rebuild;
 pub mod recipe;
 pub mod recording;
 pub mod reference;

@@ -1,7 +1,7 @@
 //! A pack: many objects in one file, ordered as they are read, with an index at the end.
 //!
 //! ```text
-//! header   magic "TURBPACK" | u8 version | 7 zero bytes
+//! header   magic "TURBPACK" | u8 version (2 if delta frames may be in it) | 7 zero bytes
 //! frames   one after the other (see `frame`); each says where the next starts, so a pack can be read as a stream
 //! index    varint frame count | per frame: varint encoded length, varint object count
 //!          | per object: u24 length | per object: 32-byte digest
@@ -17,7 +17,10 @@ use crate::frame::{FrameBuilder, FrameHeader, MAX_ENCODED_LEN, MAX_FRAME_OBJECTS
 
 const MAGIC: &[u8; 8] = b"TURBPACK";
 const END_MAGIC: &[u8; 8] = b"TURBPEND";
-const VERSION: u8 = 1;
+/// Without delta frames: what every reader reads.
+const PLAIN_VERSION: u8 = 1;
+/// With delta frames.
+const VERSION: u8 = 2;
 
 /// Length of the header, in bytes: the offset of the first frame.
 pub const HEADER_LEN: usize = 16;
@@ -34,23 +37,32 @@ pub const MAX_PACK_FRAMES: usize = 1 << 17;
 /// Most bytes of an index.
 pub const MAX_INDEX_LEN: usize = 64 << 20;
 
-/// The header of every pack.
+/// The header of a pack without delta frames.
 pub fn header() -> [u8; HEADER_LEN] {
+    header_of(PLAIN_VERSION)
+}
+
+/// The header of a pack that may hold delta frames ([`crate::frame::delta`]).
+pub fn header_with_deltas() -> [u8; HEADER_LEN] {
+    header_of(VERSION)
+}
+
+fn header_of(version: u8) -> [u8; HEADER_LEN] {
     let mut out = [0; HEADER_LEN];
     out[..8].copy_from_slice(MAGIC);
-    out[8] = VERSION;
+    out[8] = version;
     out
 }
 
-/// Checks the first [`HEADER_LEN`] bytes of a pack.
+/// Checks the first [`HEADER_LEN`] bytes of a pack. Says whether there may be delta frames in it.
 ///
 /// # Errors
 /// If they are not a pack's, or one of a newer version.
-pub fn check_header(bytes: &[u8]) -> Result<(), FormatError> {
+pub fn check_header(bytes: &[u8]) -> Result<bool, FormatError> {
     let mut reader = Reader::new("pack", bytes);
-    reader.header(MAGIC, VERSION)?;
+    let version = reader.header(MAGIC, VERSION)?;
     match reader.array::<7>()? {
-        [0, 0, 0, 0, 0, 0, 0] => Ok(()),
+        [0, 0, 0, 0, 0, 0, 0] => Ok(version > PLAIN_VERSION),
         _ => Err(FormatError::invalid("pack", "a reserved byte is not zero")),
     }
 }

@@ -154,7 +154,7 @@ impl Node {
     }
 
     /// The position of the child whose range holds `path`: the last one that does not start after it.
-    fn child_for(children: &[Child], path: &LayerPath) -> usize {
+    pub fn child_for(children: &[Child], path: &LayerPath) -> usize {
         children.partition_point(|child| child.first <= *path).saturating_sub(1)
     }
 }

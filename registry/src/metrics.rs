@@ -41,8 +41,22 @@ pub(crate) struct Metrics {
     pub(crate) gates_lost: AtomicU64,
     /// Models that lost too often and were dropped.
     pub(crate) candidates_dropped: AtomicU64,
+    /// Blobs that are stored by what is in them.
+    pub(crate) blobs_rebuilt: AtomicU64,
+    /// Their bytes, as they were pushed.
+    pub(crate) rebuilt_pushed_bytes: AtomicU64,
+    /// What was stored for them.
+    pub(crate) rebuilt_stored_bytes: AtomicU64,
+    /// Blobs that were looked at and are kept as they were pushed.
+    pub(crate) blobs_kept: AtomicU64,
     /// Models carried over to a new image.
     pub(crate) models_carried: AtomicU64,
+    /// Objects that collections of this process removed from the index.
+    pub(crate) gc_objects_removed: AtomicU64,
+    /// Bytes of packs that they removed.
+    pub(crate) gc_freed_bytes: AtomicU64,
+    /// Collections that did not end, or that held removals back.
+    pub(crate) gc_held_back: AtomicU64,
 }
 
 /// What is measured when metrics are asked for.
@@ -56,6 +70,11 @@ pub(crate) struct Gauges {
     pub(crate) waiting_traces: u64,
     pub(crate) frame_cache_bytes: u64,
     pub(crate) node_cache_bytes: u64,
+    pub(crate) storage_copies_bytes: u64,
+    /// A counter that is kept elsewhere.
+    pub(crate) password_hashes: u64,
+    pub(crate) database_connections: u64,
+    pub(crate) idle_database_connections: u64,
 }
 
 impl Metrics {
@@ -99,11 +118,23 @@ impl Metrics {
             ("turbo_registry_gates_passed_total", "Merges whose model is served, since it does not worse on held traces.", &self.gates_passed),
             ("turbo_registry_gates_lost_total", "Merges whose model does worse on held traces and is not served.", &self.gates_lost),
             ("turbo_registry_candidates_dropped_total", "Models that did worse too often and were dropped.", &self.candidates_dropped),
+            ("turbo_registry_blobs_rebuilt_total", "Blobs that are stored by what is in them.", &self.blobs_rebuilt),
+            ("turbo_registry_rebuilt_pushed_bytes_total", "Bytes of those blobs, as they were pushed.", &self.rebuilt_pushed_bytes),
+            ("turbo_registry_rebuilt_stored_bytes_total", "Bytes that were stored for those blobs.", &self.rebuilt_stored_bytes),
+            ("turbo_registry_blobs_kept_total", "Blobs that were looked at and are kept as they were pushed.", &self.blobs_kept),
+            ("turbo_registry_gc_objects_removed_total", "Objects that garbage collections removed from the index.", &self.gc_objects_removed),
+            ("turbo_registry_gc_freed_bytes_total", "Bytes of packs that garbage collections removed.", &self.gc_freed_bytes),
+            (
+                "turbo_registry_gc_held_back_total",
+                "Garbage collections that did not end or removed nothing since something cannot be read. If it grows, someone needs to look.",
+                &self.gc_held_back,
+            ),
             ("turbo_registry_models_carried_total", "Models carried over to a new image.", &self.models_carried),
         ];
         for (name, help, value) in counters {
             one(&mut out, name, "counter", help, value.load(Ordering::Relaxed));
         }
+        one(&mut out, "turbo_registry_password_hashes_total", "counter", "Passwords hashed, to check or keep them.", gauges.password_hashes);
         let gauges = [
             ("turbo_registry_packs", "Packs stored.", gauges.packs),
             ("turbo_registry_pack_bytes", "Bytes of packs stored.", gauges.pack_bytes),
@@ -113,6 +144,9 @@ impl Metrics {
             ("turbo_registry_waiting_traces", "Traces not yet merged.", gauges.waiting_traces),
             ("turbo_registry_frame_cache_bytes", "Bytes of decompressed frames kept.", gauges.frame_cache_bytes),
             ("turbo_registry_node_cache_bytes", "Bytes of parsed tree objects kept, estimated.", gauges.node_cache_bytes),
+            ("turbo_registry_storage_copies_bytes", "Bytes of copies in the data folder of what was read from an object store.", gauges.storage_copies_bytes),
+            ("turbo_registry_database_connections", "Connections to the database.", gauges.database_connections),
+            ("turbo_registry_idle_database_connections", "Connections to the database that do nothing.", gauges.idle_database_connections),
         ];
         for (name, help, value) in gauges {
             one(&mut out, name, "gauge", help, value);

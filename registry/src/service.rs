@@ -1,16 +1,21 @@
 //! What the registry does, in steps over storage and database. No HTTP types, no SQL.
 
+pub(crate) mod access;
 pub(crate) mod admission;
 pub(crate) mod cache;
 pub(crate) mod carry;
 pub(crate) mod closure;
+pub(crate) mod deltas;
 pub(crate) mod encode;
 pub(crate) mod frames;
 pub(crate) mod gate;
+pub(crate) mod gc;
 pub(crate) mod image;
+pub(crate) mod janitor;
 pub(crate) mod launch;
 pub(crate) mod launches;
 pub(crate) mod learn;
+pub(crate) mod lease;
 pub(crate) mod level;
 pub(crate) mod models;
 pub(crate) mod nodes;
@@ -21,8 +26,10 @@ pub(crate) mod pack_upload;
 pub(crate) mod pack_verifier;
 pub(crate) mod plausible;
 pub(crate) mod predict;
+pub(crate) mod reach;
 pub(crate) mod resolve;
 pub(crate) mod sources;
 pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod train;
+pub(crate) mod trash;

@@ -108,5 +108,41 @@ fn a_file_and_variables_configure_it() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("0.0.0.0"), "{output:?}");
     std::fs::write(&file, "lissten = 'x'\n").unwrap();
     let output = command().args(["serve", "--config"]).arg(&file).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stderr).contains("lissten"), "{output:?}");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(message.contains("lissten") && message.contains("did you mean `listen`?") && message.contains("registry.toml"), "{message}");
+}
+
+#[test]
+fn config_check_shows_what_serve_would_use_and_what_is_wrong() {
+    let data = tempdir().unwrap();
+    let file = data.path().join("registry.toml");
+    std::fs::write(&file, "listen = '127.0.0.1:7000'\nmax_streams = 7\nmax_uploads = 3\ns3_secret_access_key = 'letmein'\n").unwrap();
+    let check = |more: &[&str], database: &str| {
+        let mut command = command();
+        command.args(["config", "check", "--config"]).arg(&file).args(more);
+        command.env("TURBO_REGISTRY_DATA", data.path().join("d")).env("TURBO_REGISTRY_MAX_UPLOADS", "4").env("TURBO_REGISTRY_DATABASE_URL", database);
+        let output = command.output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let sqlite = format!("sqlite:{}/d/registry.db", data.path().display());
+    let (ok, shown, _) = check(&["--max-blob-bytes", "2000000"], &sqlite);
+    assert!(ok);
+    for line in ["listen = \"127.0.0.1:7000\"", "max_streams = 7", "max_uploads = 4", "max_blob_bytes = 2000000", "max_requests = 1024"] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} in {shown}");
+    }
+    assert!(!shown.contains("letmein"));
+    // What is shown is a configuration.
+    std::fs::write(&file, shown).unwrap();
+    let (ok, _, found) = check(&["--connect"], &sqlite);
+    assert!(ok && found.contains("will be created"), "{found}");
+    assert!(!data.path().join("d").exists(), "nothing was created");
+    let (ok, shown, error) = check(&["--connect"], "postgres://turbo:letmein@127.0.0.1:9/turbo");
+    assert!(!ok && error.contains("postgres://turbo:HIDDEN@127.0.0.1:9/turbo cannot be used"), "{error}");
+    assert!(!shown.contains("letmein") && !error.contains("letmein"));
+    let (ok, _, error) = check(&["--max-streams", "0"], &sqlite);
+    assert!(!ok && error.contains("`max_streams` is 0, and must be between 1 and"), "{error}");
+    let (ok, _, error) = check(&[], "mysql://x");
+    assert!(ok, "only --connect opens it: {error}");
+    assert!(!check(&["--connect"], "mysql://x").0);
+    assert!(!check(&["--listen", "0.0.0.0:1"], &sqlite).0, "others could reach it");
 }

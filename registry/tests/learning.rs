@@ -218,7 +218,7 @@ async fn names_that_are_not_in_the_image_are_neither_learned_nor_kept() {
     registry.stop().await;
     for file in std::fs::read_dir(&folder).unwrap().flatten().filter(|file| file.path().is_file()) {
         let bytes = std::fs::read(file.path()).unwrap();
-        assert!(!bytes.windows(6).any(|window| window == b"secret"), "{}", file.path().display());
+        assert!(!bytes.windows(7).any(|window| window == b"-secret"), "{}", file.path().display());
     }
     drop((data, _data));
 }

@@ -26,16 +26,28 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// Builds both binaries, with the profile of this test, and returns their folder. Nearly free when they are up to date.
 fn build() -> PathBuf {
+    let mut cargo = cargo("build");
+    cargo.args(["-p", "cli", "-p", "registry", "--bins"]);
+    assert!(cargo.status().expect("cargo runs").success(), "the binaries build");
+    folder()
+}
+
+/// `target/<profile>`, where this test was built.
+pub(crate) fn folder() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
-    let folder = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>").to_owned();
+    test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>").to_owned()
+}
+
+/// A cargo that builds what this test was built with.
+pub(crate) fn cargo(subcommand: &str) -> Command {
+    let folder = folder();
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "-p", "cli", "-p", "registry", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    cargo.args([subcommand, "--quiet"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     cargo.arg("--target-dir").arg(folder.parent().expect("a target folder"));
     if folder.ends_with("release") {
         cargo.arg("--release");
     }
-    assert!(cargo.status().expect("cargo runs").success(), "the binaries build");
-    folder
+    cargo
 }
 
 /// Lets any user read and enter.

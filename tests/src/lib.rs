@@ -5,7 +5,10 @@
 //! the client runs as an ordinary user (`TURBO_TEST_UID`, default 65533), as it would in real life.
 
 pub mod binaries;
+pub mod crash;
+pub mod docker;
 pub mod nginx;
+pub mod packages;
 pub mod proxy;
 pub mod pty;
 pub mod registry;
@@ -14,7 +17,9 @@ pub mod taught;
 pub mod turbo;
 
 pub use binaries::binary;
+pub use docker::Docker;
 pub use nginx::Nginx;
+pub use packages::Packages;
 pub use proxy::Proxy;
 pub use pty::Pty;
 pub use registry::TestRegistry;

@@ -18,17 +18,35 @@ pub struct TestRegistry {
 impl TestRegistry {
     /// Starts one with an empty data folder.
     pub fn start() -> Self {
+        Self::start_with_options(&[])
+    }
+
+    /// The same, with these options of `serve`.
+    pub fn start_with_options(options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let data = folder.path().join("registry");
-        let mut registry = Self::start_at(&data, "127.0.0.1:0");
+        let mut command = Self::command(&data, "127.0.0.1:0");
+        command.args(options);
+        let mut registry = Self::start_with(command, &data);
         registry._folder = Some(folder);
         registry
     }
 
     /// Starts one over this data folder, on this address.
     pub fn start_at(data: &Path, listen: &str) -> Self {
+        Self::start_with(Self::command(data, listen), data)
+    }
+
+    /// The command that [`TestRegistry::start_at`] runs.
+    pub fn command(data: &Path, listen: &str) -> Command {
         let mut command = Command::new(binary("turbo-registry"));
-        command.args(["serve", "--listen", listen, "--data"]).arg(data).stderr(Stdio::piped()).stdout(Stdio::null());
+        command.args(["serve", "--listen", listen, "--data"]).arg(data);
+        command
+    }
+
+    /// Starts one with this command, which runs it over this data folder.
+    pub fn start_with(mut command: Command, data: &Path) -> Self {
+        command.stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().expect("the registry starts");
         let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
         let mut said = Vec::new();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use integration_tests::turbo::{can_run, own};
-use integration_tests::{Home, TestRegistry, rootfs};
+use integration_tests::{Docker, Home, TestRegistry, rootfs};
 use serde_json::Value;
 
 /// Whether a tool is here; if not, says so. A test that needs it returns.
@@ -214,65 +214,9 @@ fn what_turbo_pushed_is_pulled_by_container_tools() {
     assert!(config["config"]["Env"].as_array().unwrap().contains(&Value::from("A=b")));
 }
 
-/// docker's daemon, with folders of its own and no network; stopped when dropped.
-struct Daemon {
-    child: std::process::Child,
-    folder: tempfile::TempDir,
-}
-
-impl Daemon {
-    /// Starts one; `None`, with the reason, where it cannot run.
-    fn start() -> Option<Self> {
-        if !has("dockerd") || !has("docker") {
-            return None;
-        }
-        let folder = tempfile::Builder::new().prefix("turbo-docker-").tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-        let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let child = Command::new("dockerd")
-            .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid"), "-H", &format!("unix://{}", at("socket"))])
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut daemon = Self { child, folder };
-        for _ in 0..600 {
-            if daemon.docker(&["version"]).status.success() {
-                return Some(daemon);
-            }
-            if daemon.child.try_wait().unwrap().is_some() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        let log = std::fs::read_to_string(daemon.folder.path().join("log")).unwrap_or_default();
-        eprintln!("skipped: docker's daemon does not start here: {}", log.lines().last().unwrap_or_default());
-        None
-    }
-
-    fn docker(&self, arguments: &[&str]) -> Output {
-        let socket = format!("unix://{}", self.folder.path().join("socket").display());
-        Command::new("docker").args(["-H", &socket]).args(arguments).env("HOME", self.folder.path()).output().unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.docker(arguments);
-        assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn docker_and_containerd_push_what_turbo_runs_and_pull_it_again() {
-    let Some(daemon) = Daemon::start() else { return };
+    let Some(daemon) = Docker::start() else { return };
     let folder = tempfile::tempdir().unwrap();
     rootfs::build(&folder.path().join("root"), &["sh", "cat"]);
     std::fs::write(folder.path().join("root/etc/greeting"), "hello\n").unwrap();
@@ -293,7 +237,7 @@ fn docker_and_containerd_push_what_turbo_runs_and_pull_it_again() {
         let home = Home::new(registry.url());
         assert_eq!(home.turbo(["run", "tools/dock"]).ok().stdout, "hello\n");
     }
-    let socket = daemon.folder.path().join("exec/containerd/containerd.sock");
+    let socket = daemon.folder().join("exec/containerd/containerd.sock");
     if !socket.exists() || !has("ctr") {
         eprintln!("skipped: docker started no containerd of its own");
         return;

@@ -3,9 +3,10 @@
 
 use std::ffi::OsString;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use crate::workspace;
+use crate::steps::Outcome;
+use crate::{setup, workspace};
 
 /// Builds the benchmarks in release, and the product unless only a simulation is wanted, then runs `turbo-bench` with the
 /// arguments.
@@ -13,6 +14,11 @@ pub(crate) fn run(args: &[OsString]) -> Result<()> {
     let simulates = args.first().is_some_and(|verb| verb == "replay") && !args.iter().any(|arg| arg == "--validate");
     if !simulates {
         workspace::run(workspace::cargo("build").args(["--release", "-p", "cli", "-p", "registry", "-p", "benchmarks", "--bins"]))?;
+    }
+    if args.first().is_some_and(|verb| verb == "registry")
+        && let Outcome::Skipped(reason) = setup::docker_registry()
+    {
+        bail!("{reason}");
     }
     let mut bench = workspace::cargo("run");
     workspace::run(bench.args(["--release", "-p", "benchmarks", "--bin", "turbo-bench", "--"]).args(args))

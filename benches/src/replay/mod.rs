@@ -9,7 +9,7 @@ mod recorded;
 mod table;
 mod validate;
 
-use std::collections::HashSet;
+pub(crate) use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::report::{write_json, write_readme};
-use recorded::Recorded;
+pub(crate) use recorded::Recorded;
 
 /// Successors that a client asks for at a miss.
 const SUCCESSORS: usize = 256;

@@ -1,13 +1,20 @@
 //! Compresses frames, without spending zstd's time on what is compressed already.
 
 use layer_format::Digest;
+use layer_format::delta::BaseSet;
 use layer_format::frame::FrameBuilder;
+use layer_format::frame::delta::MAX_BASE_LEN;
 
+use crate::earlier::Earlier;
 use crate::error::ImportError;
 
 /// Of each run of [`SAMPLE_EVERY`] bytes, the first [`SAMPLE_LEN`] are looked at before the frame is compressed.
 const SAMPLE_EVERY: usize = 8 * 1024;
 const SAMPLE_LEN: usize = 1024;
+/// A delta frame is worth the read that it costs if it has at most this many percent of the bytes of a plain one. Those of a plain
+/// one are guessed from the sample first: what is far below is not compressed twice.
+const DELTA_PERCENT: usize = 85;
+const SURE_DELTA_PERCENT: usize = 60;
 /// A sample gains if it shrinks by more than one part in this many.
 const LEAST_GAIN: usize = 50;
 
@@ -58,6 +65,8 @@ pub(crate) struct FrameJob {
     pub(crate) builder: FrameBuilder,
     pub(crate) objects: Vec<(Digest, u32)>,
     pub(crate) sample: Sample,
+    /// What it is compressed against, if anything.
+    pub(crate) bases: BaseSet,
 }
 
 /// A frame ready to be written.
@@ -71,25 +80,59 @@ pub(crate) struct EncodedFrame {
 }
 
 /// One worker's compressors.
-pub(crate) struct Compressor {
+pub(crate) struct Compressor<'a> {
+    level: i32,
+    earlier: Option<&'a dyn Earlier>,
     zstd: zstd::bulk::Compressor<'static>,
     quick: zstd::bulk::Compressor<'static>,
 }
 
-impl Compressor {
-    /// With this level, which was checked before.
-    pub(crate) fn new(level: i32) -> Result<Self, ImportError> {
+impl<'a> Compressor<'a> {
+    /// With this level, which was checked before. Bases are read from `earlier`.
+    pub(crate) fn new(level: i32, earlier: Option<&'a dyn Earlier>) -> Result<Self, ImportError> {
         let open = |level| zstd::bulk::Compressor::new(level).map_err(|error| ImportError::Internal(format!("zstd: {error}")));
-        Ok(Self { zstd: open(level)?, quick: open(1)? })
+        Ok(Self { level, earlier, zstd: open(level)?, quick: open(1)? })
     }
 
     /// Encodes a frame.
     pub(crate) fn encode(&mut self, mut job: FrameJob) -> EncodedFrame {
         let hopeless = job.sample.looks_like_noise() && !self.shrinks(&job.sample.bytes);
-        let bytes = job.builder.finish((!hopeless).then_some(&mut self.zstd));
+        let bases = job.bases.take();
+        let delta = if bases.is_empty() { None } else { self.delta(&job, &bases) };
+        let bytes = match delta {
+            Some((delta, true)) => {
+                job.builder.clear();
+                delta
+            }
+            Some((delta, false)) => {
+                let plain = job.builder.finish((!hopeless).then_some(&mut self.zstd));
+                if delta.len() * 100 <= plain.len() * DELTA_PERCENT { delta } else { plain }
+            }
+            None => job.builder.finish((!hopeless).then_some(&mut self.zstd)),
+        };
         let objects = std::mem::take(&mut job.objects);
         job.sample.clear();
         EncodedFrame { number: job.number, bytes, objects, spare: job }
+    }
+
+    /// The frame compressed against its bases, and whether it is sure that this is worth it.
+    fn delta(&mut self, job: &FrameJob, bases: &[Digest]) -> Option<(Vec<u8>, bool)> {
+        let mut prefix = Vec::with_capacity(MAX_BASE_LEN);
+        let mut read = 0;
+        let result = self.earlier?.each_object(bases, &mut |_, bytes| {
+            prefix.extend_from_slice(bytes);
+            read += 1;
+            true
+        });
+        if result.is_err() || read != bases.len() {
+            return None;
+        }
+        let delta = job.builder.encode_delta(self.level, bases, &prefix)?;
+        let sample = &job.sample.bytes;
+        let packed = self.quick.compress(sample).map_or(sample.len(), |packed| packed.len().min(sample.len()));
+        let guess = job.builder.len() as u64 * packed as u64 / sample.len().max(1) as u64;
+        let sure = delta.len() as u64 * 100 <= guess * SURE_DELTA_PERCENT as u64;
+        Some((delta, sure))
     }
 
     fn shrinks(&mut self, sample: &[u8]) -> bool {

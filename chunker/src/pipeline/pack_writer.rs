@@ -25,7 +25,7 @@ impl<'a> OpenPack<'a> {
     fn create(sink: &'a dyn ObjectSink) -> Result<Self, ImportError> {
         let file = sink.create_pack().map_err(ImportError::Sink)?;
         let mut pack = Self { builder: PackBuilder::new(), file, hasher: blake3::Hasher::new() };
-        pack.write(&pack::header())?;
+        pack.write(&if sink.earlier().is_some() { pack::header_with_deltas() } else { pack::header() })?;
         Ok(pack)
     }
 

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
-use layer_format::Digest;
+use layer_format::chunk::ChunkRef;
+use layer_format::delta::{BasePlace, Search};
 use layer_format::frame::TARGET_FRAME_LEN;
+use layer_format::recipe::Extent;
+use layer_format::{Digest, LayerPath};
 
 use super::batch::Batch;
 use super::compress::{EncodedFrame, FrameJob};
 use super::pack_writer::PackWriter;
+use crate::earlier::Old;
 use crate::error::ImportError;
 use crate::progress::Progress;
 use crate::sink::ObjectSink;
@@ -50,6 +54,10 @@ pub(crate) struct Packer<'a> {
     retiring: VecDeque<(u64, Vec<Digest>)>,
 
     data: FrameJob,
+    /// What can be compressed against an earlier version: it has frames of its own, so that nothing else has to wait for its
+    /// bases when it is read.
+    changed: FrameJob,
+    deltas: Option<Search<Old<'a>>>,
     /// Tree and recipe nodes: they have frames of their own, so that a reader of the tree does not read file content.
     nodes: Vec<(Digest, Vec<u8>)>,
     nodes_len: usize,
@@ -84,6 +92,8 @@ impl<'a> Packer<'a> {
             seen: HashSet::new(),
             retiring: VecDeque::new(),
             data: FrameJob::default(),
+            changed: FrameJob::default(),
+            deltas: sink.earlier().map(|earlier| Search::new(Old(earlier))),
             nodes: Vec::new(),
             nodes_len: 0,
             next_frame: 0,
@@ -111,17 +121,53 @@ impl<'a> Packer<'a> {
         }
     }
 
-    /// A chunk of a batch.
-    pub(super) fn chunk(&mut self, digest: Digest, bytes: &[u8], present: bool) -> Result<(), ImportError> {
-        if present || !self.seen.insert(digest) {
+    /// The content of the file at this path follows.
+    pub(super) fn begin_file(&mut self, path: &LayerPath) {
+        if let Some(deltas) = &mut self.deltas {
+            deltas.begin(path);
+        }
+    }
+
+    /// A hole of the file.
+    pub(super) fn hole(&mut self, len: u64) {
+        if let Some(deltas) = &mut self.deltas {
+            deltas.pass(Extent::Hole(len));
+        }
+    }
+
+    /// A chunk of the file.
+    pub(super) fn chunk(&mut self, chunk: ChunkRef, bytes: &[u8], present: bool) -> Result<(), ImportError> {
+        if present || !self.seen.insert(chunk.digest) {
+            if let Some(deltas) = &mut self.deltas {
+                deltas.pass(Extent::Data(chunk));
+            }
             return Ok(());
         }
-        push(&mut self.data, &mut self.new, digest, bytes)?;
+        let like = self.deltas.as_mut().map(|deltas| deltas.like(chunk.len)).unwrap_or_default();
+        if !like.is_empty() {
+            let job = std::mem::take(&mut self.changed);
+            self.changed = self.push_changed(job, chunk.digest, bytes, &like)?;
+            return Ok(());
+        }
+        push(&mut self.data, &mut self.new, chunk.digest, bytes)?;
         if self.data.builder.is_full() {
             let job = std::mem::take(&mut self.data);
             self.data = self.submit(job)?;
         }
         Ok(())
+    }
+
+    /// Adds an object to a frame that is compressed against others, and hands the frame on if it is full, or if the bases of this
+    /// object are too far from those of the others. Returns the frame to go on with.
+    fn push_changed(&mut self, mut job: FrameJob, digest: Digest, bytes: &[u8], like: &[(Digest, BasePlace)]) -> Result<FrameJob, ImportError> {
+        if !job.bases.add(like) {
+            if !job.builder.is_empty() {
+                job = self.submit(job)?;
+            }
+            job.bases.add_some(like);
+        }
+        push(&mut job, &mut self.new, digest, bytes)?;
+        if job.builder.is_full() { self.submit(job) } else { Ok(job) }
     }
 
     /// A tree or recipe node. Returns its digest.
@@ -143,10 +189,15 @@ impl<'a> Packer<'a> {
         self.nodes_len = 0;
         let digests: Vec<Digest> = nodes.iter().map(|(digest, _)| *digest).collect();
         let present = present(self.sink, &digests)?;
-        let mut job = self.spare.pop().unwrap_or_default();
+        let (mut job, mut changed) = (self.spare.pop().unwrap_or_default(), self.spare.pop().unwrap_or_default());
         for ((digest, bytes), present) in nodes.iter().zip(present) {
             if present {
                 self.seen.remove(digest);
+                continue;
+            }
+            let like = self.deltas.as_mut().map(|deltas| deltas.like_node(bytes)).unwrap_or_default();
+            if !like.is_empty() {
+                changed = self.push_changed(changed, *digest, bytes, &like)?;
                 continue;
             }
             push(&mut job, &mut self.new, *digest, bytes)?;
@@ -154,10 +205,8 @@ impl<'a> Packer<'a> {
                 job = self.submit(job)?;
             }
         }
-        if job.builder.is_empty() {
-            self.spare.push(job);
-        } else {
-            let spare = self.submit(job)?;
+        for job in [changed, job] {
+            let spare = if job.builder.is_empty() { job } else { self.submit(job)? };
             self.spare.push(spare);
         }
         Ok(())
@@ -165,9 +214,10 @@ impl<'a> Packer<'a> {
 
     /// Sends what is left through the workers and finishes the last pack.
     pub(super) fn finish(mut self) -> Result<(NewObjects, u64), ImportError> {
-        if !self.data.builder.is_empty() {
-            let job = std::mem::take(&mut self.data);
-            self.submit(job)?;
+        for job in [std::mem::take(&mut self.changed), std::mem::take(&mut self.data)] {
+            if !job.builder.is_empty() {
+                self.submit(job)?;
+            }
         }
         self.flush_nodes()?;
         while self.frames_under_way > 0 {

@@ -130,13 +130,17 @@ impl<C: Collect> Sequencer<'_, C> {
                 Item::Content { count } => {
                     for span in spans.by_ref().take(count) {
                         let extent = match span {
-                            Span::Hole(len) => Extent::Hole(*len),
+                            Span::Hole(len) => {
+                                self.packer.hole(*len);
+                                Extent::Hole(*len)
+                            }
                             Span::Data(len) => {
                                 let (chunk, rest) = bytes.split_at(*len as usize);
                                 bytes = rest;
                                 let Some((digest, present)) = chunks.next() else { continue };
-                                self.packer.chunk(*digest, chunk, *present)?;
-                                Extent::Data(ChunkRef { digest: *digest, len: *len })
+                                let reference = ChunkRef { digest: *digest, len: *len };
+                                self.packer.chunk(reference, chunk, *present)?;
+                                Extent::Data(reference)
                             }
                         };
                         self.recipe.push(extent, &mut |node| self.packer.node(node))?;
@@ -153,6 +157,7 @@ impl<C: Collect> Sequencer<'_, C> {
         self.imported.entries += 1;
         match &begin.entry.kind {
             Kind::File(_) => {
+                self.packer.begin_file(&begin.entry.path);
                 self.open = Some(begin);
                 Ok(())
             }

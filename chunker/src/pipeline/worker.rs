@@ -32,7 +32,7 @@ fn work_inner(
     sink: &dyn ObjectSink,
     settings: &Settings<'_>,
 ) -> Result<(), ImportError> {
-    let mut compressor = Compressor::new(settings.level)?;
+    let mut compressor = Compressor::new(settings.level, sink.earlier())?;
     loop {
         // Frames first: they free memory, batches take it.
         let event = match frames.try_recv() {

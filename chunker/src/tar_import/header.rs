@@ -3,17 +3,17 @@
 use super::error::TarError;
 
 /// Length of a block in bytes.
-pub(super) const BLOCK_LEN: usize = 512;
+pub(crate) const BLOCK_LEN: usize = 512;
 
 /// A header block whose checksum is right.
 #[derive(Clone, Copy)]
-pub(super) struct Header<'a> {
+pub(crate) struct Header<'a> {
     block: &'a [u8; BLOCK_LEN],
 }
 
 impl<'a> Header<'a> {
     /// Checks the checksum; `None` if it is wrong.
-    pub(super) fn new(block: &'a [u8; BLOCK_LEN]) -> Option<Self> {
+    pub(crate) fn new(block: &'a [u8; BLOCK_LEN]) -> Option<Self> {
         let header = Self { block };
         let stated = octal(&block[148..156])?;
         let bytes = || block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte });
@@ -46,7 +46,7 @@ impl<'a> Header<'a> {
         &self.block[257..263] == b"ustar\0"
     }
 
-    pub(super) fn kind(&self) -> u8 {
+    pub(crate) fn kind(&self) -> u8 {
         self.block[156]
     }
 
@@ -66,7 +66,7 @@ impl<'a> Header<'a> {
         self.number(116, 8, "its group is not a number")
     }
 
-    pub(super) fn size(&self) -> Result<u64, TarError> {
+    pub(crate) fn size(&self) -> Result<u64, TarError> {
         self.number(124, 12, "its size is not a number")
     }
 

@@ -11,9 +11,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use chunker::{ImportAgain, ImportOptions, ImportedAgain};
-use layer_format::LayerPath;
+use client_store::Store;
 use layer_format::manifest::Mode;
 use layer_format::reference::ImageReference;
+use layer_format::{Digest, LayerPath};
 
 use crate::app::App;
 use crate::exit::{Exit, UsageError};
@@ -73,9 +74,31 @@ pub struct Content {
     /// Worker threads; 0 for one for each core.
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     threads: usize,
+    /// Compress what is new against this image. By default it is the newest one of the same name.
+    #[arg(long, value_name = "IMAGE", conflicts_with = "no_delta")]
+    delta_from: Option<ImageReference>,
+    /// Do not compress what is new against an earlier image.
+    #[arg(long)]
+    no_delta: bool,
 }
 
 impl Content {
+    /// Roots of the trees that an image of this name is compressed against.
+    fn earlier(&self, store: &Store, name: &ImageReference) -> Result<Vec<Digest>> {
+        let image = match &self.delta_from {
+            _ if self.no_delta => None,
+            Some(image) => Some(store.image_get(image)?.with_context(|| format!("{image} is not in the local store: `turbo images` lists what is"))?),
+            None => store.newest_image(&name.repository)?,
+        };
+        let roots = image.map(|image| store.roots_of(&image)).transpose();
+        match roots {
+            Ok(roots) => Ok(roots.unwrap_or_default()),
+            // Nobody asked for it.
+            Err(_) if self.delta_from.is_none() => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn options(&self) -> Result<ImportOptions> {
         let owner = match self.owner.as_deref().map(|text| text.split_once(':').map(|(uid, gid)| (uid.parse(), gid.parse()))) {
             None => None,
@@ -104,7 +127,7 @@ impl Source {
         let stated = self.options.stated(&self.name)?;
         let options = self.import_options()?;
         let store = app.store()?;
-        let sink = StoreSink::new(&store)?;
+        let sink = StoreSink::new(&store)?.compress_against(self.content.earlier(&store, &self.name)?);
         let bar = Bar::spinner("importing");
         let imported = if is_tar {
             let reader: Box<dyn Read + Send> = match self.source.to_str() {

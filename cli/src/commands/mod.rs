@@ -17,6 +17,8 @@ pub mod import;
 pub mod inspect;
 pub mod kill;
 pub mod launch_options;
+pub mod login;
+pub mod logout;
 pub mod logs;
 pub mod new;
 pub mod profile;

@@ -1,11 +1,16 @@
 //! `turbo rmi`.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result, bail};
-use layer_format::reference::ImageReference;
+use client_store::Store;
+use client_store::store::ImageInfo;
+use layer_format::reference::{HEAD, ImageReference};
 
 use crate::app::App;
 use crate::containers::Container;
 use crate::exit::{Exit, UsageError};
+use crate::output::{bytes, note};
 
 /// Remove images from this machine. Their data goes with the next `turbo gc`, unless other images need it.
 #[derive(Debug, clap::Args)]
@@ -46,11 +51,40 @@ impl Rmi {
                 bail!("{image} was never pushed: this may be the only copy; name it, or say --force");
             }
         }
+        let frees = frees(&store, &infos, &wanted)?;
         let mut removed = Vec::new();
         for image in &wanted {
             removed.extend(store.image_remove(image)?);
         }
         app.output.result(&removed, |out| removed.iter().try_for_each(|name| writeln!(out, "{name}")))?;
+        match frees {
+            Some(0) => note("other images, or a cache that the limit bounds, hold all of that: `turbo gc` frees nothing more"),
+            Some(count) => note(format!("`turbo gc` now frees {} more", bytes(count))),
+            None => {}
+        }
         Ok(Exit::Success)
     }
+}
+
+/// What a gc will free more when these names are gone, if that can be said at once.
+fn frees(store: &Store, infos: &[ImageInfo], names: &[ImageReference]) -> Result<Option<u64>> {
+    /// Above, a walk of all images takes longer than people wait for a name to go away.
+    const MAX_OBJECTS: u64 = 500_000;
+    if store.stats()?.objects > MAX_OBJECTS {
+        return Ok(None);
+    }
+    let mut going = HashSet::new();
+    for name in names {
+        let Some(found) = store.image_get(name)? else { continue };
+        // An image stays for as long as another name leads to it; `head` is none that anyone gave.
+        let others =
+            infos.iter().filter(|info| info.digest == found.digest).flat_map(|info| &info.names).filter_map(|name| name.parse::<ImageReference>().ok());
+        let stays = |other: &ImageReference| {
+            other.release() != Some(HEAD) && !names.iter().any(|name| name == other || name.release().is_none() && name.repository == other.repository)
+        };
+        if !others.into_iter().any(|other| stays(&other)) {
+            going.insert(found.digest);
+        }
+    }
+    Ok(Some(store.removal_frees(&going)?))
 }

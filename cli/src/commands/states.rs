@@ -93,7 +93,7 @@ impl States {
             asked.push(Visibility::Public);
         }
         for visibility in asked {
-            let found = app.block_on(registry.states(&visibility.repository()?))??;
+            let found = app.block_on(registry.states(&visibility.repository(&app.settings)?))??;
             for state in found.states {
                 let new =
                     Row { state: state.digest, container: state.container.clone(), taken_s: state.pushed_at, local: false, visibility: None, bytes: None };

@@ -1,7 +1,7 @@
 //! States on the registry: which repository they are in, saving, finding and fetching.
 //!
-//! A client's states are private: they are in a repository whose name is made from the client's token, so that nobody else's
-//! prefix finds them. Public ones are in a repository that is the same for all.
+//! A client's states are private: they are in a repository of the user who is logged in, or else one whose name is made from the
+//! client's token, so that nobody else's prefix finds them. Public ones are in a repository that is the same for all.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use layer_format::manifest::StateImage;
 use layer_format::reference::{ImageReference, Repository, Revision};
 
 use crate::app::App;
-use crate::config::Settings;
+use crate::config::{Authority, Settings};
 use crate::progress::options;
 
 /// What a client's own repository is named from, together with the token.
@@ -35,10 +35,10 @@ pub enum Visibility {
 
 impl Visibility {
     /// The repository of such states.
-    pub fn repository(self) -> Result<Repository> {
+    pub fn repository(self, settings: &Settings) -> Result<Repository> {
         let name = match self {
             Self::Public => "states-public/default".to_owned(),
-            Self::Private => owner(Settings::token().as_deref()),
+            Self::Private => owner(&settings.authority()?),
         };
         name.parse().context("the name of the repository for states")
     }
@@ -52,11 +52,12 @@ impl Visibility {
     }
 }
 
-/// The repository of the holder of a token.
-fn owner(token: Option<&str>) -> String {
-    match token {
-        None => "states-anonymous/default".to_owned(),
-        Some(token) => format!("states-{}/default", &Digest::of(&[OWNER_DOMAIN, token.as_bytes()].concat()).to_hex()[..32]),
+/// The repository of a user, or of the holder of a token.
+fn owner(authority: &Authority) -> String {
+    match authority {
+        Authority::None => "states-anonymous/default".to_owned(),
+        Authority::Login { name, .. } => format!("states-of-{name}/default"),
+        Authority::Token(token) => format!("states-{}/default", &Digest::of(&[OWNER_DOMAIN, token.as_bytes()].concat()).to_hex()[..32]),
     }
 }
 
@@ -80,7 +81,7 @@ pub fn push(app: &App, store: &Store, state: &Digest, container: &str, visibilit
     if patience == Patience::AtExit {
         transfer.retry = RetryPolicy { attempts: 2, first_pause: Duration::from_millis(200), longest_pause: Duration::from_secs(1) };
     }
-    let repository = visibility.repository()?;
+    let repository = visibility.repository(&app.settings)?;
     let pushed = app.block_on(async {
         let missing = missing_images(&registry, &found.manifest.images).await?;
         if !missing.is_empty() {
@@ -126,7 +127,7 @@ pub fn fetch(app: &App, store: &Store, prefix: &str) -> Result<Fetched> {
     }
     let registry = app.registry()?;
     for visibility in [Visibility::Private, Visibility::Public] {
-        let repository = visibility.repository()?;
+        let repository = visibility.repository(&app.settings)?;
         match app.block_on(pull_state(store, &registry, &repository, prefix, &options("fetching the state")))? {
             Ok(pulled) => {
                 let state = store.state_get(&pulled.digest)?.context("the state that was just fetched is gone")?;
@@ -148,12 +149,16 @@ mod tests {
 
     #[test]
     fn owners_have_repositories_of_their_own() {
-        let (one, other) = (owner(Some("one")), owner(Some("other")));
+        let token = |text: &str| owner(&Authority::Token(text.into()));
+        let (one, other) = (token("one"), token("other"));
         assert_ne!(one, other);
-        for name in [&one, &other, &owner(None)] {
+        let user = owner(&Authority::Login { name: "alice".into(), secret: "x".into() });
+        for name in [&one, &other, &user, &owner(&Authority::None)] {
             let repository: Repository = name.parse().unwrap();
             assert_eq!(repository.as_str(), name);
         }
         assert!(!one.contains("one") && one.len() == "states-".len() + 32 + "/default".len());
+        // The registry computes the same: registry/src/service/access/secret.rs has this line, too.
+        assert_eq!(token("a token"), format!("states-{}/default", &Digest::of(b"turbo state ownera token").to_hex()[..32]));
     }
 }

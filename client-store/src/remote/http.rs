@@ -77,10 +77,11 @@ impl Registry {
     /// Sends a request and waits for the head of its answer. One that is not authorised any more is sent once again if there
     /// is another token by now. Other answers than success are errors; `what` names what was asked for.
     pub(super) async fn send(&self, request: RequestBuilder, what: impl FnOnce() -> String) -> Result<Response, OriginError> {
-        let (again, token) = (request.try_clone(), self.inner.access.token());
+        let (again, token) = (request.try_clone(), self.token().await?);
         let mut answer = self.exchange(request, token.as_deref()).await?;
         if is_unauthorised(answer.status())
-            && let (Some(again), Some(renewed)) = (again, self.inner.access.renewed(token.as_deref()))
+            && let Some(again) = again
+            && let Some(renewed) = self.renewed(answer.status(), token.as_deref()).await?
         {
             tracing::debug!("the registry did not accept the token; there is another by now");
             answer = self.exchange(again, Some(&renewed)).await?;
@@ -115,7 +116,7 @@ impl Registry {
         let body = self.read_body(answer, MAX_ERROR_LEN).await.unwrap_or_default();
         let (code, mut message) = describe(status, &body);
         if is_unauthorised(status) && (status == StatusCode::UNAUTHORIZED || code.starts_with("HTTP_")) {
-            message.push_str("; `turbo login` again, or renew the token in TURBO_TOKEN or in the file of TURBO_TOKEN_FILE");
+            message.push_str(&format!("; run `turbo login {}`, or renew the token in TURBO_TOKEN or in the file of TURBO_TOKEN_FILE", self.inner.url));
         }
         Err(match status {
             StatusCode::NOT_FOUND => OriginError::NotFound { what: what(), url: self.inner.url.clone() },

@@ -21,6 +21,11 @@ use crate::origin::{ObjectStream, Origin, OriginError, Received};
 const LANES: u8 = 3;
 /// A shorter round trip makes slow starts short: one connection does.
 const NEAR_US: u64 = 5_000;
+/// Records that an answer to a request for objects may have beyond one for each: the protocol may grow. More is not what
+/// was asked for, and could go on for ever.
+pub(super) const MORE_RECORDS: usize = 64;
+/// Bytes that may follow the end of a stream before its connection is given up.
+const MORE_BYTES: usize = 64 << 10;
 
 impl Origin for Registry {
     fn objects(
@@ -38,7 +43,7 @@ impl Origin for Registry {
         let (this, repository) = (self.clone(), repository.clone());
         async move {
             let response = this.send(request.body(encode_digests(&digests)), || repository.to_string()).await?;
-            this.records(response, Vec::new())
+            this.records(response, Vec::new(), digests.len() + MORE_RECORDS)
         }
         .boxed()
     }
@@ -49,7 +54,7 @@ impl Origin for Registry {
             let path = format!("launch/{}", this.revision(&image).await?);
             if this.inner.options.cached_launch && body.predict && body.have.is_none() && body.model.is_none() && !body.metered {
                 let response = this.send(this.cached_launch(&image, &path, &body), || image.to_string()).await?;
-                return this.records(response, Vec::new());
+                return this.records(response, Vec::new(), usize::MAX);
             }
             body.link = body.link.or(this.inner.options.link);
             body.lanes = if body.predict { this.inner.lanes() } else { 0 };
@@ -57,7 +62,7 @@ impl Origin for Registry {
             // Asked for at once, so that their handshakes cost no time of their own.
             let lanes: Vec<_> = (0..body.lanes).map(|_| Aborted(tokio::spawn(this.clone().lane(image.repository.clone(), launch.clone())))).collect();
             let response = this.send(request.json(&body), || image.to_string()).await?;
-            this.records(response, lanes)
+            this.records(response, lanes, usize::MAX)
         }
         .boxed()
     }
@@ -112,6 +117,10 @@ struct Receiving {
     registry: Registry,
     source: Source,
     decoder: StreamDecoder,
+    /// Records that may still come.
+    records_left: usize,
+    /// Bytes that came after the end.
+    after_end: usize,
     failed: bool,
 }
 
@@ -143,14 +152,15 @@ impl Registry {
         self.request(Method::GET, &image.repository, &format!("{path}?{}", &query[1..])).header("accept", STREAM_MEDIA_TYPE)
     }
 
-    fn records(&self, response: Response, lanes: Vec<Lane>) -> Result<ObjectStream, OriginError> {
+    /// The records of an answer, of at most so many.
+    pub(super) fn records(&self, response: Response, lanes: Vec<Lane>, most: usize) -> Result<ObjectStream, OriginError> {
         let source = match media_type(&response) {
             STREAM_MEDIA_TYPE => Source::Whole(response),
             LANES_MEDIA_TYPE if !lanes.is_empty() => Source::Lanes(Pieces::new(self, response, lanes)),
             other => return Err(self.protocol(format!("it sends {other} where an object stream is due; is this a Turbo registry?"))),
         };
         let decoder = StreamDecoder::new().map_err(|error| self.protocol(error.to_string()))?;
-        let receiving = Receiving { registry: self.clone(), source, decoder, failed: false };
+        let receiving = Receiving { registry: self.clone(), source, decoder, records_left: most, after_end: 0, failed: false };
         Ok(stream::unfold(receiving, |mut receiving| async move { receiving.next().await.map(|item| (item, receiving)) }).boxed())
     }
 }
@@ -194,14 +204,17 @@ impl Receiving {
         let registry = &self.registry;
         loop {
             if let Some(received) = self.decoder.next() {
+                let left = self.records_left.checked_sub(1);
+                self.records_left = left.ok_or_else(|| registry.protocol("it sends more objects than it was asked for".into()))?;
                 return Ok(Some(received));
             }
             if self.decoder.ended() {
-                // Reads to the end of the body, or the connection could not be used again; whatever it says.
+                // Reads to the end of the body, or the connection could not be used again; whatever it says, if it is short.
                 match self.source.next(registry).await {
-                    Ok(Some(_)) => continue,
+                    Ok(Some(piece)) if self.after_end < MORE_BYTES => self.after_end += piece.len(),
                     _ => return Ok(None),
                 }
+                continue;
             }
             match self.source.next(registry).await? {
                 Some(piece) => self.decoder.feed(&piece).map_err(|error| registry.protocol(error.to_string()))?,

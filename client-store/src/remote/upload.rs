@@ -35,10 +35,10 @@ impl Registry {
         file: &Path,
         sent: impl Fn(u64) + Send + Sync + 'static,
     ) -> Result<bool, OriginError> {
-        let (sent, mut token) = (Arc::new(sent), self.inner.access.token());
+        let (sent, mut token) = (Arc::new(sent), self.token().await?);
         let mut answer = self.send_pack(repository, digest, file, &sent, token.as_deref()).await?;
         if is_unauthorised(answer.status())
-            && let Some(renewed) = self.inner.access.renewed(token.as_deref())
+            && let Some(renewed) = self.renewed(answer.status(), token.as_deref()).await?
         {
             token = Some(renewed);
             answer = self.send_pack(repository, digest, file, &sent, token.as_deref()).await?;

@@ -258,6 +258,8 @@ impl Store {
         if !others && of_image(HEAD) && !gone.iter().any(|release| release == HEAD) {
             gone.push(HEAD.to_owned());
         }
+        // A container that runs it may not have read all of it yet: then the next gc after that forgets it.
+        let is_running = self.running_images()?.contains(&image.digest);
         let next_head = refs.iter().filter(|(_, release, row)| row.digest != image.digest && !release.starts_with('@')).max_by_key(|(.., row)| row.set_s);
         index.write(|txn| {
             for release in &gone {
@@ -266,7 +268,7 @@ impl Store {
             if let Some((.., row)) = next_head.filter(|_| gone.iter().any(|release| release == HEAD)) {
                 index.refs.put(txn, &ref_key(repository, HEAD), &encode(row)?)?;
             }
-            if !refs_in(index, txn, None)?.iter().any(|(.., row)| row.digest == image.digest) {
+            if !is_running && !refs_in(index, txn, None)?.iter().any(|(.., row)| row.digest == image.digest) {
                 index.images.delete(txn, image.digest.as_bytes())?;
                 index.manifests.delete(txn, image.digest.as_bytes())?;
             }
@@ -313,6 +315,11 @@ impl Store {
         self.image_update(digest, |row| (row.complete, row.on_registry) = (true, true))
     }
 
+    /// Notes that all of an image is here; where else it is is not known from that.
+    pub(crate) fn image_is_whole(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.image_update(digest, |row| row.complete = true)
+    }
+
     /// Whether all of an image was here when that was last known.
     ///
     /// # Errors
@@ -357,7 +364,7 @@ impl Store {
         self.write_image_file(digest)
     }
 
-    fn refs_of(&self, repository: Option<&Repository>) -> Result<Vec<(Repository, String, RefRow)>, StoreError> {
+    pub(super) fn refs_of(&self, repository: Option<&Repository>) -> Result<Vec<(Repository, String, RefRow)>, StoreError> {
         let index = &self.inner.index;
         index.read(|txn| refs_in(index, txn, repository))
     }

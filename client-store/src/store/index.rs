@@ -6,25 +6,34 @@
 //!
 //! The index holds nothing that is not also in packs and `images/`: if its folder is missing it is built again.
 
+mod create;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Env, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls};
+use heed::{CommitOrAbort, Env, EnvFlags, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
 use layer_format::Digest;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::layout::Layout;
 use crate::error::StoreError;
 
 /// Sizes of the map to try, in bytes: 64 GiB of address space are some 700 million objects; less where the address
 /// space is limited.
 const MAP_SIZES: [usize; 3] = [64 << 30, 4 << 30, 1 << 30];
+/// Above this length of its file, LMDB's pages are read one by one: names are random, and reading ahead would bring in all of
+/// it. Of a cold index of 1 GiB, 1 000 look-ups read 1 GiB with it. Below, all of it is soon here anyway.
+const LARGE_LEN: u64 = 64 << 20;
 /// Read transactions open at once, over all processes.
 const MAX_READERS: u32 = 1024;
+
+/// The tables, in the order of the fields of [`Index`].
+const TABLES: [&str; 7] = ["objects", "packs", "refs", "images", "manifests", "models", "meta"];
 
 /// A table of the index. Keys and values are bytes; this module encodes them.
 pub(crate) type Table = heed::Database<'static, Bytes, Bytes>;
@@ -67,7 +76,7 @@ impl Location {
 }
 
 /// How the objects of a pack came here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PackOrigin {
     /// Made here: perhaps the only copy.
@@ -99,6 +108,16 @@ pub(crate) struct PackRow {
     /// Uncompressed bytes of objects that no image needed at the last gc.
     #[serde(default)]
     pub(crate) dead: u64,
+    /// Whether a verification found that its file is not as it was written. What its rows lead to is told apart.
+    #[serde(default)]
+    pub(crate) damaged: bool,
+}
+
+impl PackRow {
+    /// The row of a whole pack of `len` bytes that holds nothing yet.
+    pub(crate) fn finished(file: String, origin: PackOrigin, len: u64) -> Self {
+        Self { file, origin, len, plain: 0, objects: 0, finished: true, used: 0, on_registry: false, dead: 0, damaged: false }
+    }
 }
 
 /// The open index. One a process and store, shared by all handles.
@@ -123,16 +142,18 @@ impl std::fmt::Debug for Index {
 static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Index>>>> = LazyLock::new(Mutex::default);
 
 impl Index {
-    /// Opens the index in the folder `path`, which exists. LMDB must not be opened twice in a process, so all handles of
-    /// one store share it.
-    pub(crate) fn open(path: &Path) -> Result<Arc<Self>, StoreError> {
+    /// Opens the index of a store, and makes it if there is none. LMDB must not be opened twice in a process, so all handles
+    /// of one store share it.
+    pub(crate) fn open(layout: &Layout) -> Result<Arc<Self>, StoreError> {
+        let path = layout.index();
         let mut open = OPEN.lock();
-        if let Some(index) = open.get(path).and_then(Weak::upgrade) {
+        if let Some(index) = open.get(&path).and_then(Weak::upgrade) {
             return Ok(index);
         }
-        let index = Arc::new(Self::open_new(path)?);
+        create::ensure(layout)?;
+        let index = Arc::new(Self::open_new(&path)?);
         open.retain(|_, index| index.strong_count() > 0);
-        open.insert(path.to_owned(), Arc::downgrade(&index));
+        open.insert(path, Arc::downgrade(&index));
         Ok(index)
     }
 
@@ -141,36 +162,20 @@ impl Index {
         let env = open_env(path)?;
         check_length(&env, path)?;
         let _ = env.clear_stale_readers();
-        let names = ["objects", "packs", "refs", "images", "manifests", "models", "meta"];
         let rtxn = env.read_txn().map_err(fail)?;
         let found = env.open_databases_and_commit(rtxn, |opener, rtxn| {
             let mut tables = Vec::new();
-            for name in names {
+            for name in TABLES {
                 tables.push(opener.open_database::<Bytes, Bytes>(rtxn, Some(name))?);
             }
-            let tables: [_; 7] = tables.try_into().unwrap_or_default();
+            let tables: [_; TABLES.len()] = tables.try_into().unwrap_or_default();
             Ok(CommitOrAbort::<_, ()>::Commit(tables))
         });
-        let found: [Option<Table>; 7] = found.map_err(fail)?.commit().unwrap_or_default();
-        let [objects, packs, refs, images, manifests, models, meta] = match found {
-            [Some(a), Some(b), Some(c), Some(d), Some(e), Some(f), Some(g)] => [a, b, c, d, e, f, g],
-            _ => {
-                let wtxn = env.write_txn().map_err(fail)?;
-                let made = env.create_databases_and_commit(wtxn, |opener, wtxn| {
-                    let mut make = |name| opener.create_database::<Bytes, Bytes>(wtxn, Some(name));
-                    Ok(CommitOrAbort::<_, ()>::Commit([
-                        make("objects")?,
-                        make("packs")?,
-                        make("refs")?,
-                        make("images")?,
-                        make("manifests")?,
-                        make("models")?,
-                        make("meta")?,
-                    ]))
-                });
-                let made: Option<[Table; 7]> = made.map_err(fail)?.commit();
-                made.ok_or_else(|| StoreError::Index { message: "its tables could not be made".into() })?
-            }
+        let found: [Option<Table>; TABLES.len()] = found.map_err(fail)?.commit().unwrap_or_default();
+        let found: Option<Vec<Table>> = found.into_iter().collect();
+        let [objects, packs, refs, images, manifests, models, meta] = match found.and_then(|tables| tables.try_into().ok()) {
+            Some(tables) => tables,
+            None => create::create_tables(&env, path)?,
         };
         Ok(Self { env, path: path.to_owned(), objects, packs, refs, images, manifests, models, meta })
     }
@@ -206,6 +211,12 @@ impl Index {
 
     pub(crate) fn put_location(&self, txn: &mut RwTxn<'_>, digest: &Digest, location: &Location) -> heed::Result<()> {
         self.objects.put(txn, digest.as_bytes(), &location.encode())
+    }
+
+    /// The same for a digest that is greater than all in the table: fills pages, where a put in order would leave each half
+    /// empty.
+    pub(crate) fn append_location(&self, txn: &mut RwTxn<'_>, digest: &Digest, location: &Location) -> heed::Result<()> {
+        self.objects.put_with_flags(txn, PutFlags::APPEND, digest.as_bytes(), &location.encode())
     }
 
     pub(crate) fn pack(&self, id: u32) -> Result<Option<PackRow>, StoreError> {
@@ -251,6 +262,10 @@ impl Index {
 
     /// Calls `f` with all objects, in the order of their digests.
     pub(crate) fn for_each_object(&self, mut f: impl FnMut(Digest, Location)) -> Result<(), StoreError> {
+        // All of it is needed now, in an order that is not that of the file.
+        if let Ok(file) = std::fs::File::open(self.path.join("data.mdb")) {
+            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed);
+        }
         self.read(|txn| {
             for item in self.objects.iter(txn)? {
                 let (key, value) = item?;
@@ -275,13 +290,16 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> heed::Result<T> {
 
 fn open_env(path: &Path) -> Result<Env<WithoutTls>, StoreError> {
     let mut size = 0;
+    let is_large = std::fs::metadata(path.join("data.mdb")).is_ok_and(|meta| meta.len() > LARGE_LEN);
+    let flags = if is_large { EnvFlags::NO_READ_AHEAD } else { EnvFlags::empty() };
     for _ in 0..100 {
         let mut options = EnvOpenOptions::new().read_txn_without_tls();
         options.map_size(MAP_SIZES[size]).max_dbs(8).max_readers(MAX_READERS);
         // SAFETY: the map is of a file that only LMDB writes, under LMDB's own locks, in a folder that only its owner
-        // can enter. No transaction outlives a call of `read` or `write`, none crosses a fork.
+        // can enter. No transaction outlives a call of `read` or `write`, none crosses a fork. The flag is advice to the
+        // kernel.
         #[allow(unsafe_code)]
-        let opened = unsafe { options.open(path) };
+        let opened = unsafe { options.flags(flags).open(path) };
         match opened {
             Err(heed::Error::Io(error)) if error.raw_os_error() == Some(rustix::io::Errno::NOMEM.raw_os_error()) && size + 1 < MAP_SIZES.len() => size += 1,
             // The last handle is being dropped by another thread.

@@ -11,6 +11,7 @@
 //! checkouts/              what checkouts remember of the directories that they made, and a lock for each
 //! running/                one file a running process, locked by it, that lists the images it uses
 //! content.lock            held shared by who relies on packs that no image names yet, exclusively by who removes packs
+//! repack.lock             held by who repacks
 //! ```
 //!
 //! All locks are `flock(2)`: the kernel frees them when their holder dies, so no lock is ever stale.
@@ -19,6 +20,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::error::StoreError;
 
@@ -34,12 +36,23 @@ pub(crate) struct Layout {
 impl Layout {
     /// Opens or creates the folders below `home`.
     pub(crate) fn open(home: &Path) -> Result<Self, StoreError> {
-        create_dir(home)?;
+        if !home.is_dir() {
+            create_dir(home)?;
+            // Not everyone may open the folder that it is in.
+            let _ = sync_parent(home);
+        }
         let home = home.canonicalize().map_err(io_error("opening", home))?;
         let layout = Self { home };
         layout.check_format()?;
-        for dir in [layout.index(), layout.packs(), layout.images(), layout.states(), layout.tmp(), layout.running()] {
-            create_dir(&dir)?;
+        let folders = [layout.packs(), layout.images(), layout.states(), layout.tmp(), layout.running()];
+        let mut is_new = false;
+        for folder in &folders {
+            is_new |= !folder.is_dir();
+            create_dir(folder)?;
+        }
+        if is_new {
+            // What is promised of a file in a folder holds only if the folder itself is durable.
+            sync_parent(&layout.packs())?;
         }
         Ok(layout)
     }
@@ -115,21 +128,74 @@ impl Layout {
         }
     }
 
+    fn content_lock_path(&self) -> PathBuf {
+        self.home.join("content.lock")
+    }
+
     /// Takes `content.lock`: see the module's description. `Ok(None)` only without `wait`.
     pub(crate) fn content_lock(&self, exclusive: bool, wait: bool) -> Result<Option<File>, StoreError> {
-        let path = self.home.join("content.lock");
-        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io_error("opening", &path))?;
+        let path = self.content_lock_path();
+        let file = open_lock(&path)?;
         let locked = match (exclusive, wait) {
             (false, true) => file.lock_shared().map_err(TryLockError::Error),
             (true, true) => file.lock().map_err(TryLockError::Error),
             (false, false) => file.try_lock_shared(),
             (true, false) => file.try_lock(),
         };
-        match locked {
-            Ok(()) => Ok(Some(file)),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(io_error("locking", &path)(error)),
+        taken(file, locked, &path)
+    }
+
+    /// Takes `content.lock` exclusively; `Ok(None)` if that was not possible for so long.
+    pub(crate) fn content_lock_within(&self, wait: Duration) -> Result<Option<File>, StoreError> {
+        /// How often is tried. The kernel's own queue has no bound on the wait that a thread could have without signals.
+        const AGAIN: Duration = Duration::from_millis(20);
+        let until = Instant::now() + wait;
+        loop {
+            if let Some(lock) = self.content_lock(true, false)? {
+                return Ok(Some(lock));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            std::thread::sleep(AGAIN.min(left));
         }
+    }
+
+    /// Numbers of the processes that hold `content.lock` now, as far as the kernel tells.
+    pub(crate) fn content_holders(&self) -> Vec<u32> {
+        let (Ok(meta), Ok(locks)) = (std::fs::metadata(self.content_lock_path()), std::fs::read_to_string("/proc/locks")) else { return Vec::new() };
+        // `1: FLOCK ADVISORY READ 4711 fe:00:1234 0 EOF`; the device is not compared: some file systems show another there.
+        let inode = format!(":{}", meta.ino());
+        let holder = |line: &str| {
+            let mut words = line.split_whitespace().skip_while(|word| *word != "FLOCK").skip(3);
+            let pid = words.next()?.parse().ok()?;
+            words.next()?.ends_with(&inode).then_some(pid)
+        };
+        let mut pids: Vec<u32> = locks.lines().filter(|line| !line.contains("->")).filter_map(holder).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+
+    /// The lock of who repacks; `Ok(None)` if another process does.
+    pub(crate) fn repack_lock(&self) -> Result<Option<File>, StoreError> {
+        let path = self.home.join("repack.lock");
+        let file = open_lock(&path)?;
+        let locked = file.try_lock();
+        taken(file, locked, &path)
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(io_error("opening", path))
+}
+
+fn taken(file: File, locked: Result<(), TryLockError>, path: &Path) -> Result<Option<File>, StoreError> {
+    match locked {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(io_error("locking", path)(error)),
     }
 }
 

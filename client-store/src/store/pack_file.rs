@@ -2,7 +2,10 @@
 //!
 //! A pack is written under a temporary name, made durable, renamed, and only then named in the index, in one
 //! transaction: a reader sees all of its objects or none, and a crash leaves nothing but a file that nobody names.
+//!
+//! A pack that is written anew from others takes their objects' rows over in that same transaction.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -46,7 +49,21 @@ impl PackWriter {
     ///
     /// # Errors
     /// [`StoreError::Io`] if the disk is full or fails; then nothing of the pack is visible.
-    pub fn finish(mut self, digest: Digest, index: &PackIndex) -> Result<(), StoreError> {
+    pub fn finish(self, digest: Digest, index: &PackIndex) -> Result<(), StoreError> {
+        let (store, origin) = (self.store.clone(), self.origin);
+        self.publish(digest, |file, len| store.add_pack(PackRow::finished(file, origin, len), index, &HashSet::new()))?;
+        store.enforce_cap();
+        Ok(())
+    }
+
+    /// The same for a pack of objects of the packs `from`, which lie here from now on. What is known of the packs goes on
+    /// to hold of this one: whether it is on a registry, and when it was used last.
+    pub(super) fn finish_moved(self, digest: Digest, index: &PackIndex, from: &HashSet<u32>, on_registry: bool, used: u64) -> Result<(), StoreError> {
+        let (store, origin) = (self.store.clone(), self.origin);
+        self.publish(digest, |file, len| store.add_pack(PackRow { on_registry, used, ..PackRow::finished(file, origin, len) }, index, from))
+    }
+
+    fn publish(mut self, digest: Digest, add: impl FnOnce(String, u64) -> Result<u32, StoreError>) -> Result<(), StoreError> {
         let Some(writer) = self.file.take() else { return Ok(()) };
         let file = writer.into_inner().map_err(|error| io_error("writing", &self.path)(error.into_error()))?;
         // Order matters: sync, rename, sync the folder, index. Renaming first would let a crash keep the name and lose
@@ -56,9 +73,8 @@ impl PackWriter {
         let path = self.store.inner.layout.pack(&name);
         std::fs::rename(&self.path, &path).map_err(io_error("renaming", &self.path))?;
         sync_parent(&path)?;
-        self.store.add_pack(name, self.len, self.origin, true, index)?;
+        add(name, self.len)?;
         self.content = None;
-        self.store.enforce_cap();
         Ok(())
     }
 }
@@ -88,16 +104,18 @@ impl Drop for PackWriter {
 
 impl Store {
     /// Names a pack's objects in the index, in one transaction. An object that another pack holds as well stays there,
-    /// unless that copy is known to be damaged.
-    pub(super) fn add_pack(&self, file: String, len: u64, origin: PackOrigin, finished: bool, index: &PackIndex) -> Result<u32, StoreError> {
+    /// unless that copy is known to be damaged, or in one of the packs `moved_from`.
+    pub(super) fn add_pack(&self, row: PackRow, index: &PackIndex, moved_from: &HashSet<u32>) -> Result<u32, StoreError> {
         let inner = &*self.inner;
         let plain = index.objects.iter().map(|object| u64::from(object.len)).sum();
-        let row = PackRow { file, origin, len, plain, objects: index.objects.len() as u64, finished, used: inner.now(), on_registry: false, dead: 0 };
+        let used = if row.used == 0 { inner.now() } else { row.used };
+        let row = PackRow { plain, objects: index.objects.len() as u64, used, ..row };
         // Sorted keys make the tree's pages warm for one another.
         let mut objects: Vec<_> = index.objects.iter().collect();
         objects.sort_unstable_by_key(|object| object.digest);
         let mut repaired = Vec::new();
         let id = inner.index.write(|txn| {
+            let mut greatest = inner.index.objects.last(txn)?.and_then(|(key, _)| key.try_into().ok()).map(Digest);
             let known = inner.pack_of_file(txn, &row.file)?;
             let id = match known {
                 Some(id) => id,
@@ -107,14 +125,20 @@ impl Store {
                 let Some(frame) = index.frames.get(object.frame as usize) else { continue };
                 let old = inner.index.location_in(txn, &object.digest)?;
                 let damaged = old.is_some_and(|old| inner.bad.is(&object.digest, &old));
-                if old.is_some_and(|old| !damaged && old.pack != id) {
+                if old.is_some_and(|old| !damaged && old.pack != id && !moved_from.contains(&old.pack)) {
                     continue;
                 }
                 if damaged {
                     repaired.push(object.digest);
                 }
                 let location = Location { pack: id, offset: frame.offset as u32, frame_len: frame.len, slot: object.slot, len: object.len };
-                inner.index.put_location(txn, &object.digest, &location)?;
+                match greatest.is_none_or(|greatest| greatest < object.digest) {
+                    true => {
+                        inner.index.append_location(txn, &object.digest, &location)?;
+                        greatest = Some(object.digest);
+                    }
+                    false => inner.index.put_location(txn, &object.digest, &location)?,
+                }
             }
             inner.index.put_pack(txn, id, &row)?;
             Ok(id)
@@ -145,11 +169,17 @@ pub(super) fn read_index(file: &File, path: &Path) -> Result<Result<PackIndex, F
     Ok(PackIndex::decode(&index, &footer))
 }
 
-/// What the first `len` bytes of a pack hold, found by reading its frames; stops at the first that is damaged. Returns
-/// the builder, so that the pack can be finished.
+/// What the first `len` bytes of a pack without delta frames hold, found by reading its frames; stops at the first that is
+/// damaged. Returns the builder, so that the pack can be finished.
 pub(super) fn scan_frames(file: &File, len: u64) -> PackBuilder {
+    scan_frames_with(file, len, |encoded| Frame::decode(encoded).ok())
+}
+
+/// The same for any pack.
+pub(super) fn scan_frames_with(file: &File, len: u64, decode: impl Fn(&[u8]) -> Option<Frame>) -> PackBuilder {
     let mut pack = PackBuilder::new();
-    while let Some((encoded, frame)) = read_frame(file, pack.len(), len) {
+    while let Some(encoded) = read_encoded(file, pack.len(), len) {
+        let Some(frame) = decode(&encoded) else { break };
         let objects: Vec<_> = frame.objects().map(|object| (Digest::of(object), object.len() as u32)).collect();
         if pack.push(&encoded, &objects).is_err() {
             break;
@@ -158,8 +188,8 @@ pub(super) fn scan_frames(file: &File, len: u64) -> PackBuilder {
     pack
 }
 
-/// The frame at `offset` of a pack whose frames end at or before `end`; `None` at the end or if it is damaged.
-pub(super) fn read_frame(file: &File, offset: u64, end: u64) -> Option<(Vec<u8>, Frame)> {
+/// The encoded frame at `offset` of a pack whose frames end at or before `end`; `None` at the end or if it is damaged.
+fn read_encoded(file: &File, offset: u64, end: u64) -> Option<Vec<u8>> {
     let mut head = [0; FRAME_HEADER_LEN];
     if offset + FRAME_HEADER_LEN as u64 > end {
         return None;
@@ -171,6 +201,5 @@ pub(super) fn read_frame(file: &File, offset: u64, end: u64) -> Option<(Vec<u8>,
     }
     let mut encoded = vec![0; header.encoded_len()];
     file.read_exact_at(&mut encoded, offset).ok()?;
-    let frame = Frame::decode(&encoded).ok()?;
-    Some((encoded, frame))
+    Some(encoded)
 }

@@ -5,9 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use layer_format::Digest;
-use layer_format::frame::{FRAME_HEADER_LEN, Frame, FrameHeader};
+use layer_format::frame::{FRAME_HEADER_LEN, FrameHeader};
 
 use super::Store;
+use super::bases::bases_at;
 use super::index::Location;
 use super::layout::create_locked;
 use crate::error::StoreError;
@@ -51,12 +52,20 @@ impl Store {
         FrameHeader::decode(&head).ok().map(|header| header.count)
     }
 
+    /// How many objects the frame at `offset` holds, and what it is compressed against, if it can be read.
+    pub(crate) fn frame_head(&self, pack: u32, offset: u64) -> Option<(usize, Vec<Digest>)> {
+        let count = self.frame_count(pack, offset)?;
+        let file = self.inner.reader.file(pack, || self.inner.open_pack(pack)).ok()?;
+        let (bases, _) = bases_at(&file, offset, u64::MAX)?;
+        Some((count, bases))
+    }
+
     /// The encoded frame at `offset` and its objects' lengths, if it holds exactly these objects, undamaged.
     pub(crate) fn verified_frame(&self, pack: u32, offset: u64, len: u32, objects: &[Digest]) -> Option<VerifiedFrame> {
         let file = self.inner.reader.file(pack, || self.inner.open_pack(pack)).ok()?;
         let mut encoded = vec![0; (len as usize).min(layer_format::frame::MAX_ENCODED_LEN)];
         file.read_exact_at(&mut encoded, offset).ok()?;
-        let frame = Frame::decode(&encoded).ok()?;
+        let frame = self.inner.decode_frame(&encoded).ok()?;
         let names: Vec<_> = frame.objects().map(|object| (Digest::of(object), object.len() as u32)).collect();
         names.iter().map(|(digest, _)| digest).eq(objects).then_some((encoded, names))
     }

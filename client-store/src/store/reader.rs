@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use layer_format::frame::{Frame, MAX_ENCODED_LEN};
+use layer_format::frame::{Frame, MAX_ENCODED_LEN, delta};
 use layer_format::{Digest, FormatError};
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
+use super::Inner;
 use super::index::Location;
 
 /// Pack files kept open.
@@ -55,13 +56,20 @@ impl From<FormatError> for ReadError {
 }
 
 /// A decoded frame, and which of its objects were found to match their digests.
-struct Decoded {
+pub(super) struct Decoded {
     frame: Frame,
+    /// Whether it needed bases: then it cannot be one.
+    pub(super) is_delta: bool,
     verified: Box<[AtomicU64]>,
 }
 
 impl Decoded {
-    fn object(&self, digest: &Digest, location: &Location) -> Result<&[u8], ReadError> {
+    pub(super) fn new(frame: Frame, is_delta: bool) -> Self {
+        let verified = (0..frame.count().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self { frame, is_delta, verified }
+    }
+
+    pub(super) fn object(&self, digest: &Digest, location: &Location) -> Result<&[u8], ReadError> {
         let slot = usize::from(location.slot);
         let object = self.frame.object(slot).ok_or_else(|| ReadError::Damaged("its frame has fewer objects".into()))?;
         let (word, bit) = (&self.verified[slot / 64], 1 << (slot % 64));
@@ -75,9 +83,9 @@ impl Decoded {
     }
 }
 
-type FrameKey = (u32, u32);
+pub(super) type FrameKey = (u32, u32);
 /// `None` until the first thread that needs the frame has decoded it; the lock is held meanwhile.
-type FrameCell = Arc<Mutex<Option<Arc<Decoded>>>>;
+pub(super) type FrameCell = Arc<Mutex<Option<Arc<Decoded>>>>;
 
 struct Shard {
     frames: LruCache<FrameKey, (FrameCell, usize)>,
@@ -104,35 +112,29 @@ impl PackReader {
         }
     }
 
-    /// The object at `location`, verified. `open` opens its pack if it is not open yet.
-    pub(super) fn object(&self, digest: &Digest, location: &Location, open: impl FnOnce() -> Result<File, ReadError>) -> Result<Bytes, ReadError> {
+    /// The object at `location`, verified.
+    pub(super) fn object(&self, inner: &Inner, digest: &Digest, location: &Location) -> Result<Bytes, ReadError> {
         // A copy: a slice would keep the whole frame in memory for as long as the caller keeps one small object.
-        self.with_object(digest, location, open, Bytes::copy_from_slice)
+        self.with_object(inner, digest, location, Bytes::copy_from_slice)
     }
 
     /// What `take` makes of the object at `location`, verified.
-    pub(super) fn with_object<R>(
-        &self,
-        digest: &Digest,
-        location: &Location,
-        open: impl FnOnce() -> Result<File, ReadError>,
-        take: impl FnOnce(&[u8]) -> R,
-    ) -> Result<R, ReadError> {
+    pub(super) fn with_object<R>(&self, inner: &Inner, digest: &Digest, location: &Location, take: impl FnOnce(&[u8]) -> R) -> Result<R, ReadError> {
         if location.slot == Location::DIRECT {
-            let file = self.file(location.pack, open)?;
+            let file = self.file(location.pack, || inner.open_pack(location.pack))?;
             return read_direct(&file, digest, location.offset.into(), location.len).map(|bytes| take(&bytes));
         }
-        let decoded = self.decoded_frame(location, open)?;
+        let decoded = self.decoded_frame(inner, location)?;
         decoded.object(digest, location).map(take)
     }
 
-    fn decoded_frame(&self, location: &Location, open: impl FnOnce() -> Result<File, ReadError>) -> Result<Arc<Decoded>, ReadError> {
+    fn decoded_frame(&self, inner: &Inner, location: &Location) -> Result<Arc<Decoded>, ReadError> {
         let cell = self.cell((location.pack, location.offset));
         let mut guard = cell.lock();
         let decoded = match &*guard {
             Some(decoded) => Arc::clone(decoded),
             None => {
-                let decoded = Arc::new(self.decode(location, open).inspect_err(|_| self.drop_frame((location.pack, location.offset)))?);
+                let decoded = Arc::new(self.decode(inner, location).inspect_err(|_| self.drop_frame((location.pack, location.offset)))?);
                 self.account((location.pack, location.offset), decoded.frame.len());
                 *guard = Some(Arc::clone(&decoded));
                 decoded
@@ -141,17 +143,20 @@ impl PackReader {
         Ok(decoded)
     }
 
-    fn decode(&self, location: &Location, open: impl FnOnce() -> Result<File, ReadError>) -> Result<Decoded, ReadError> {
+    fn decode(&self, inner: &Inner, location: &Location) -> Result<Decoded, ReadError> {
         if location.frame_len as usize > MAX_ENCODED_LEN {
             return Err(ReadError::Damaged("the index gives its frame an impossible length".into()));
         }
-        let file = self.file(location.pack, open)?;
+        let file = self.file(location.pack, || inner.open_pack(location.pack))?;
         let mut encoded = vec![0; location.frame_len as usize];
         file.read_exact_at(&mut encoded, location.offset.into())?;
-        let frame = Frame::decode(&encoded)?;
+        let bases = delta::bases(&encoded)?;
+        let frame = match bases.is_empty() {
+            true => Frame::decode(&encoded)?,
+            false => Frame::decode_delta(&encoded, &self.prefix(inner, &bases)?)?,
+        };
         self.decoded.fetch_add(1, Ordering::Relaxed);
-        let verified = (0..frame.count().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Decoded { frame, verified })
+        Ok(Decoded::new(frame, !bases.is_empty()))
     }
 
     fn shard(&self, key: FrameKey) -> &Mutex<Shard> {
@@ -160,13 +165,13 @@ impl PackReader {
         &self.shards[(mixed >> 24) as usize % SHARDS]
     }
 
-    fn cell(&self, key: FrameKey) -> FrameCell {
+    pub(super) fn cell(&self, key: FrameKey) -> FrameCell {
         let mut shard = self.shard(key).lock();
         Arc::clone(&shard.frames.get_or_insert(key, || (FrameCell::default(), 0)).0)
     }
 
     /// Counts a decoded frame's bytes and drops the frames used longest ago.
-    fn account(&self, key: FrameKey, len: usize) {
+    pub(super) fn account(&self, key: FrameKey, len: usize) {
         let mut shard = self.shard(key).lock();
         if let Some((_, counted)) = shard.frames.get_mut(&key) {
             let more = len - std::mem::replace(counted, len).min(len);
@@ -187,6 +192,7 @@ impl PackReader {
         }
     }
 
+    /// The file of a pack. `open` opens it if it is not open yet.
     pub(super) fn file(&self, pack: u32, open: impl FnOnce() -> Result<File, ReadError>) -> Result<Arc<File>, ReadError> {
         if let Some(file) = self.files.lock().get(&pack) {
             return Ok(Arc::clone(file));

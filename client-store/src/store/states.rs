@@ -6,12 +6,13 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use layer_format::Digest;
 use layer_format::manifest::{Manifest, StateManifest};
 
+use super::gc::GcOptions;
 use super::layout::{io_error, write_durably};
 use super::walk::Visit;
 use super::{Store, Walk, WalkError};
@@ -111,17 +112,18 @@ impl Store {
         }
     }
 
-    /// Forgets the states that `listed` does not name; with `dry_run` only counts them. `None` if an import, pull, push or
-    /// capture is going on, which may have made a state that is not listed yet.
+    /// Forgets the states that `listed` does not name; with `dry_run` only counts them. `None` if for as long as is waited an
+    /// import, pull, push or capture is going on, which may have made a state that is not listed yet.
     ///
     /// # Errors
     /// [`StoreError`] if the folder cannot be read, and what `listed` returns.
-    pub fn gc_states<E: From<StoreError>>(&self, dry_run: bool, listed: impl FnOnce() -> Result<HashSet<Digest>, E>) -> Result<Option<u64>, E> {
-        let Some(_content) = self.inner.layout.content_lock(true, false)? else { return Ok(None) };
+    pub fn gc_states<E: From<StoreError>>(&self, options: &GcOptions, listed: impl FnOnce() -> Result<HashSet<Digest>, E>) -> Result<Option<u64>, E> {
+        let wait = if options.dry_run { Duration::ZERO } else { options.wait };
+        let Some(_content) = self.inner.layout.content_lock_within(wait)? else { return Ok(None) };
         let keep = listed()?;
         let mut forgotten = 0;
         for (digest, _) in self.states()? {
-            if !keep.contains(&digest) && (dry_run || self.state_remove(&digest)?) {
+            if !keep.contains(&digest) && (options.dry_run || self.state_remove(&digest)?) {
                 forgotten += 1;
             }
         }

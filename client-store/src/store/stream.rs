@@ -285,8 +285,7 @@ impl Inner {
         let mut repaired = Vec::new();
         let id = self.index.write(|txn| {
             let id = id.map_or_else(|| self.index.next_pack(txn), Ok)?;
-            let fresh =
-                PackRow { file: file_name, origin: PackOrigin::Streamed, len: 0, plain: 0, objects: 0, finished: false, used: 0, on_registry: false, dead: 0 };
+            let fresh = PackRow { finished: false, ..PackRow::finished(file_name, PackOrigin::Streamed, 0) };
             let mut row = self.index.pack_in(txn, id)?.unwrap_or(fresh);
             for (digest, offset, len) in sorted {
                 let old = self.index.location_in(txn, digest)?;

@@ -88,6 +88,10 @@ fn recipe_references(recipe: &Recipe, out: &mut Vec<(Digest, ObjectKind)>) {
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
     seen: HashSet<Digest>,
+    /// Objects that are needed by what was seen, without being referred to: what they lead to is not needed for that.
+    bases: HashSet<Digest>,
+    /// Inner objects that were not here when the walk came to them.
+    unknown: Vec<(Digest, ObjectKind)>,
 }
 
 /// An object that a walk came to.
@@ -108,7 +112,8 @@ impl Visit<'_> {
 
 impl Walk {
     /// Visits what `image` needs, depth first in tree order. Goes on past objects that are not here: they are visited
-    /// without bytes, and what they lead to stays unknown.
+    /// without bytes, and what they lead to stays unknown. Goes on past those that are not valid, too, and then returns the
+    /// first such error.
     pub(crate) fn image<E: From<WalkError>>(
         &mut self,
         store: &Store,
@@ -120,7 +125,25 @@ impl Walk {
 
     /// The same for what these layers need.
     pub(crate) fn layers<E: From<WalkError>>(&mut self, store: &Store, layers: &[Digest], visit: &mut impl FnMut(Visit<'_>) -> Result<(), E>) -> Result<(), E> {
-        let mut stack: Vec<_> = layers.iter().rev().map(|digest| (*digest, ObjectKind::Layer)).collect();
+        self.run(store, layers.iter().rev().map(|digest| (*digest, ObjectKind::Layer)).collect(), visit)
+    }
+
+    /// Looks again for what was not here when an earlier walk came to it, and visits that and what it leads to.
+    pub(crate) fn again<E: From<WalkError>>(&mut self, store: &Store, visit: &mut impl FnMut(Visit<'_>) -> Result<(), E>) -> Result<(), E> {
+        let unknown = std::mem::take(&mut self.unknown);
+        for (digest, _) in &unknown {
+            self.seen.remove(digest);
+        }
+        self.run(store, unknown, visit)
+    }
+
+    fn run<E: From<WalkError>>(
+        &mut self,
+        store: &Store,
+        mut stack: Vec<(Digest, ObjectKind)>,
+        visit: &mut impl FnMut(Visit<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut invalid = None;
         while let Some((digest, kind)) = stack.pop() {
             if !self.seen.insert(digest) {
                 continue;
@@ -131,15 +154,28 @@ impl Walk {
             }
             let bytes = store.get(&digest).map_err(WalkError::Store)?;
             visit(Visit { digest, kind, bytes: bytes.as_ref() })?;
-            if let Some(bytes) = &bytes {
-                stack.extend(references(&digest, kind, bytes)?.into_iter().rev());
+            match bytes.map(|bytes| references(&digest, kind, &bytes)) {
+                None => self.unknown.push((digest, kind)),
+                Some(Ok(found)) => stack.extend(found.into_iter().rev()),
+                Some(Err(error)) => invalid = invalid.or(Some(error)),
             }
         }
-        Ok(())
+        invalid.map_or(Ok(()), |error| Err(error.into()))
     }
 
     pub(crate) fn contains(&self, digest: &Digest) -> bool {
-        self.seen.contains(digest)
+        self.seen.contains(digest) || self.bases.contains(digest)
+    }
+
+    /// Counts what the delta frames of what was seen need as seen, too.
+    pub(crate) fn add_bases(&mut self, store: &Store) -> Result<(), StoreError> {
+        self.bases.extend(store.live_bases(|digest| self.seen.contains(digest))?);
+        Ok(())
+    }
+
+    /// What only delta frames need.
+    pub(crate) fn only_bases(&self) -> impl Iterator<Item = &Digest> {
+        self.bases.difference(&self.seen)
     }
 
     /// How many objects were visited.

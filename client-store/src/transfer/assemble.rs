@@ -3,30 +3,30 @@
 use std::io::{self, Write};
 
 use layer_format::frame::FrameBuilder;
-use layer_format::pack::{PackBuilder, PackIndex, header};
+use layer_format::pack::{PackBuilder, PackIndex, header, header_with_deltas};
 use layer_format::{Digest, FormatError};
 
 /// Writes a pack to `W`, hashing it on the way.
-pub(super) struct Assembler<W> {
+pub(crate) struct Assembler<W> {
     out: W,
     hasher: blake3::Hasher,
     pack: PackBuilder,
     frame: FrameBuilder,
     names: Vec<(Digest, u32)>,
     compressor: Option<zstd::bulk::Compressor<'static>>,
-    pub(super) plain_bytes: u64,
+    pub(crate) plain_bytes: u64,
 }
 
 /// A finished pack.
-pub(super) struct Assembled<W> {
-    pub(super) out: W,
-    pub(super) digest: Digest,
-    pub(super) index: PackIndex,
-    pub(super) len: u64,
+pub(crate) struct Assembled<W> {
+    pub(crate) out: W,
+    pub(crate) digest: Digest,
+    pub(crate) index: PackIndex,
+    pub(crate) len: u64,
 }
 
 /// Why a pack could not be written.
-pub(super) enum AssembleError {
+pub(crate) enum AssembleError {
     Io(io::Error),
     Format(FormatError),
 }
@@ -44,12 +44,12 @@ impl From<FormatError> for AssembleError {
 }
 
 impl<W: Write> Assembler<W> {
-    /// Starts a pack; single objects are compressed at `level`.
-    pub(super) fn new(out: W, level: i32) -> Result<Self, AssembleError> {
+    /// Starts a pack; single objects are compressed at `level`. Says whether delta frames may come.
+    pub(crate) fn new(out: W, level: i32, deltas: bool) -> Result<Self, AssembleError> {
         let compressor = zstd::bulk::Compressor::new(level).ok();
         let mut this =
             Self { out, hasher: blake3::Hasher::new(), pack: PackBuilder::new(), frame: FrameBuilder::new(), names: Vec::new(), compressor, plain_bytes: 0 };
-        this.write(&header())?;
+        this.write(&if deltas { header_with_deltas() } else { header() })?;
         Ok(this)
     }
 
@@ -59,14 +59,14 @@ impl<W: Write> Assembler<W> {
     }
 
     /// Adds an encoded frame as it is. The caller has verified its objects.
-    pub(super) fn push_frame(&mut self, encoded: &[u8], objects: &[(Digest, u32)]) -> Result<(), AssembleError> {
+    pub(crate) fn push_frame(&mut self, encoded: &[u8], objects: &[(Digest, u32)]) -> Result<(), AssembleError> {
         self.pack.push(encoded, objects)?;
         self.plain_bytes += objects.iter().map(|(_, len)| u64::from(*len)).sum::<u64>();
         Ok(self.write(encoded)?)
     }
 
     /// Adds an object, to be compressed with its neighbours.
-    pub(super) fn push_object(&mut self, digest: Digest, object: &[u8]) -> Result<(), AssembleError> {
+    pub(crate) fn push_object(&mut self, digest: Digest, object: &[u8]) -> Result<(), AssembleError> {
         self.frame.push(object)?;
         self.names.push((digest, object.len() as u32));
         if self.frame.is_full() { self.end_frame() } else { Ok(()) }
@@ -81,11 +81,11 @@ impl<W: Write> Assembler<W> {
         self.push_frame(&encoded, &names)
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.pack.is_full()
     }
 
-    pub(super) fn finish(mut self) -> Result<Assembled<W>, AssembleError> {
+    pub(crate) fn finish(mut self) -> Result<Assembled<W>, AssembleError> {
         self.end_frame()?;
         let len = self.pack.len();
         let (tail, index) = std::mem::take(&mut self.pack).finish();

@@ -1,7 +1,8 @@
 //! Pull: all of an image from a registry.
 //!
 //! First the tree, level by level, so that all chunks and their order are known; then the chunks that are not here, in
-//! tree order, in several requests at a time. The image gets its name when all of it is here.
+//! tree order, in several requests at a time. If an earlier version is here, the registry is told what of it they are like, and
+//! compresses them against that. The image gets its name when all of it is here.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,15 +10,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use layer_format::Digest;
+use layer_format::api::WantedGroup;
 use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::reference::{ImageReference, Repository, Revision};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+use super::like::{Earlier, Standing, Wanted, groups, like_chunks, like_nodes};
 use super::sink::{self, Message, Outcome, SinkReport};
 use super::{Phase, TransferError, TransferOptions, TransferReport, blocking};
 use crate::cache::ObjectCache;
-use crate::origin::{Origin, OriginError, Received};
+use crate::origin::{ObjectStream, Origin, OriginError, Received};
 use crate::remote::Registry;
 use crate::store::{ContentHold, ImageOrigin, ObjectKind, Store, Walk, WalkError, references};
 
@@ -60,6 +63,8 @@ pub(super) struct Pull {
     name: String,
     pub(super) options: TransferOptions,
     pub(super) report: TransferReport,
+    /// An earlier version that is here, for the registry to compress against.
+    earlier: Option<Earlier>,
 }
 
 impl Pull {
@@ -71,6 +76,7 @@ impl Pull {
             name,
             options: options.clone(),
             report: TransferReport::new(Digest([0; 32])),
+            earlier: None,
         }
     }
 
@@ -101,9 +107,24 @@ impl Pull {
             None => self.fetch_manifest(&by_digest).await?,
         };
         let manifest = ImageManifest::decode(&bytes).map_err(|source| TransferError::Format { digest, source })?;
+        self.earlier = self.find_earlier(digest).await?;
         self.layers(&manifest.layers).await?;
         progress.phase(Phase::Commit, None);
         self.name(reference, &bytes)
+    }
+
+    /// The newest image of the same repository that is here, other than this one. That none can be found is no reason to fail.
+    async fn find_earlier(&self, image: Digest) -> Result<Option<Earlier>, TransferError> {
+        if !self.options.deltas || !self.registry.may_know_deltas() {
+            return Ok(None);
+        }
+        let (store, repository) = (self.store.clone(), self.repository.clone());
+        blocking(move || {
+            let newest = store.newest_image(&repository)?.filter(|found| found.digest != image);
+            let roots = newest.and_then(|found| store.roots_of(&found).ok()).unwrap_or_default();
+            Ok(Earlier::new(&store, roots))
+        })
+        .await
     }
 
     /// Keeps gc away, which would remove what has no name yet.
@@ -118,7 +139,7 @@ impl Pull {
         progress.phase(Phase::Trees, None);
         self.fetch_inner(layers).await?;
         let chunks = self.missing_chunks(layers).await?;
-        let total = chunks.iter().map(|(_, len)| u64::from(*len)).sum();
+        let total = chunks.iter().map(|wanted| u64::from(wanted.len)).sum();
         self.check_room(total)?;
         progress.phase(Phase::Data, Some(total));
         self.fetch_chunks(chunks, total).await
@@ -161,8 +182,8 @@ impl Pull {
     /// Fetches layer manifests, tree nodes and recipe nodes, level by level.
     async fn fetch_inner(&mut self, layers: &[Digest]) -> Result<(), TransferError> {
         let mut seen = HashSet::new();
-        let mut frontier: Vec<(Digest, ObjectKind)> = layers.iter().map(|digest| (*digest, ObjectKind::Layer)).collect();
-        frontier.retain(|(digest, _)| seen.insert(*digest));
+        let mut frontier: Vec<Inner> = layers.iter().map(|digest| (*digest, ObjectKind::Layer, Standing::Unknown)).collect();
+        frontier.retain(|(digest, ..)| seen.insert(*digest));
         let (sender, task) = sink::start(&self.store, true, |_| {});
         let fetched = self.fetch_levels(&sender, frontier, seen).await;
         drop(sender);
@@ -174,16 +195,11 @@ impl Pull {
     }
 
     /// Returns the number of requests.
-    async fn fetch_levels(
-        &self,
-        sink: &mpsc::Sender<Message>,
-        mut frontier: Vec<(Digest, ObjectKind)>,
-        mut seen: HashSet<Digest>,
-    ) -> Result<u64, TransferError> {
+    async fn fetch_levels(&self, sink: &mpsc::Sender<Message>, mut frontier: Vec<Inner>, mut seen: HashSet<Digest>) -> Result<u64, TransferError> {
         let mut requests = 0;
         while !frontier.is_empty() {
-            let digests: Vec<Digest> = frontier.iter().map(|(digest, _)| *digest).collect();
-            let wanted = absent(&self.store, digests).await?;
+            let nodes: Vec<_> = frontier.iter().map(|(digest, _, standing)| (*digest, standing.clone())).collect();
+            let wanted = absent(&self.store, self.earlier.clone(), nodes).await?;
             // In memory for the next step: they cannot be read from their pack before it is finished.
             let mut kept = HashMap::new();
             for batch in wanted.chunks(INNER_BATCH) {
@@ -199,8 +215,8 @@ impl Pull {
     }
 
     /// The chunks that are not here, in tree order.
-    async fn missing_chunks(&mut self, layers: &[Digest]) -> Result<Vec<(Digest, u32)>, TransferError> {
-        let (store, layers) = (self.store.clone(), layers.to_vec());
+    async fn missing_chunks(&mut self, layers: &[Digest]) -> Result<Vec<Wanted>, TransferError> {
+        let (store, layers, earlier) = (self.store.clone(), layers.to_vec(), self.earlier.clone());
         let (chunks, objects) = blocking(move || {
             let (mut walk, mut chunks) = (Walk::default(), Vec::new());
             walk.layers(&store, &layers, &mut |visit| {
@@ -213,7 +229,11 @@ impl Pull {
             let here = store.contains(&digests)?;
             let mut here = here.into_iter();
             chunks.retain(|_| here.next() == Some(false));
-            Ok((chunks, walk.len() as u64))
+            let wanted = match earlier {
+                Some(earlier) => like_chunks(&earlier, &roots(&store, &layers)?, chunks)?,
+                None => chunks.into_iter().map(|(digest, len)| Wanted::plain(digest, len)).collect(),
+            };
+            Ok((wanted, walk.len() as u64))
         })
         .await?;
         self.report.objects = objects;
@@ -230,7 +250,7 @@ impl Pull {
         }
     }
 
-    async fn fetch_chunks(&mut self, chunks: Vec<(Digest, u32)>, total: u64) -> Result<(), TransferError> {
+    async fn fetch_chunks(&mut self, chunks: Vec<Wanted>, total: u64) -> Result<(), TransferError> {
         if chunks.is_empty() {
             return Ok(());
         }
@@ -279,16 +299,19 @@ impl Pull {
 
     /// Fetches these objects into a sink, asking again for what did not come as long as something does. Returns the
     /// number of requests, and the objects if the sink keeps them.
-    async fn fetch(&self, sink: &mpsc::Sender<Message>, mut wanted: Vec<Digest>) -> Result<(u64, HashMap<Digest, Bytes>), TransferError> {
+    async fn fetch(&self, sink: &mpsc::Sender<Message>, wanted: Vec<Wanted>) -> Result<(u64, HashMap<Digest, Bytes>), TransferError> {
         let retry = &self.options.retry;
         let (mut requests, mut attempt, mut kept) = (0, 0, HashMap::new());
+        // What did not come is asked for as it is: what it was to be compressed against may be what is damaged.
+        let mut groups = groups(&wanted);
+        let mut wanted: Vec<Digest> = wanted.into_iter().map(|object| object.digest).collect();
         loop {
             let asked = wanted.len();
             if wanted.is_empty() {
                 return Ok((requests, kept));
             }
             requests += 1;
-            let (outcome, error) = self.request(sink, wanted).await?;
+            let (outcome, error) = self.request(sink, wanted, std::mem::take(&mut groups)).await?;
             kept.extend(outcome.kept);
             if !outcome.absent.is_empty() {
                 let (image, count) = (self.name.clone(), outcome.absent.len() as u64);
@@ -316,11 +339,16 @@ impl Pull {
     }
 
     /// One request. Says what of it did not come, and why if the request failed.
-    async fn request(&self, sink: &mpsc::Sender<Message>, wanted: Vec<Digest>) -> Result<(Outcome, Option<OriginError>), TransferError> {
+    async fn request(
+        &self,
+        sink: &mpsc::Sender<Message>,
+        wanted: Vec<Digest>,
+        groups: Vec<WantedGroup>,
+    ) -> Result<(Outcome, Option<OriginError>), TransferError> {
         let gone = || TransferError::Worker("the writer has stopped".into());
         sink.send(Message::Begin(wanted.clone())).await.map_err(|_| gone())?;
         let mut failed = None;
-        match self.registry.objects(&self.repository, wanted, None, true).await {
+        match self.ask(wanted, &groups).await {
             Err(error) => failed = Some(error),
             Ok(mut stream) => {
                 while let Some(item) = stream.next().await {
@@ -337,6 +365,16 @@ impl Pull {
         Ok((outcome.await.map_err(|_| gone())?, failed))
     }
 
+    async fn ask(&self, wanted: Vec<Digest>, groups: &[WantedGroup]) -> Result<ObjectStream, OriginError> {
+        if !groups.is_empty()
+            && self.registry.may_know_deltas()
+            && let Some(stream) = self.registry.objects_like(&self.repository, &wanted, groups).await?
+        {
+            return Ok(stream);
+        }
+        self.registry.objects(&self.repository, wanted, None, true).await
+    }
+
     fn add(&mut self, sink: &SinkReport) {
         self.report.moved_objects += sink.objects;
         self.report.moved_plain_bytes += sink.plain_bytes;
@@ -350,29 +388,55 @@ async fn ended(task: tokio::task::JoinHandle<Result<SinkReport, TransferError>>)
     task.await.map_err(|error| TransferError::Worker(error.to_string()))?
 }
 
-async fn absent(store: &Store, digests: Vec<Digest>) -> Result<Vec<Digest>, TransferError> {
+/// An inner object, what it is, and where it stands.
+type Inner = (Digest, ObjectKind, Standing);
+
+/// Those of the objects that are not here, with what they are like.
+async fn absent(store: &Store, earlier: Option<Earlier>, nodes: Vec<(Digest, Standing)>) -> Result<Vec<Wanted>, TransferError> {
     let store = store.clone();
     blocking(move || {
-        let here = store.contains(&digests)?;
-        Ok(digests.into_iter().zip(here).filter(|(_, here)| !here).map(|(digest, _)| digest).collect())
+        let digests: Vec<Digest> = nodes.iter().map(|(digest, _)| *digest).collect();
+        let mut here = store.contains(&digests)?.into_iter();
+        let mut nodes = nodes;
+        nodes.retain(|_| here.next() == Some(false));
+        Ok(match earlier {
+            Some(earlier) => like_nodes(&earlier, &nodes),
+            None => nodes.into_iter().map(|(digest, _)| Wanted::plain(digest, 0)).collect(),
+        })
     })
     .await
 }
 
-type Level = (HashSet<Digest>, Vec<(Digest, ObjectKind)>);
+/// The roots of these layers, which are here.
+fn roots(store: &Store, layers: &[Digest]) -> Result<Vec<Digest>, TransferError> {
+    let mut roots = Vec::new();
+    for layer in layers {
+        let bytes = store.get(layer)?.ok_or(TransferError::LocalDamage { digest: *layer })?;
+        roots.extend(references(layer, ObjectKind::Layer, &bytes)?.into_iter().map(|(digest, _)| digest));
+    }
+    Ok(roots)
+}
+
+type Level = (HashSet<Digest>, Vec<Inner>);
 
 /// Inner objects that those of `current` lead to and that were not seen yet.
-fn next_level(store: &Store, current: Vec<(Digest, ObjectKind)>, kept: &HashMap<Digest, Bytes>, mut seen: HashSet<Digest>) -> Result<Level, TransferError> {
+fn next_level(store: &Store, current: Vec<Inner>, kept: &HashMap<Digest, Bytes>, mut seen: HashSet<Digest>) -> Result<Level, TransferError> {
     let mut next = Vec::new();
-    for (digest, kind) in current {
+    for (number, (digest, kind, _)) in current.into_iter().enumerate() {
         let bytes = match kept.get(&digest) {
             Some(bytes) => Some(bytes.clone()),
             None => store.get(&digest)?,
         };
         let bytes = bytes.ok_or(TransferError::LocalDamage { digest })?;
-        for (digest, kind) in references(&digest, kind, &bytes)? {
-            if !matches!(kind, ObjectKind::Chunk { .. }) && seen.insert(digest) {
-                next.push((digest, kind));
+        let mut standings = if kind == ObjectKind::Tree { Standing::of_children(&bytes) } else { HashMap::new() };
+        for (child, child_kind) in references(&digest, kind, &bytes)? {
+            if !matches!(child_kind, ObjectKind::Chunk { .. }) && seen.insert(child) {
+                let standing = match kind {
+                    // Layers are the first level, in their order.
+                    ObjectKind::Layer => Standing::Root(number),
+                    _ => standings.remove(&child).unwrap_or(Standing::Unknown),
+                };
+                next.push((child, child_kind, standing));
             }
         }
     }
@@ -380,12 +444,12 @@ fn next_level(store: &Store, current: Vec<(Digest, ObjectKind)>, kept: &HashMap<
 }
 
 /// Cuts chunks into requests of about `bytes` uncompressed bytes.
-fn batches(chunks: Vec<(Digest, u32)>, bytes: u64) -> VecDeque<Vec<Digest>> {
+fn batches(chunks: Vec<Wanted>, bytes: u64) -> VecDeque<Vec<Wanted>> {
     let mut out = VecDeque::new();
     let (mut batch, mut len) = (Vec::new(), 0);
-    for (digest, chunk_len) in chunks {
-        batch.push(digest);
-        len += u64::from(chunk_len);
+    for chunk in chunks {
+        len += u64::from(chunk.len);
+        batch.push(chunk);
         if len >= bytes || batch.len() >= BATCH_DIGESTS {
             out.push_back(std::mem::take(&mut batch));
             len = 0;

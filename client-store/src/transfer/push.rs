@@ -1,7 +1,7 @@
 //! Push: all of an image to a registry.
 //!
 //! What the registry lacks is packed in tree order. A stored frame all of whose objects are lacking goes as it is; what
-//! is left of others is compressed anew. Packs are built one ahead of the network, in files below the store's `tmp/`.
+//! is left of others is compressed anew. A delta frame goes as it is where the registry has what it needs. Packs are built one ahead of the network, in files below the store's `tmp/`.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -27,6 +27,8 @@ use crate::store::{Store, StoredImage, Walk, WalkError};
 const LEVEL: i32 = 3;
 /// Questions for what is missing, at a time.
 const PARALLEL_QUESTIONS: usize = 3;
+/// What the registry says of a pack with delta frames whose bases it does not have as it should.
+const BASES_CODE: &str = "BASES_MISSING";
 /// How often a push starts over because the registry lost something meanwhile.
 pub(super) const ROUNDS: usize = 3;
 
@@ -129,11 +131,55 @@ impl Push {
         if missing.is_empty() {
             return Ok(());
         }
-        let name = self.name.clone();
-        let store = self.store.clone();
-        let units = blocking(move || plan(&store, missing, &name)).await?;
+        let (store, name, lacking) = (self.store.clone(), self.name.clone(), missing.clone());
+        let units = blocking(move || plan(&store, lacking, &name)).await?;
+        let (units, deltas) = self.without_refused_deltas(units).await?;
+        match self.send_units(units, deltas).await {
+            // What the registry had a moment ago it has no more, or elsewhere: all of it plain.
+            Err(TransferError::Origin(OriginError::Refused { code, .. })) if deltas && code == BASES_CODE => {
+                let (store, name) = (self.store.clone(), self.name.clone());
+                let units = blocking(move || plan(&store, missing, &name)).await?;
+                self.send_units(units.into_iter().flat_map(Unit::into_plain).collect(), false).await
+            }
+            result => result,
+        }
+    }
+
+    async fn send_units(&mut self, units: Vec<Unit>, deltas: bool) -> Result<(), TransferError> {
         self.options.progress.phase(Phase::Data, Some(units.iter().map(Unit::stored_len).sum()));
-        self.send_packs(units).await
+        self.send_packs(units, deltas).await
+    }
+
+    /// Leaves those delta frames as they are whose bases the registry has; the objects of others go one by one. Says whether any
+    /// delta frame is left.
+    async fn without_refused_deltas(&mut self, units: Vec<Unit>) -> Result<(Vec<Unit>, bool), TransferError> {
+        let groups: Vec<Vec<Digest>> = units.iter().map(Unit::bases).filter(|bases| !bases.is_empty()).map(<[_]>::to_vec).collect();
+        let mut taken = Vec::with_capacity(groups.len());
+        let mut rest = &groups[..];
+        while !rest.is_empty() && self.registry.may_know_deltas() {
+            // As many as one question may hold.
+            let mut digests = 0;
+            let fits = rest.iter().take_while(|group| {
+                digests += group.len();
+                digests <= MAX_DIGESTS
+            });
+            let (asked, later) = rest.split_at(fits.count().max(1));
+            let (requests, registry, repository) = (&mut self.report.requests, &self.registry, &self.repository);
+            let answer = self.options.retry.run(|| {
+                *requests += 1;
+                registry.takes_bases(repository, asked)
+            });
+            let Some(answer) = answer.await? else { break };
+            taken.extend(answer);
+            rest = later;
+        }
+        let any = taken.contains(&true);
+        let mut taken = taken.into_iter();
+        let keep = |unit: Unit| match unit.bases().is_empty() || taken.next() == Some(true) {
+            true => vec![unit],
+            false => unit.into_plain(),
+        };
+        Ok((units.into_iter().flat_map(keep).collect(), any))
     }
 
     /// All that the layers need, in tree order. What is not here of their inner objects cannot be walked.
@@ -181,10 +227,10 @@ impl Push {
         Ok(answers.concat())
     }
 
-    async fn send_packs(&mut self, units: Vec<Unit>) -> Result<(), TransferError> {
+    async fn send_packs(&mut self, units: Vec<Unit>, deltas: bool) -> Result<(), TransferError> {
         let (sender, receiver) = mpsc::channel(1);
         let (store, name) = (self.store.clone(), self.name.clone());
-        let building = tokio::task::spawn_blocking(move || build_packs(&store, units, &name, &sender));
+        let building = tokio::task::spawn_blocking(move || build_packs(&store, units, deltas, &name, &sender));
         let requests = Arc::new(AtomicU64::new(0));
         let this = &*self;
         let packs = stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|pack| (pack, receiver)) });
@@ -226,8 +272,8 @@ impl Push {
 
 /// What goes into packs, in order.
 enum Unit {
-    /// A stored frame as it is, with its objects in order.
-    Frame { pack: u32, offset: u64, len: u32, objects: Vec<Digest> },
+    /// A stored frame as it is, with its objects in order, each with its length, and what it is compressed against.
+    Frame { pack: u32, offset: u64, len: u32, objects: Vec<(Digest, u32)>, bases: Vec<Digest> },
     /// One object, compressed anew with its neighbours.
     Object { digest: Digest, len: u32 },
 }
@@ -239,7 +285,26 @@ impl Unit {
             Self::Frame { len, .. } | Self::Object { len, .. } => (*len).into(),
         }
     }
+
+    /// What a delta frame is compressed against.
+    fn bases(&self) -> &[Digest] {
+        match self {
+            Self::Frame { bases, .. } => bases,
+            Self::Object { .. } => &[],
+        }
+    }
+
+    /// Its objects one by one, if it is a delta frame.
+    fn into_plain(self) -> Vec<Self> {
+        match self {
+            Self::Frame { objects, bases, .. } if !bases.is_empty() => objects.into_iter().map(|(digest, len)| Self::Object { digest, len }).collect(),
+            unit => vec![unit],
+        }
+    }
 }
+
+/// An object of a frame that goes: its slot, and its name and length.
+type Going = (u16, Digest, u32);
 
 /// Decides what goes as a frame and what one by one.
 fn plan(store: &Store, missing: Vec<Digest>, image: &str) -> Result<Vec<Unit>, TransferError> {
@@ -249,10 +314,10 @@ fn plan(store: &Store, missing: Vec<Digest>, image: &str) -> Result<Vec<Unit>, T
         return Err(TransferError::Incomplete { image: image.to_owned(), count: lacking.len() as u64, example: *example });
     }
     // Objects of each frame that go, by slot.
-    let mut frames: HashMap<(u32, u64), Vec<(u16, Digest)>> = HashMap::new();
+    let mut frames: HashMap<(u32, u64), Vec<Going>> = HashMap::new();
     for (digest, place) in missing.iter().zip(places.iter().flatten()) {
         if let Some((slot, _)) = place.frame {
-            frames.entry((place.pack, place.offset)).or_default().push((slot, *digest));
+            frames.entry((place.pack, place.offset)).or_default().push((slot, *digest, place.len));
         }
     }
     let mut units = Vec::new();
@@ -265,15 +330,19 @@ fn plan(store: &Store, missing: Vec<Digest>, image: &str) -> Result<Vec<Unit>, T
                 && let Some(going) = frames.get_mut(&key)
             {
                 going.sort_unstable();
-                let all = store.frame_count(place.pack, place.offset) == Some(going.len())
-                    && going.iter().enumerate().all(|(at, (slot, _))| at == usize::from(*slot));
-                if all {
+                let in_order = going.iter().enumerate().all(|(at, (slot, ..))| at == usize::from(*slot));
+                let head = store.frame_head(place.pack, place.offset);
+                if let Some((count, bases)) = head
+                    && in_order
+                    && count == going.len()
+                {
                     whole.insert(key);
                     units.push(Unit::Frame {
                         pack: place.pack,
                         offset: place.offset,
                         len: frame_len,
-                        objects: going.iter().map(|(_, digest)| *digest).collect(),
+                        objects: going.iter().map(|(_, digest, len)| (*digest, *len)).collect(),
+                        bases,
                     });
                 }
             }
@@ -309,7 +378,7 @@ impl Drop for TempFile {
 
 type OpenPack = (Assembler<std::io::BufWriter<File>>, TempFile);
 
-fn build_packs(store: &Store, units: Vec<Unit>, image: &str, out: &mpsc::Sender<BuiltPack>) -> Result<(), TransferError> {
+fn build_packs(store: &Store, units: Vec<Unit>, deltas: bool, image: &str, out: &mpsc::Sender<BuiltPack>) -> Result<(), TransferError> {
     let mut open: Option<OpenPack> = None;
     let last = units.len().saturating_sub(1);
     for (at, unit) in units.into_iter().enumerate() {
@@ -318,7 +387,8 @@ fn build_packs(store: &Store, units: Vec<Unit>, image: &str, out: &mpsc::Sender<
             None => {
                 let (path, file) = store.temporary("push")?;
                 let writer = file.try_clone().map_err(|source| StoreError::Io { action: "opening", path: path.clone(), source })?;
-                let pack = Assembler::new(std::io::BufWriter::with_capacity(256 << 10, writer), LEVEL).map_err(|error| assemble_failed(store, error))?;
+                let pack =
+                    Assembler::new(std::io::BufWriter::with_capacity(256 << 10, writer), LEVEL, deltas).map_err(|error| assemble_failed(store, error))?;
                 (pack, TempFile { path, _file: file })
             }
         };
@@ -342,11 +412,14 @@ fn build_packs(store: &Store, units: Vec<Unit>, image: &str, out: &mpsc::Sender<
 fn add(store: &Store, pack: &mut Assembler<std::io::BufWriter<File>>, unit: Unit, image: &str) -> Result<(), TransferError> {
     let single = match unit {
         Unit::Object { digest, .. } => vec![digest],
-        Unit::Frame { pack: id, offset, len, objects } => match store.verified_frame(id, offset, len, &objects) {
-            Some((encoded, names)) => return pack.push_frame(&encoded, &names).map_err(|error| assemble_failed(store, error)),
-            // Damaged or gone: perhaps not every object of it.
-            None => objects,
-        },
+        Unit::Frame { pack: id, offset, len, objects, .. } => {
+            let objects: Vec<Digest> = objects.into_iter().map(|(digest, _)| digest).collect();
+            match store.verified_frame(id, offset, len, &objects) {
+                Some((encoded, names)) => return pack.push_frame(&encoded, &names).map_err(|error| assemble_failed(store, error)),
+                // Damaged or gone: perhaps not every object of it.
+                None => objects,
+            }
+        }
     };
     for digest in single {
         let bytes = store.get(&digest)?.ok_or_else(|| TransferError::Incomplete { image: image.to_owned(), count: 1, example: digest })?;

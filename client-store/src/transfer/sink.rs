@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use layer_format::Digest;
-use layer_format::frame::Frame;
+use layer_format::frame::{Frame, delta};
 use tokio::sync::{mpsc, oneshot};
 
 use super::TransferError;
@@ -124,17 +124,23 @@ impl Sink {
 
     /// Keeps a frame as it is if all of its objects are wanted and whole; else what is good of it.
     fn receive_frame(&mut self, encoded: &Bytes) -> Result<(), TransferError> {
-        let Ok(frame) = Frame::decode(encoded) else {
+        // A delta frame decodes with what is here, and stays one if it will be read with one read more.
+        let bases = delta::bases(encoded).unwrap_or_default();
+        let decoded = if bases.is_empty() { Frame::decode(encoded).ok() } else { self.store.decode_received(encoded) };
+        let Some(frame) = decoded else {
             self.outcome.damaged += 1;
             return Ok(());
         };
+        let stays = bases.is_empty() || self.store.are_bases(&bases)?;
         let names: Vec<_> = frame.objects().map(|object| (Digest::of(object), object.len() as u32)).collect();
-        let whole = names.iter().all(|(digest, _)| self.wanted.contains(digest));
-        self.outcome.damaged += u64::from(!whole);
+        let good = names.iter().all(|(digest, _)| self.wanted.contains(digest));
+        self.outcome.damaged += u64::from(!good);
+        let whole = good && stays;
+        self.report.bytes += if good && !stays { encoded.len() as u64 } else { 0 };
         for (object, (digest, _)) in frame.objects().zip(&names) {
             // In a frame twice, or not wanted: the second `remove` says so.
             if self.wanted.remove(digest) {
-                self.count(object, if whole { 0 } else { object.len() });
+                self.count(object, if good { 0 } else { object.len() });
                 if self.keep {
                     self.outcome.kept.insert(*digest, Bytes::copy_from_slice(object));
                 }
@@ -159,7 +165,7 @@ impl Sink {
     fn assemble(&mut self, push: impl FnOnce(&mut Assembler<PackWriter>) -> Result<(), AssembleError>) -> Result<(), TransferError> {
         let mut pack = match self.pack.take() {
             Some(pack) => pack,
-            None => Assembler::new(self.store.pack_writer(PackOrigin::Pulled)?, LEVEL).map_err(|error| self.failed(error))?,
+            None => Assembler::new(self.store.pack_writer(PackOrigin::Pulled)?, LEVEL, true).map_err(|error| self.failed(error))?,
         };
         push(&mut pack).map_err(|error| self.failed(error))?;
         let full = pack.is_full();

@@ -177,7 +177,7 @@ fn error(status: StatusCode, code: &str, message: &str, detail: serde_json::Valu
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-async fn handle(State(fake): State<FakeRegistry>, request: Request) -> Response {
+pub async fn handle(State(fake): State<FakeRegistry>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let what = path.split_once("/-/").map_or(path.clone(), |(_, what)| what.to_owned());

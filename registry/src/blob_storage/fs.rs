@@ -13,11 +13,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use layer_format::Digest;
 use lru::LruCache;
 use parking_lot::Mutex;
 use tokio::io::AsyncWriteExt;
 
-use super::{BlobStorage, BlobWriter, StorageError};
+use super::{BlobStat, BlobStorage, BlobWriter, StorageError};
 
 /// Open files kept for the next read.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(128).unwrap();
@@ -30,8 +33,8 @@ pub(crate) struct FsStorage {
     root: PathBuf,
     open: Arc<Mutex<LruCache<String, Arc<File>>>>,
     next_temp: AtomicU64,
-    /// Held as long as the storage lives; released by the kernel if the process dies.
-    _lock: File,
+    /// Held as long as the storage lives; released by the kernel if the process dies. `None`: beside a server.
+    _lock: Option<File>,
 }
 
 impl FsStorage {
@@ -57,12 +60,19 @@ impl FsStorage {
             }
         }
         sync_dir(&root)?;
-        Ok(Self { root, open: Arc::new(Mutex::new(LruCache::new(OPEN_FILES))), next_temp: AtomicU64::new(0), _lock: lock })
+        Ok(Self { root, open: Arc::new(Mutex::new(LruCache::new(OPEN_FILES))), next_temp: AtomicU64::new(0), _lock: Some(lock) })
+    }
+
+    /// Opens the folder beside a server that may use it: for what an operator does. Nothing is removed.
+    pub(crate) fn open_beside(root: PathBuf) -> Result<Self, StorageError> {
+        let temp = root.join("tmp");
+        std::fs::create_dir_all(&temp).map_err(|source| failed("create", &temp, source))?;
+        Ok(Self { root, open: Arc::new(Mutex::new(LruCache::new(OPEN_FILES))), next_temp: AtomicU64::new(0), _lock: None })
     }
 
     async fn start(&self, key: String) -> Result<Box<dyn BlobWriter>, StorageError> {
         let number = self.next_temp.fetch_add(1, Ordering::Relaxed);
-        let temp = self.root.join("tmp").join(format!("{}-{number}", std::process::id()));
+        let temp = self.root.join("tmp").join(format!("{}-{number}-{:08x}", std::process::id(), rand::random::<u32>()));
         let file = tokio::fs::OpenOptions::new().write(true).create_new(true).open(&temp).await;
         let file = file.map_err(|source| failed("create", &temp, source))?;
         let file = tokio::io::BufWriter::with_capacity(WRITE_BUFFER_LEN, file);
@@ -76,6 +86,45 @@ impl BlobStorage for FsStorage {
         Box::pin(self.start(key.to_owned()))
     }
 
+    fn delete(&self, key: &str) -> BoxFuture<'_, Result<(), StorageError>> {
+        let path = self.root.join(key);
+        self.open.lock().pop(key);
+        in_thread(path, "remove", |path| match std::fs::remove_file(path) {
+            Ok(()) => sync_dir(path.parent().unwrap_or(path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(failed("remove", path, source)),
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> BoxFuture<'_, Result<(), StorageError>> {
+        let (path, to) = (self.root.join(from), self.root.join(to));
+        self.open.lock().pop(from);
+        in_thread(path, "rename", move |path| match path.exists() {
+            true => rename_durably(path, &to),
+            false => Ok(()),
+        })
+    }
+
+    fn stat(&self, key: &str) -> BoxFuture<'_, Result<Option<BlobStat>, StorageError>> {
+        in_thread(self.root.join(key), "look at", stat)
+    }
+
+    fn list_packs(&self) -> BoxStream<'_, Result<(Digest, BlobStat), StorageError>> {
+        let packs = self.root.join("packs");
+        let folders = in_thread(packs, "list", folder).map(|folders| match folders {
+            Ok(folders) => folders.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        });
+        let folders = folders.into_stream().flat_map(futures::stream::iter);
+        let files = folders.then(|path| async {
+            match path {
+                Ok(path) => in_thread(path, "list", list_folder).await.unwrap_or_else(|error| vec![Err(error)]),
+                Err(error) => vec![Err(error)],
+            }
+        });
+        files.flat_map(futures::stream::iter).boxed()
+    }
+
     fn read(&self, key: &str, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, StorageError>> {
         let (key, path, open) = (key.to_owned(), self.root.join(key), Arc::clone(&self.open));
         Box::pin(async move {
@@ -84,6 +133,55 @@ impl BlobStorage for FsStorage {
             read.unwrap_or_else(|error| Err(failed("read", &shown, io::Error::other(error))))
         })
     }
+
+    fn check(&self) -> BoxFuture<'_, Result<(), StorageError>> {
+        let temp = self.root.join("tmp");
+        Box::pin(async move { tokio::fs::metadata(&temp).await.map(drop).map_err(|source| failed("look at", &temp, source)) })
+    }
+}
+
+/// Does something with a file in a thread that may wait.
+fn in_thread<T: Send + 'static>(
+    path: PathBuf,
+    doing: &'static str,
+    work: impl FnOnce(&Path) -> Result<T, StorageError> + Send + 'static,
+) -> BoxFuture<'static, Result<T, StorageError>> {
+    Box::pin(async move {
+        let shown = path.clone();
+        let done = tokio::task::spawn_blocking(move || work(&path)).await;
+        done.unwrap_or_else(|error| Err(failed(doing, &shown, io::Error::other(error))))
+    })
+}
+
+fn stat(path: &Path) -> Result<Option<BlobStat>, StorageError> {
+    match std::fs::metadata(path) {
+        Ok(found) => {
+            let written = found.modified().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+            Ok(Some(BlobStat { len: found.len(), written_at: written.map_or(0, |since| since.as_millis() as i64) }))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("look at", path, source)),
+    }
+}
+
+fn folder(path: &Path) -> Result<Vec<PathBuf>, StorageError> {
+    let entries = std::fs::read_dir(path).map_err(|source| failed("list", path, source))?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(|source| failed("list", path, source))).collect()
+}
+
+/// A pack of a list.
+type Listed = Result<(Digest, BlobStat), StorageError>;
+
+/// The packs in one of the folders of `packs/`.
+fn list_folder(path: &Path) -> Result<Vec<Listed>, StorageError> {
+    let mut found = Vec::new();
+    for file in folder(path)? {
+        let name = file.file_name().and_then(|name| name.to_str()).and_then(|name| Digest::from_hex(name).ok());
+        if let (Some(name), Some(stat)) = (name, stat(&file)?) {
+            found.push(Ok((name, stat)));
+        }
+    }
+    Ok(found)
 }
 
 fn read_range(open: &Mutex<LruCache<String, Arc<File>>>, key: String, path: &Path, range: Range<u64>) -> Result<Bytes, StorageError> {

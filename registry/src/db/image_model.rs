@@ -1,11 +1,9 @@
 //! Table `image_model`: which model launches of an image get, and what is being learned beside it.
 
 use layer_format::Digest;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::repository::RepositoryId;
-use super::{Connection, DbError, digest_at, failed, now_ms};
+use super::{Connection, DbError, Row, digest_at, failed, now_ms, query};
 
 /// How many images of a repository have models of their own; beyond, the one that learned longest ago has none any more.
 const KEPT: i64 = 32;
@@ -25,21 +23,21 @@ pub(crate) struct ImageModel {
     pub(crate) revision: i64,
 }
 
-fn optional_digest(row: &SqliteRow, column: usize) -> Result<Option<Digest>, sqlx::Error> {
-    let is_there = row.try_get::<Option<&[u8]>, _>(column)?.is_some();
+fn optional_digest(row: &Row, column: usize) -> Result<Option<Digest>, sqlx::Error> {
+    let is_there = row.try_get::<Option<&[u8]>>(column)?.is_some();
     is_there.then(|| digest_at(row, column)).transpose()
 }
 
 /// The image's models, if it has any.
 pub(crate) async fn image_model_get(db: &mut Connection, repository: RepositoryId, image: &Digest) -> Result<Option<ImageModel>, DbError> {
     let doing = "read an image's models";
-    let row = sqlx::query("SELECT served_digest, candidate, lost_rounds, carried_from, revision FROM image_model WHERE repository_id = ? AND image_digest = ?")
+    let row = query("SELECT served_digest, candidate, lost_rounds, carried_from, revision FROM image_model WHERE repository_id = ? AND image_digest = ?")
         .bind(repository.0)
         .bind(&image.as_bytes()[..])
         .fetch_optional(db)
         .await
         .map_err(failed(doing))?;
-    let read = |row: SqliteRow| {
+    let read = |row: Row| {
         let lost: i64 = row.try_get(2)?;
         Ok(ImageModel {
             served: optional_digest(&row, 0)?,
@@ -55,7 +53,7 @@ pub(crate) async fn image_model_get(db: &mut Connection, repository: RepositoryI
 /// The model that launches of the image get, without reading more.
 pub(crate) async fn image_model_served(db: &mut Connection, repository: RepositoryId, image: &Digest) -> Result<Option<Digest>, DbError> {
     let doing = "find an image's model";
-    let row = sqlx::query("SELECT served_digest FROM image_model WHERE repository_id = ? AND image_digest = ?")
+    let row = query("SELECT served_digest FROM image_model WHERE repository_id = ? AND image_digest = ?")
         .bind(repository.0)
         .bind(&image.as_bytes()[..])
         .fetch_optional(db)
@@ -67,7 +65,7 @@ pub(crate) async fn image_model_served(db: &mut Connection, repository: Reposito
 /// Writes what was read and changed; says whether nobody else wrote meanwhile: if not, nothing is written.
 pub(crate) async fn image_model_set(db: &mut Connection, repository: RepositoryId, image: &Digest, model: &ImageModel) -> Result<bool, DbError> {
     let doing = "keep an image's models";
-    let done = sqlx::query(
+    let done = query(
         "INSERT INTO image_model (repository_id, image_digest, served_digest, candidate, lost_rounds, carried_from, revision, learned_at)
          SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 + 1, ?8
          WHERE ?7 = 0 OR EXISTS (SELECT 1 FROM image_model WHERE repository_id = ?1 AND image_digest = ?2)
@@ -89,7 +87,7 @@ pub(crate) async fn image_model_set(db: &mut Connection, repository: RepositoryI
     if done.rows_affected() == 0 {
         return Ok(false);
     }
-    sqlx::query(
+    query(
         "DELETE FROM image_model WHERE repository_id = ?1 AND (
              image_digest NOT IN (SELECT image_digest FROM image_model WHERE repository_id = ?1 ORDER BY learned_at DESC, image_digest LIMIT ?2)
              OR NOT EXISTS (SELECT 1 FROM manifest m WHERE m.repository_id = ?1 AND m.digest = image_model.image_digest))",
@@ -104,6 +102,6 @@ pub(crate) async fn image_model_set(db: &mut Connection, repository: RepositoryI
 
 /// Forgets the models of all images of the repository. Says how many had one.
 pub(crate) async fn image_model_clear(db: &mut Connection, repository: RepositoryId) -> Result<u64, DbError> {
-    let done = sqlx::query("DELETE FROM image_model WHERE repository_id = ?").bind(repository.0).execute(db).await;
+    let done = query("DELETE FROM image_model WHERE repository_id = ?").bind(repository.0).execute(db).await;
     Ok(done.map_err(failed("forget the models of images"))?.rows_affected())
 }

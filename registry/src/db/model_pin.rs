@@ -3,14 +3,14 @@
 use layer_format::Digest;
 
 use super::repository::RepositoryId;
-use super::{Connection, DbError, digest_at, failed, now_ms};
+use super::{Connection, DbError, digest_at, failed, now_ms, query};
 
 /// Most pins of a repository: each keeps a model for ever.
 pub(crate) const MAX_PINS: i64 = 64;
 
 /// Pins a model to a release, or to an image's digest as text. Says whether there was room.
 pub(crate) async fn model_pin_set(db: &mut Connection, repository: RepositoryId, reference: &str, model: &Digest) -> Result<bool, DbError> {
-    let done = sqlx::query(
+    let done = query(
         "INSERT INTO model_pin (repository_id, reference, model_digest, pinned_at)
          SELECT ?1, ?2, ?3, ?4 WHERE (SELECT count(*) FROM model_pin WHERE repository_id = ?1 AND reference <> ?2) < ?5
          ON CONFLICT (repository_id, reference) DO UPDATE SET model_digest = excluded.model_digest, pinned_at = excluded.pinned_at",
@@ -27,14 +27,14 @@ pub(crate) async fn model_pin_set(db: &mut Connection, repository: RepositoryId,
 
 /// Takes a pin away. Says whether there was one.
 pub(crate) async fn model_pin_delete(db: &mut Connection, repository: RepositoryId, reference: &str) -> Result<bool, DbError> {
-    let done = sqlx::query("DELETE FROM model_pin WHERE repository_id = ? AND reference = ?").bind(repository.0).bind(reference).execute(db).await;
+    let done = query("DELETE FROM model_pin WHERE repository_id = ? AND reference = ?").bind(repository.0).bind(reference).execute(db).await;
     Ok(done.map_err(failed("take a pin away"))?.rows_affected() == 1)
 }
 
 /// The model pinned to the image: by its digest, else by the first of its releases in order of names, `head` last.
 pub(crate) async fn model_pin_find(db: &mut Connection, repository: RepositoryId, image: &Digest) -> Result<Option<Digest>, DbError> {
     let doing = "find a pinned model";
-    let row = sqlx::query(
+    let row = query(
         "SELECT model_digest FROM model_pin p WHERE p.repository_id = ?1 AND (p.reference = ?2
              OR EXISTS (SELECT 1 FROM tag t WHERE t.repository_id = ?1 AND t.digest = ?3 AND t.name = p.reference))
          ORDER BY p.reference <> ?2, p.reference = 'head', p.reference LIMIT 1",

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use layer_format::Digest;
 use layer_format::oci::OciDigest;
+use layer_format::rebuild::Rebuild;
 use layer_format::recipe::Recipe;
-use sqlx::{AssertSqlSafe, Row};
 
+use super::oci_rebuild::oci_pending_put;
 use super::repository::RepositoryId;
-use super::{BATCHES, Connection, DbError, digest_at, failed, marks, now_ms};
+use super::{BATCHES, Connection, DbError, Row, digest_at, failed, now_ms, query};
 
 /// Where a blob's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) enum BlobContent {
     Inline(Vec<u8>),
     /// In chunks of the repository's namespace.
     Recipe(Recipe),
+    /// To be made again of what is in chunks of the repository's namespace.
+    Rebuilt(Recipe, Rebuild),
     /// In the tree with this root: written as a tar, they are the blob.
     Tar(Digest),
 }
@@ -30,13 +33,15 @@ pub(crate) struct BlobRow {
 
 /// Records a blob whose bytes are durable and have this digest. Idempotent.
 pub(crate) async fn oci_blob_put(db: &mut Connection, repository: RepositoryId, digest: &OciDigest, blob: &BlobRow) -> Result<(), DbError> {
-    let (content, recipe, root) = match &blob.content {
-        BlobContent::Inline(bytes) => (Some(bytes.clone()), None, None),
-        BlobContent::Recipe(recipe) => (None, Some(recipe.encode_node()), None),
-        BlobContent::Tar(root) => (None, None, Some(root.as_bytes().to_vec())),
+    let (content, recipe, root, rebuild) = match &blob.content {
+        BlobContent::Inline(bytes) => (Some(bytes.clone()), None, None, None),
+        BlobContent::Recipe(recipe) => (None, Some(recipe.encode_node()), None, None),
+        BlobContent::Rebuilt(recipe, rebuild) => (None, Some(recipe.encode_node()), None, Some(rebuild.encode())),
+        BlobContent::Tar(root) => (None, None, Some(root.as_bytes().to_vec()), None),
     };
-    sqlx::query(
-        "INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    query(
+        "INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, rebuild, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (repository_id, digest) DO UPDATE SET unused_since = NULL",
     )
     .bind(repository.0)
     .bind(digest.as_str())
@@ -44,32 +49,41 @@ pub(crate) async fn oci_blob_put(db: &mut Connection, repository: RepositoryId, 
     .bind(content)
     .bind(recipe)
     .bind(root)
+    .bind(rebuild)
     .bind(now_ms())
-    .execute(db)
+    .execute(&mut *db)
     .await
     .map_err(failed("record a blob"))?;
-    Ok(())
+    match blob.content {
+        BlobContent::Recipe(_) => oci_pending_put(db, repository, digest, blob.size_bytes).await,
+        _ => Ok(()),
+    }
 }
 
 /// The blob, if the repository has it.
 pub(crate) async fn oci_blob_get(db: &mut Connection, repository: RepositoryId, digest: &OciDigest) -> Result<Option<BlobRow>, DbError> {
     let doing = "find a blob";
-    let row = sqlx::query("SELECT size_bytes, content, recipe, root FROM oci_blob WHERE repository_id = ? AND digest = ?")
+    let row = query("SELECT size_bytes, content, recipe, root, rebuild FROM oci_blob WHERE repository_id = ? AND digest = ?")
         .bind(repository.0)
         .bind(digest.as_str())
         .fetch_optional(db)
         .await
         .map_err(failed(doing))?;
-    let Some(row) = row else { return Ok(None) };
-    let size_bytes = row.try_get::<i64, _>(0).map_err(failed(doing))? as u64;
-    let inline: Option<&[u8]> = row.try_get(1).map_err(failed(doing))?;
-    let recipe: Option<&[u8]> = row.try_get(2).map_err(failed(doing))?;
-    let content = match (inline, recipe) {
-        (Some(bytes), _) => BlobContent::Inline(bytes.to_vec()),
-        (None, Some(node)) => BlobContent::Recipe(Recipe::decode_node(node).map_err(|error| sqlx::Error::Decode(error.into())).map_err(failed(doing))?),
-        (None, None) => BlobContent::Tar(digest_at(&row, 3).map_err(failed(doing))?),
+    row.as_ref().map(blob_row).transpose().map_err(failed(doing))
+}
+
+/// From the columns `size_bytes`, `content`, `recipe`, `root` and `rebuild`, which come first.
+pub(super) fn blob_row(row: &Row) -> Result<BlobRow, sqlx::Error> {
+    let damaged = |error: layer_format::FormatError| sqlx::Error::Decode(error.into());
+    let bytes = |column| row.try_get::<Option<&[u8]>>(column);
+    let (inline, recipe, rebuild) = (bytes(1)?, bytes(2)?, bytes(4)?);
+    let content = match (inline, recipe, rebuild) {
+        (Some(bytes), ..) => BlobContent::Inline(bytes.to_vec()),
+        (None, Some(node), None) => BlobContent::Recipe(Recipe::decode_node(node).map_err(damaged)?),
+        (None, Some(node), Some(head)) => BlobContent::Rebuilt(Recipe::decode_node(node).map_err(damaged)?, Rebuild::decode(head).map_err(damaged)?),
+        (None, None, _) => BlobContent::Tar(digest_at(row, 3)?),
     };
-    Ok(Some(BlobRow { size_bytes, content }))
+    Ok(BlobRow { size_bytes: row.try_get::<i64>(0)? as u64, content })
 }
 
 /// The lengths of those of the blobs that the repository has.
@@ -77,12 +91,9 @@ pub(crate) async fn oci_blob_sizes(db: &mut Connection, repository: RepositoryId
     let doing = "look for blobs";
     let mut found = HashMap::with_capacity(digests.len());
     for batch in digests.chunks(BATCHES[1]) {
-        let sql = format!("SELECT digest, size_bytes FROM oci_blob WHERE repository_id = ? AND digest IN {}", marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(repository.0);
-        for digest in batch {
-            query = query.bind(digest.as_str());
-        }
-        for row in query.fetch_all(&mut *db).await.map_err(failed(doing))? {
+        let digests: Vec<&str> = batch.iter().map(|digest| digest.as_str()).collect();
+        let query = query("SELECT digest, size_bytes FROM oci_blob WHERE repository_id = ? AND digest IN (?*)");
+        for row in query.bind(repository.0).bind(digests).fetch_all(&mut *db).await.map_err(failed(doing))? {
             let size: i64 = row.try_get(1).map_err(failed(doing))?;
             found.insert(row.try_get(0).map_err(failed(doing))?, size as u64);
         }
@@ -92,6 +103,6 @@ pub(crate) async fn oci_blob_sizes(db: &mut Connection, repository: RepositoryId
 
 /// Forgets the blob; its bytes stay until no one needs them. Says whether it was there.
 pub(crate) async fn oci_blob_delete(db: &mut Connection, repository: RepositoryId, digest: &OciDigest) -> Result<bool, DbError> {
-    let done = sqlx::query("DELETE FROM oci_blob WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(digest.as_str()).execute(db).await;
+    let done = query("DELETE FROM oci_blob WHERE repository_id = ? AND digest = ?").bind(repository.0).bind(digest.as_str()).execute(db).await;
     Ok(done.map_err(failed("delete a blob"))?.rows_affected() == 1)
 }

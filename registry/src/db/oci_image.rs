@@ -2,13 +2,11 @@
 
 use layer_format::Digest;
 use layer_format::oci::OciDigest;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use super::namespace::NamespaceId;
 use super::oci_manifest::oci_digest_at;
 use super::repository::RepositoryId;
-use super::{Connection, DbError, digest_at, failed};
+use super::{Connection, DbError, Row, digest_at, failed, query};
 
 /// That an image and an OCI manifest are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +25,13 @@ pub(crate) struct UnpackedLayer {
     pub(crate) bytes: u64,
 }
 
-fn link(row: &SqliteRow) -> Result<ImageLink, sqlx::Error> {
+fn link(row: &Row) -> Result<ImageLink, sqlx::Error> {
     Ok(ImageLink { manifest: oci_digest_at(row, 0)?, image: digest_at(row, 1)?, rendered: row.try_get(2)? })
 }
 
 /// Records a link. The last one of a manifest counts.
 pub(crate) async fn oci_image_put(db: &mut Connection, repository: RepositoryId, link: &ImageLink) -> Result<(), DbError> {
-    sqlx::query(
+    query(
         "INSERT INTO oci_image (repository_id, manifest_digest, image_digest, rendered) VALUES (?, ?, ?, ?)
          ON CONFLICT (repository_id, manifest_digest) DO UPDATE SET image_digest = excluded.image_digest, rendered = excluded.rendered",
     )
@@ -50,7 +48,7 @@ pub(crate) async fn oci_image_put(db: &mut Connection, repository: RepositoryId,
 /// The image of a manifest.
 pub(crate) async fn oci_image_of(db: &mut Connection, repository: RepositoryId, manifest: &OciDigest) -> Result<Option<ImageLink>, DbError> {
     let doing = "find the image of a manifest";
-    let row = sqlx::query("SELECT manifest_digest, image_digest, rendered FROM oci_image WHERE repository_id = ? AND manifest_digest = ?")
+    let row = query("SELECT manifest_digest, image_digest, rendered FROM oci_image WHERE repository_id = ? AND manifest_digest = ?")
         .bind(repository.0)
         .bind(manifest.as_str())
         .fetch_optional(db)
@@ -61,7 +59,7 @@ pub(crate) async fn oci_image_of(db: &mut Connection, repository: RepositoryId, 
 /// The manifests of an image: one that it was made of comes first.
 pub(crate) async fn oci_image_manifests(db: &mut Connection, repository: RepositoryId, image: &Digest) -> Result<Vec<ImageLink>, DbError> {
     let doing = "find the manifests of an image";
-    let rows = sqlx::query("SELECT manifest_digest, image_digest, rendered FROM oci_image WHERE repository_id = ? AND image_digest = ? ORDER BY rendered")
+    let rows = query("SELECT manifest_digest, image_digest, rendered FROM oci_image WHERE repository_id = ? AND image_digest = ? ORDER BY rendered")
         .bind(repository.0)
         .bind(&image.as_bytes()[..])
         .fetch_all(db)
@@ -72,14 +70,14 @@ pub(crate) async fn oci_image_manifests(db: &mut Connection, repository: Reposit
 /// The image that a release names, and when it was made to.
 pub(crate) async fn release_moved(db: &mut Connection, repository: RepositoryId, name: &str) -> Result<Option<(Digest, i64)>, DbError> {
     let doing = "find a release";
-    let row = sqlx::query("SELECT digest, moved_at FROM tag WHERE repository_id = ? AND name = ?").bind(repository.0).bind(name).fetch_optional(db).await;
-    let parse = |row: SqliteRow| Ok((digest_at(&row, 0)?, row.try_get(1)?));
+    let row = query("SELECT digest, moved_at FROM tag WHERE repository_id = ? AND name = ?").bind(repository.0).bind(name).fetch_optional(db).await;
+    let parse = |row: Row| Ok((digest_at(&row, 0)?, row.try_get(1)?));
     row.map_err(failed(doing))?.map(parse).transpose().map_err(failed(doing))
 }
 
 /// Remembers a layer that was taken apart. Idempotent.
 pub(crate) async fn oci_layer_put(db: &mut Connection, namespace: NamespaceId, blob: &OciDigest, layer: &UnpackedLayer) -> Result<(), DbError> {
-    sqlx::query("INSERT INTO oci_layer (namespace_id, blob_digest, root, entries, bytes) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
+    query("INSERT INTO oci_layer (namespace_id, blob_digest, root, entries, bytes) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING")
         .bind(namespace.0)
         .bind(blob.as_str())
         .bind(&layer.root.as_bytes()[..])
@@ -94,19 +92,18 @@ pub(crate) async fn oci_layer_put(db: &mut Connection, namespace: NamespaceId, b
 /// The layer, if it was taken apart in this namespace.
 pub(crate) async fn oci_layer_get(db: &mut Connection, namespace: NamespaceId, blob: &OciDigest) -> Result<Option<UnpackedLayer>, DbError> {
     let doing = "find a layer";
-    let row = sqlx::query("SELECT root, entries, bytes FROM oci_layer WHERE namespace_id = ? AND blob_digest = ?")
+    let row = query("SELECT root, entries, bytes FROM oci_layer WHERE namespace_id = ? AND blob_digest = ?")
         .bind(namespace.0)
         .bind(blob.as_str())
         .fetch_optional(db)
         .await;
-    let parse =
-        |row: SqliteRow| Ok(UnpackedLayer { root: digest_at(&row, 0)?, entries: row.try_get::<i64, _>(1)? as u64, bytes: row.try_get::<i64, _>(2)? as u64 });
+    let parse = |row: Row| Ok(UnpackedLayer { root: digest_at(&row, 0)?, entries: row.try_get::<i64>(1)? as u64, bytes: row.try_get::<i64>(2)? as u64 });
     row.map_err(failed(doing))?.map(parse).transpose().map_err(failed(doing))
 }
 
 /// Remembers digest and length of a tree, written as a tar. Idempotent.
 pub(crate) async fn oci_tar_put(db: &mut Connection, namespace: NamespaceId, root: &Digest, digest: &OciDigest, size_bytes: u64) -> Result<(), DbError> {
-    sqlx::query("INSERT INTO oci_tar (namespace_id, root, digest, size_bytes) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
+    query("INSERT INTO oci_tar (namespace_id, root, digest, size_bytes) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
         .bind(namespace.0)
         .bind(&root.as_bytes()[..])
         .bind(digest.as_str())
@@ -120,11 +117,11 @@ pub(crate) async fn oci_tar_put(db: &mut Connection, namespace: NamespaceId, roo
 /// Digest and length of a tree, written as a tar, if it was written once.
 pub(crate) async fn oci_tar_get(db: &mut Connection, namespace: NamespaceId, root: &Digest) -> Result<Option<(OciDigest, u64)>, DbError> {
     let doing = "find a tar";
-    let row = sqlx::query("SELECT digest, size_bytes FROM oci_tar WHERE namespace_id = ? AND root = ?")
+    let row = query("SELECT digest, size_bytes FROM oci_tar WHERE namespace_id = ? AND root = ?")
         .bind(namespace.0)
         .bind(&root.as_bytes()[..])
         .fetch_optional(db)
         .await;
-    let parse = |row: SqliteRow| Ok((oci_digest_at(&row, 0)?, row.try_get::<i64, _>(1)? as u64));
+    let parse = |row: Row| Ok((oci_digest_at(&row, 0)?, row.try_get::<i64>(1)? as u64));
     row.map_err(failed(doing))?.map(parse).transpose().map_err(failed(doing))
 }

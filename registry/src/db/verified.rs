@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use layer_format::Digest;
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::AssertSqlSafe;
 
 use super::namespace::NamespaceId;
-use super::{Connection, DbError, batches, digest_at, failed, marks};
+use super::{Connection, DbError, batches, digest_at, failed, query};
 
 /// What an object was verified as; the same bytes mean nothing as another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,13 +48,9 @@ pub(crate) async fn verified_find(db: &mut Connection, namespace: NamespaceId, n
     let digests: Vec<Digest> = nodes.iter().map(|node| node.digest).collect();
     let mut rows_found = HashSet::new();
     for batch in batches(&digests) {
-        let sql = format!("SELECT digest, kind, len FROM verified WHERE namespace_id = ? AND digest IN {}", marks(batch.len()));
-        let mut query = sqlx::query(AssertSqlSafe(sql)).bind(namespace.0);
-        for digest in &batch {
-            query = query.bind(digest.as_bytes().to_vec());
-        }
-        for row in query.fetch_all(&mut *db).await.map_err(failed(doing))? {
-            let number = |at: usize| row.try_get::<i64, _>(at).map_err(failed(doing));
+        let query = query("SELECT digest, kind, len FROM verified WHERE namespace_id = ? AND digest IN (?*)");
+        for row in query.bind(namespace.0).bind(&batch).fetch_all(&mut *db).await.map_err(failed(doing))? {
+            let number = |at: usize| row.try_get::<i64>(at).map_err(failed(doing));
             rows_found.insert((digest_at(&row, 0).map_err(failed(doing))?, number(1)?, number(2)?));
         }
     }
@@ -67,13 +63,16 @@ pub(crate) async fn verified_find(db: &mut Connection, namespace: NamespaceId, n
 
 /// Records that everything below these nodes is there. Idempotent.
 pub(crate) async fn verified_insert(db: &mut Connection, namespace: NamespaceId, nodes: &[NodeKey]) -> Result<(), DbError> {
-    for batch in batches(nodes) {
+    // In one order by all, so that two images with the same nodes do not wait in a circle.
+    let mut nodes = nodes.to_vec();
+    nodes.sort_by_key(|node| (node.digest, node.kind.columns()));
+    for batch in batches(&nodes) {
         let rows = vec!["(?, ?, ?, ?)"; batch.len()].join(",");
         let sql = format!("INSERT INTO verified (namespace_id, digest, kind, len) VALUES {rows} ON CONFLICT DO NOTHING");
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut query = query(AssertSqlSafe(sql));
         for node in &batch {
             let (kind, len) = node.kind.columns();
-            query = query.bind(namespace.0).bind(node.digest.as_bytes().to_vec()).bind(kind).bind(len);
+            query = query.bind(namespace.0).bind(&node.digest).bind(kind).bind(len);
         }
         query.execute(&mut *db).await.map_err(failed("record verified nodes"))?;
     }

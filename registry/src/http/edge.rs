@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use axum::body::HttpBody;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -19,9 +19,17 @@ use crate::app::Shared;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RouteLabel(pub(crate) &'static str);
 
+/// A request's id: in its answer, in logs and in the audit log.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestId(pub(crate) String);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
 /// The middleware.
-pub(crate) async fn edge(State(app): State<Shared>, request: Request, next: Next) -> Response {
+pub(crate) async fn edge(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
+    let id = format!("{:016x}", rand::random::<u64>());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = match app.requests.clone().try_acquire_owned() {
         Err(_) => ApiError::busy("requests").into_response(),
@@ -42,6 +50,7 @@ pub(crate) async fn edge(State(app): State<Shared>, request: Request, next: Next
         }
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().extend(HeaderValue::try_from(&id).ok().map(|value| (REQUEST_ID, value)));
     let route = response.extensions().get::<RouteLabel>().map_or_else(|| site_label(&path), |label| label.0);
     app.metrics.request(route, status.as_u16());
     if let Some(len) = response.body().size_hint().exact()
@@ -50,7 +59,7 @@ pub(crate) async fn edge(State(app): State<Shared>, request: Request, next: Next
         app.metrics.sent_bytes.fetch_add(len, Ordering::Relaxed);
     }
     let milliseconds = began.elapsed().as_millis() as u64;
-    tracing::debug!(%method, path, status = status.as_u16(), milliseconds, "answered {method} {path} with {}", status.as_u16());
+    tracing::debug!(%method, path, request.id = id, status = status.as_u16(), milliseconds, "answered {method} {path} with {}", status.as_u16());
     response
 }
 
@@ -61,10 +70,16 @@ fn is_json(response: &Response) -> bool {
 fn site_label(path: &str) -> &'static str {
     match path {
         "/healthz" => "healthz",
+        "/readyz" => "readyz",
         "/metrics" => "metrics",
         "/openapi.json" => "openapi",
         "/v1/capabilities" => "capabilities",
         "/v1/repositories" => "repositories",
+        "/auth/token" => "token",
+        "/auth/revoke" => "revoke",
+        "/v1/whoami" => "whoami",
+        "/v1/users" | "/v1/keys" | "/v1/grants" | "/v1/audit" => "manage",
+        _ if path.starts_with("/v1/users/") || path.starts_with("/v1/keys/") => "manage",
         _ => "none",
     }
 }

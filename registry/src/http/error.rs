@@ -6,9 +6,13 @@ use layer_format::api::{ApiError as Entry, ErrorBody};
 use layer_format::{Digest, FormatError};
 use serde_json::Value;
 
+use super::access::Refusal;
 use super::body::BodyError;
+use crate::blob_storage::StorageError;
 use crate::chain;
 use crate::db::DbError;
+use crate::service::access::login::LoginError;
+use crate::service::access::manage::ManageError;
 use crate::service::closure::ClosureError;
 use crate::service::frames::ReadError;
 use crate::service::image::PutError;
@@ -27,6 +31,13 @@ pub(crate) struct ApiError {
     message: String,
     detail: Value,
     header: Option<Box<(header::HeaderName, HeaderValue)>>,
+}
+
+/// Whether an error, or what caused it, is that database or storage do not answer for now.
+pub(super) fn is_outage(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        error.downcast_ref::<DbError>().is_some_and(DbError::is_outage) || error.downcast_ref::<StorageError>().is_some_and(StorageError::is_outage)
+    })
 }
 
 /// After how many seconds a client that was turned away may come again.
@@ -149,6 +160,17 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "the registry's storage does not answer; try again").retry()
     }
 
+    /// `/readyz`: why requests should not come here.
+    pub(crate) fn not_ready(reason: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", reason).retry()
+    }
+
+    /// The same, with a cause for the log.
+    pub(crate) fn not_ready_since(reason: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::warn!(error = chain(error), "not ready: {reason}");
+        Self::not_ready(reason)
+    }
+
     fn missing(digests: &[Digest]) -> Self {
         let error = Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -173,9 +195,52 @@ impl IntoResponse for ApiError {
 
 impl From<DbError> for ApiError {
     fn from(error: DbError) -> Self {
-        match &error {
-            DbError::Failed { source: sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed, .. } => Self::unavailable(&error),
-            _ => Self::internal(&error),
+        match error {
+            error if error.is_outage() => Self::unavailable(&error),
+            error if error.is_text_with_nul() => Self::body_invalid("a text in it has a NUL character"),
+            error => Self::internal(&error),
+        }
+    }
+}
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        let challenge = |challenge: &str| HeaderValue::try_from(challenge).ok().map(|value| Box::new((header::WWW_AUTHENTICATE, value)));
+        match refusal {
+            Refusal::Challenge(value) => {
+                let error = Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "credentials are needed: `turbo login URL`, or a key in TURBO_TOKEN");
+                Self { header: challenge(&value), ..error }
+            }
+            Refusal::Login(error @ (LoginError::Invalid | LoginError::Expired), value) => {
+                Self { header: challenge(&value), ..Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", error) }
+            }
+            Refusal::Login(LoginError::Limited(wait), _) => {
+                let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", LoginError::Limited(wait));
+                Self { header: Some(Box::new((header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1))))), ..error }
+            }
+            Refusal::Login(LoginError::Busy(error), _) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", error).retry(),
+            Refusal::Login(LoginError::Database(error), _) => error.into(),
+            Refusal::Denied => Self::new(StatusCode::FORBIDDEN, "DENIED", "this is not among your rights"),
+            Refusal::Unknown => Self::repository_unknown(),
+            Refusal::DeletesOff => Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "nothing can be deleted on this registry"),
+        }
+    }
+}
+
+impl From<ManageError> for ApiError {
+    fn from(error: ManageError) -> Self {
+        match error {
+            ManageError::UserUnknown(_) => Self::new(StatusCode::NOT_FOUND, "USER_UNKNOWN", error),
+            ManageError::KeyUnknown(_) => Self::new(StatusCode::NOT_FOUND, "KEY_UNKNOWN", error),
+            ManageError::GrantUnknown => Self::new(StatusCode::NOT_FOUND, "GRANT_UNKNOWN", error),
+            ManageError::UserExists(_) => Self::new(StatusCode::CONFLICT, "USER_EXISTS", error),
+            ManageError::KeyExists(_) => Self::new(StatusCode::CONFLICT, "KEY_EXISTS", error),
+            ManageError::NamespaceTaken(_) => Self::new(StatusCode::CONFLICT, "NAMESPACE_TAKEN", error),
+            ManageError::LastAdministrator(_) => Self::new(StatusCode::CONFLICT, "LAST_ADMINISTRATOR", error),
+            ManageError::NameInvalid(_) => Self::name_invalid(error),
+            ManageError::NoScope | ManageError::NoRights | ManageError::Word(_) => Self::body_invalid(error),
+            ManageError::Password(_) => Self::new(StatusCode::BAD_REQUEST, "PASSWORD_UNSUITABLE", error),
+            ManageError::Database(error) => error.into(),
         }
     }
 }
@@ -207,8 +272,11 @@ impl From<PackError<BodyError>> for ApiError {
             PackError::Body(error) => error.into(),
             PackError::Invalid(InvalidPack::Digest { .. }) => Self::digest_invalid(error),
             PackError::Invalid(InvalidPack::TooLong) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", error),
+            PackError::Invalid(InvalidPack::Bases) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "BASES_MISSING", error),
+            PackError::Invalid(InvalidPack::Read(error)) => error.into(),
             PackError::Invalid(_) => Self::new(StatusCode::BAD_REQUEST, "PACK_INVALID", error),
             PackError::Database(error) => error.into(),
+            PackError::Storage(ref cause) if cause.is_outage() => Self::unavailable(&error),
             PackError::Storage(_) => Self::internal(&error),
             PackError::Cancelled => Self::unavailable(&error),
         }
@@ -246,7 +314,10 @@ impl From<UnpackError> for ApiError {
         let refused = |error: &UnpackError| Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IMAGE_INVALID", chain(error));
         match error {
             UnpackError::NotAnImage | UnpackError::Missing(_) | UnpackError::TooManyLayers(_) | UnpackError::Invalid(_) => refused(&error),
-            UnpackError::Layer { source: chunker::ImportError::Sink(_), .. } | UnpackError::Store(_) => Self::internal(&error),
+            UnpackError::Layer { source: chunker::ImportError::Sink(_), .. } | UnpackError::Store(_) => match is_outage(&error) {
+                true => Self::unavailable(&error),
+                false => Self::internal(&error),
+            },
             UnpackError::Layer { .. } => refused(&error),
             UnpackError::Put(error) => error.into(),
             UnpackError::Read(error) => error.into(),

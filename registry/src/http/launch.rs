@@ -33,7 +33,7 @@ const NEWEST_IMAGE: &str = "max-age=5";
 #[utoipa::path(post, path = "/v1/repositories/{repository}/-/launch/{reference}", request_body(content_type = "application/json"), responses((status = 200, content_type = "application/vnd.turbo.stream+zstd"), (status = 404, description = "unknown")))]
 pub(crate) async fn launch(app: &Shared, call: Call, reference: Reference) -> Result<Response, ApiError> {
     let id = streams::launch_id(&call.headers)?;
-    let credential = streams::credential(&call.headers);
+    let credential = call.visit.credential(&call.headers);
     let body = PacedBody::new(app, &call.headers, call.body, MAX_REQUEST_LEN).collect().await?;
     let request: LaunchRequest = serde_json::from_slice(&body).map_err(ApiError::body_invalid)?;
     if request.lanes > 0 && id.as_ref().is_none_or(|id| id.len() < MIN_LANES_ID_LEN) {
@@ -80,7 +80,7 @@ pub(crate) async fn launch(app: &Shared, call: Call, reference: Reference) -> Re
 pub(crate) async fn lane(app: &Shared, call: Call, id: String) -> Result<Response, ApiError> {
     // Bounded by itself: one that waits for its launch holds no stream.
     let permit = app.lanes.clone().try_acquire_owned().map_err(|_| ApiError::busy("lanes"))?;
-    let taker = app.launches.lane(&call.repository, id, streams::credential(&call.headers)).await;
+    let taker = app.launches.lane(&call.repository, id, call.visit.credential(&call.headers)).await;
     taker.map(|taker| streams::lane(taker, Some(permit))).ok_or_else(ApiError::launch_unknown)
 }
 

@@ -50,7 +50,7 @@ pub(crate) async fn delete(app: &Shared, call: Call, reference: Reference) -> Re
     if reference == Reference::Release(HEAD.into()) {
         return Err(ApiError::release_invalid("`head` follows every push and cannot be deleted; delete an image by its digest"));
     }
-    match image_delete(&app.db, &call.repository, &reference).await? {
+    match image_delete(&app.db, &call.repository, &reference, &call.visit.told()).await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(ApiError::manifest_unknown()),
     }

@@ -6,6 +6,7 @@ use layer_format::Digest;
 use layer_format::api::{BITMAP_MEDIA_TYPE, MAX_DIGESTS, decode_digests, encode_bitmap};
 use layer_format::reference::Repository;
 
+use super::access::Visit;
 use super::body::PacedBody;
 use super::error::ApiError;
 use super::routes::Call;
@@ -13,6 +14,7 @@ use super::streams;
 use crate::app::Shared;
 use crate::db::namespace::{NamespaceId, namespace_find};
 use crate::service::encode::{Encoder, Window};
+use crate::service::objects::Objects;
 use crate::service::stream::{send_frames, send_objects};
 
 /// Longest list of digests, in bytes.
@@ -21,7 +23,7 @@ const MAX_LIST_LEN: usize = 4 + Digest::LEN * MAX_DIGESTS;
 const EXPECTED_LEN: u64 = 64 << 10;
 
 /// zstd level of answers that are too short to learn anything from.
-const DEFAULT_LEVEL: i32 = 3;
+pub(super) const DEFAULT_LEVEL: i32 = 3;
 
 async fn digests(app: &Shared, call: Call) -> Result<(Call, Vec<Digest>), ApiError> {
     let (body, call) = (call.body, Call { body: axum::body::Body::empty(), ..call });
@@ -29,17 +31,29 @@ async fn digests(app: &Shared, call: Call) -> Result<(Call, Vec<Digest>), ApiErr
     Ok((call, decode_digests(&bytes)?))
 }
 
-async fn namespace(app: &Shared, repository: &Repository) -> Result<Option<NamespaceId>, ApiError> {
+pub(super) async fn namespace(app: &Shared, repository: &Repository) -> Result<Option<NamespaceId>, ApiError> {
     let mut db = app.db.read().await?;
     Ok(namespace_find(&mut db, repository.namespace()).await?)
 }
 
-/// Which of these objects the registry lacks, as far as this namespace may see.
+/// The objects of the namespace that the caller may read through this repository: all of them if it may read all of the
+/// namespace; else, of these digests, those that the repository's images and states need.
+pub(super) async fn readable(app: &Shared, visit: &Visit, repository: &Repository, digests: &[Digest]) -> Result<Objects, ApiError> {
+    match visit.reads_namespace(repository) {
+        true => Ok(app.objects.clone()),
+        false => Ok(app.objects.only(app.reach.visible(repository, digests).await?)),
+    }
+}
+
+/// Which of these objects the registry lacks, as far as this namespace may see. What is there stays for a lease from now.
 #[utoipa::path(post, path = "/v1/repositories/{repository}/-/missing", request_body(content_type = "application/vnd.turbo.digests"), responses((status = 200, content_type = "application/vnd.turbo.bitmap")))]
 pub(crate) async fn missing(app: &Shared, call: Call) -> Result<Response, ApiError> {
     let (call, digests) = digests(app, call).await?;
     let found = match namespace(app, &call.repository).await? {
-        Some(namespace) => app.objects.lens(namespace, &digests).await?,
+        Some(namespace) => {
+            app.leases.renew(&call.repository).await?;
+            app.objects.promise(namespace, &digests).await?
+        }
         None => Default::default(),
     };
     let bitmap = encode_bitmap(digests.iter().map(|digest| !found.contains_key(digest)));
@@ -55,6 +69,7 @@ pub(crate) async fn stream(app: &Shared, call: Call) -> Result<Response, ApiErro
     let permit = app.streams.clone().try_acquire_owned().map_err(|_| ApiError::busy("streams"))?;
     let frames = call.query("frames").is_some_and(|value| value == "1");
     let namespace = namespace(app, &call.repository).await?;
+    let objects = readable(app, &call.visit, &call.repository, &digests).await?;
     let demand = launch.and_then(|id| app.launches.take(&call.repository, id, &digests));
     let level = app.config.compression_level.unwrap_or(DEFAULT_LEVEL);
     let encoder = match frames {
@@ -62,7 +77,6 @@ pub(crate) async fn stream(app: &Shared, call: Call) -> Result<Response, ApiErro
         false => Encoder::zstd(level, Window::For(digests.len() as u64 * EXPECTED_LEN)).map_err(|error| ApiError::internal(&error))?,
     };
     let (mut writer, response) = streams::open(app, encoder, demand);
-    let objects = app.objects.clone();
     tokio::spawn(async move {
         let _permit = permit;
         let result = match frames {
@@ -78,7 +92,8 @@ pub(crate) async fn stream(app: &Shared, call: Call) -> Result<Response, ApiErro
 #[utoipa::path(get, path = "/v1/repositories/{repository}/-/objects/{digest}", responses((status = 200, content_type = "application/octet-stream"), (status = 206, description = "a range"), (status = 304, description = "not modified"), (status = 404, description = "unknown"), (status = 416, description = "range outside the object")))]
 pub(crate) async fn get(app: &Shared, call: Call, digest: Digest) -> Result<Response, ApiError> {
     let namespace = namespace(app, &call.repository).await?.ok_or_else(ApiError::object_unknown)?;
-    let place = app.objects.locate(namespace, &[digest]).await?.remove(&digest).ok_or_else(ApiError::object_unknown)?;
+    let objects = readable(app, &call.visit, &call.repository, &[digest]).await?;
+    let place = objects.locate(namespace, &[digest]).await?.remove(&digest).ok_or_else(ApiError::object_unknown)?;
     let etag = format!("\"{digest}\"");
     let unchanged = call
         .headers

@@ -3,7 +3,7 @@
 use axum::Json;
 use utoipa::OpenApi;
 
-use super::{launch, manifests, models, objects, packs, site, states, traces};
+use super::{admin, auth, deltas, launch, manifests, models, objects, packs, savings, site, states, traces};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -15,9 +15,27 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         site::capabilities,
         site::repositories,
         site::health,
+        site::ready,
         site::metrics,
+        auth::get_token,
+        auth::post_token,
+        auth::revoke,
+        admin::whoami,
+        admin::users,
+        admin::user_put,
+        admin::user_password,
+        admin::user_delete,
+        admin::keys,
+        admin::key_create,
+        admin::key_delete,
+        admin::grants,
+        admin::grant_put,
+        admin::grant_delete,
+        admin::audit,
         objects::missing,
         objects::stream,
+        deltas::bases,
+        deltas::stream,
         objects::get,
         packs::put,
         packs::head,
@@ -25,6 +43,7 @@ use super::{launch, manifests, models, objects, packs, site, states, traces};
         manifests::get,
         manifests::delete,
         manifests::tags,
+        savings::get,
         states::put,
         states::get,
         states::delete,

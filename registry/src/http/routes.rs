@@ -1,7 +1,7 @@
-//! What can be done in a repository: one table from method and path to an action. Nothing else is reachable. Access
-//! control belongs into [`dispatch`], between the table and the handlers.
+//! What can be done in a repository: one table from method and path to an action, and one from an action to the right that it
+//! needs. Nothing else is reachable: [`dispatch`] asks for the right before any handler runs.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -10,10 +10,15 @@ use axum::response::Response;
 use layer_format::Digest;
 use layer_format::reference::{Repository, is_release};
 
+use super::access::{Refusal, Visit};
+use super::body::PacedBody;
 use super::edge::RouteLabel;
 use super::error::ApiError;
-use super::{launch, manifests, models, objects, packs, states, streams, traces};
+use super::{deltas, launch, manifests, models, objects, packs, savings, states, streams, traces};
 use crate::app::Shared;
+use crate::service::access::audit::{Outcome, entry};
+use crate::service::access::policy::Who;
+use crate::service::access::rights::Right;
 use crate::service::image::Reference;
 use crate::service::state::StatePrefix;
 
@@ -21,12 +26,15 @@ use crate::service::state::StatePrefix;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Missing,
+    Bases,
+    Deltas,
     PackPut(Digest),
     PackHead(Digest),
     ManifestPut(Reference),
     ManifestGet(Reference),
     ManifestDelete(Reference),
     Tags,
+    Savings,
     StatePut(Digest),
     StateGet(StatePrefix),
     StateDelete(StatePrefix),
@@ -44,15 +52,55 @@ pub(crate) enum Action {
     PinDelete(Reference),
 }
 
-/// A request that was routed.
+/// Whether an action that was done is noted in the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// It changes something that others see.
+    Change,
+    /// It does not.
+    Nothing,
+}
+
+impl Action {
+    /// The right that it needs, and whether it is noted. No wildcard: who adds an action decides.
+    fn needs(&self) -> (Right, Note) {
+        match self {
+            Self::ManifestGet(_) | Self::Tags | Self::StateGet(_) | Self::States => (Right::Pull, Note::Nothing),
+            Self::Objects | Self::ObjectGet(_) | Self::Deltas | Self::Launch(_) | Self::LaunchCacheable(_) | Self::Lane(_) => (Right::Pull, Note::Nothing),
+            // Whoever may run an image may tell what the run touched.
+            Self::ModelGet | Self::Traces | Self::Savings => (Right::Pull, Note::Nothing),
+            Self::Missing | Self::Bases | Self::PackHead(_) => (Right::Push, Note::Nothing),
+            Self::PackPut(_) | Self::ManifestPut(_) | Self::StatePut(_) | Self::ModelPut => (Right::Push, Note::Change),
+            Self::PinPut(_) | Self::PinDelete(_) => (Right::Push, Note::Change),
+            Self::ManifestDelete(_) | Self::StateDelete(_) | Self::ModelDelete => (Right::Delete, Note::Change),
+        }
+    }
+
+    /// The answer to who may not read here: the one for what is not there.
+    fn absent(&self) -> ApiError {
+        match self {
+            Self::ManifestGet(_) | Self::ManifestPut(_) | Self::ManifestDelete(_) => ApiError::manifest_unknown(),
+            Self::Launch(_) | Self::LaunchCacheable(_) | Self::Traces | Self::PinPut(_) | Self::PinDelete(_) => ApiError::manifest_unknown(),
+            Self::Tags | Self::Savings | Self::States | Self::Missing | Self::Bases | Self::Objects | Self::Deltas => ApiError::repository_unknown(),
+            Self::PackPut(_) | Self::StatePut(_) => ApiError::repository_unknown(),
+            Self::StateGet(_) | Self::StateDelete(_) => ApiError::state_unknown(),
+            Self::PackHead(_) => ApiError::pack_unknown(),
+            Self::ObjectGet(_) => ApiError::object_unknown(),
+            Self::Lane(_) => ApiError::launch_unknown(),
+            Self::ModelGet | Self::ModelPut | Self::ModelDelete => ApiError::model_unknown(),
+        }
+    }
+}
+
+/// A request that was routed, and whose caller may do what it asks for.
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) repository: Repository,
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
     pub(crate) query: String,
-    /// The other end of the connection.
-    pub(crate) peer: IpAddr,
+    /// Who asks.
+    pub(crate) visit: Arc<Visit>,
     pub(crate) body: Body,
 }
 
@@ -84,6 +132,10 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
     let (action, label) = match (noun, argument) {
         ("missing", None) if *method == Method::POST => (Action::Missing, "missing"),
         ("missing", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("bases", None) if *method == Method::POST => (Action::Bases, "bases"),
+        ("bases", None) => return Err(ApiError::method_not_allowed("POST")),
+        ("deltas", None) if *method == Method::POST => (Action::Deltas, "deltas"),
+        ("deltas", None) => return Err(ApiError::method_not_allowed("POST")),
         ("packs", Some(pack)) if *method == Method::PUT => (Action::PackPut(digest(pack)?), "pack_put"),
         ("packs", Some(pack)) if *method == Method::HEAD => (Action::PackHead(digest(pack)?), "pack_head"),
         ("packs", Some(_)) => return Err(ApiError::method_not_allowed("PUT, HEAD")),
@@ -92,6 +144,8 @@ fn route(method: &Method, path: &str) -> Result<(Repository, Action, &'static st
         ("manifests", Some(image)) if get => (Action::ManifestGet(reference(image)?), "manifest_get"),
         ("manifests", Some(_)) => return Err(ApiError::method_not_allowed("GET, HEAD, PUT, DELETE")),
         ("tags", None) if get => (Action::Tags, "tags"),
+        ("savings", None) if get => (Action::Savings, "savings"),
+        ("savings", None) => return Err(ApiError::method_not_allowed("GET, HEAD")),
         ("tags", None) => return Err(ApiError::method_not_allowed("GET, HEAD")),
         ("states", Some(state)) if *method == Method::PUT => (Action::StatePut(whole_state(state)?), "state_put"),
         ("states", Some(state)) if *method == Method::DELETE => (Action::StateDelete(state_prefix(state)?), "state_delete"),
@@ -127,42 +181,65 @@ pub(crate) async fn dispatch(app: &Shared, request: Request) -> Result<Response,
     let (parts, body) = request.into_parts();
     let (repository, action, label) = route(&parts.method, parts.uri.path())?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let peer = parts.extensions.get::<traces::Peer>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
-    let call = Call { repository, method: parts.method, headers: parts.headers, query, peer, body };
+    let visit = visit(&parts.extensions)?;
+    let (right, note) = action.needs();
+    let path = parts.uri.path();
+    if let Err(refused) = visit.may(app, &repository, right, label, path) {
+        // Someone who still sends would not see the answer; who is nobody yet is not waited for.
+        if visit.caller.who != Who::Anonymous {
+            PacedBody::new(app, &parts.headers, body, 0).drain().await;
+        }
+        let error = if let Refusal::Unknown = refused { action.absent() } else { refused.into() };
+        return Err(error);
+    }
+    let noted = (note == Note::Change).then(|| entry(&visit.actor(), label, path, Outcome::Done, None));
+    let call = Call { repository, method: parts.method, headers: parts.headers, query, visit, body };
     if let Action::ManifestGet(reference) | Action::Launch(reference) | Action::LaunchCacheable(reference) = &action {
         app.oci.image_ensure(&call.repository, reference).await?;
     }
     let pushed = if let Action::ManifestPut(reference) = &action { Some((call.repository.clone(), reference.clone())) } else { None };
+    // Each on the heap: together they would make a future that no stack should hold.
     let answer = match action {
-        Action::Missing => objects::missing(app, call).await,
-        Action::PackPut(digest) => packs::put(app, call, digest).await,
-        Action::PackHead(digest) => packs::head(app, call, digest).await,
-        Action::ManifestPut(reference) => manifests::put(app, call, reference).await,
-        Action::ManifestGet(reference) => manifests::get(app, call, reference).await,
-        Action::ManifestDelete(reference) => manifests::delete(app, call, reference).await,
-        Action::Tags => manifests::tags(app, call).await,
-        Action::StatePut(digest) => states::put(app, call, digest).await,
-        Action::StateGet(prefix) => states::get(app, call, prefix).await,
-        Action::StateDelete(prefix) => states::delete(app, call, prefix).await,
-        Action::States => states::list(app, call).await,
-        Action::Objects => objects::stream(app, call).await,
-        Action::ObjectGet(digest) => objects::get(app, call, digest).await,
-        Action::Launch(reference) => launch::launch(app, call, reference).await,
-        Action::LaunchCacheable(reference) => launch::launch_cacheable(app, call, reference).await,
-        Action::Lane(id) => launch::lane(app, call, id).await,
-        Action::Traces => traces::post(app, call).await,
-        Action::ModelGet => models::get(app, call).await,
-        Action::ModelPut => models::put(app, call).await,
-        Action::ModelDelete => models::delete(app, call).await,
-        Action::PinPut(reference) => models::pin(app, call, reference).await,
-        Action::PinDelete(reference) => models::unpin(app, call, reference).await,
+        Action::Missing => Box::pin(objects::missing(app, call)).await,
+        Action::Bases => Box::pin(deltas::bases(app, call)).await,
+        Action::Deltas => Box::pin(deltas::stream(app, call)).await,
+        Action::PackPut(digest) => Box::pin(packs::put(app, call, digest)).await,
+        Action::PackHead(digest) => Box::pin(packs::head(app, call, digest)).await,
+        Action::ManifestPut(reference) => Box::pin(manifests::put(app, call, reference)).await,
+        Action::ManifestGet(reference) => Box::pin(manifests::get(app, call, reference)).await,
+        Action::ManifestDelete(reference) => Box::pin(manifests::delete(app, call, reference)).await,
+        Action::Tags => Box::pin(manifests::tags(app, call)).await,
+        Action::Savings => Box::pin(savings::get(app, call)).await,
+        Action::StatePut(digest) => Box::pin(states::put(app, call, digest)).await,
+        Action::StateGet(prefix) => Box::pin(states::get(app, call, prefix)).await,
+        Action::StateDelete(prefix) => Box::pin(states::delete(app, call, prefix)).await,
+        Action::States => Box::pin(states::list(app, call)).await,
+        Action::Objects => Box::pin(objects::stream(app, call)).await,
+        Action::ObjectGet(digest) => Box::pin(objects::get(app, call, digest)).await,
+        Action::Launch(reference) => Box::pin(launch::launch(app, call, reference)).await,
+        Action::LaunchCacheable(reference) => Box::pin(launch::launch_cacheable(app, call, reference)).await,
+        Action::Lane(id) => Box::pin(launch::lane(app, call, id)).await,
+        Action::Traces => Box::pin(traces::post(app, call)).await,
+        Action::ModelGet => Box::pin(models::get(app, call)).await,
+        Action::ModelPut => Box::pin(models::put(app, call)).await,
+        Action::ModelDelete => Box::pin(models::delete(app, call)).await,
+        Action::PinPut(reference) => Box::pin(models::pin(app, call, reference)).await,
+        Action::PinDelete(reference) => Box::pin(models::unpin(app, call, reference)).await,
     };
     if let (Some((repository, reference)), Ok(_)) = (pushed, &answer) {
         app.oci.render_later(repository, reference);
     }
+    if let Some(entry) = noted.filter(|_| answer.is_ok()) {
+        app.access.audit.change(entry).await;
+    }
     let mut response = answer.unwrap_or_else(axum::response::IntoResponse::into_response);
     response.extensions_mut().insert(RouteLabel(label));
     Ok(response)
+}
+
+/// Who asks. Without the layer that finds it out nothing is answered.
+pub(crate) fn visit(extensions: &axum::http::Extensions) -> Result<Arc<Visit>, ApiError> {
+    extensions.get::<Arc<Visit>>().cloned().ok_or_else(ApiError::route_unknown)
 }
 
 pub(crate) fn digest(text: &str) -> Result<Digest, ApiError> {
@@ -204,10 +281,13 @@ mod tests {
         let parse = |method: &str, path: &str| route(&method.parse().unwrap(), &format!("/v1/repositories/{path}"));
         for (method, path, label) in [
             ("POST", "tools/scipy/-/missing", "missing"),
+            ("POST", "tools/scipy/-/bases", "bases"),
+            ("POST", "tools/scipy/-/deltas", "deltas"),
             ("PUT", &format!("a/b/c/-/packs/{hex}"), "pack_put"),
             ("PUT", &format!("a/b/-/packs/{}", hex.replace(':', "%3A")), "pack_put"),
             ("HEAD", "a/b/-/manifests/1.0", "manifest_get"),
             ("GET", "scipy/-/tags", "tags"),
+            ("GET", "scipy/-/savings", "savings"),
             ("DELETE", "a/b/-/model", "model_delete"),
             ("PUT", "a/b/-/model", "model_put"),
             ("PUT", "a/b/-/pins/1.0", "pin_put"),
@@ -223,6 +303,7 @@ mod tests {
         }
         for (method, path) in [
             ("GET", "a/b/-/missing"),
+            ("GET", "a/b/-/deltas"),
             ("POST", "a/b/-/packs/b3:00"),
             ("PUT", "a/b/-/packs/zz"),
             ("GET", "A/b/-/tags"),

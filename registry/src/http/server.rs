@@ -1,6 +1,7 @@
 //! Sockets: accepting connections, limits on them, and stopping without cutting anyone off.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::server::TlsStream;
 
+use super::per_address::PerAddress;
 use super::stall::StallGuard;
 use super::traces::Peer;
 use crate::app::{App, StartError};
@@ -21,6 +23,12 @@ use crate::config::{Config, Limits};
 const HTTP2_PREFACE: &[u8] = b"PRI ";
 /// Streams of one HTTP/2 connection.
 const MAX_HTTP2_STREAMS: u32 = 256;
+/// Streams of one HTTP/2 connection that its client took back before they were looked at ("rapid reset"): then it is closed.
+const MAX_HTTP2_RESETS: usize = 32;
+/// Streams of one HTTP/2 connection that were ended since the client broke the protocol: then it is closed.
+const MAX_HTTP2_ERRORS: usize = 64;
+/// Headers of a request.
+const MAX_HEADERS: usize = 100;
 /// Most bytes of a request's head.
 const MAX_HEAD_LEN: usize = 64 << 10;
 /// Bytes that a connection buffers here: a head, or some pieces of an answer.
@@ -33,19 +41,28 @@ const MAX_UNSENT: u32 = 128 << 10;
 /// # Errors
 /// [`StartError`] if it cannot start; [`crate::ConfigError::Unprotected`] if others could reach it.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
-    config.check_listen(listener.local_addr().map_err(StartError::Listen)?)?;
+    let address = listener.local_addr().map_err(StartError::Listen)?;
+    config.check_listen(address)?;
     let app = App::open(config).await?;
+    app.listens_on(address).await?;
     serve_app(app, listener, shutdown).await;
     Ok(())
 }
 
-/// Serves an [`App`] that is open, and closes it.
+/// Serves an [`App`] that is open, and closes it. [`App::listens_on`] comes before: without it credentials are asked for.
 pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Output = ()>) {
     let limits = app.0.config.limits.clone();
     let router = super::router(app.clone());
     let connections = Arc::new(Semaphore::new(limits.max_connections));
+    let addresses = Arc::new(PerAddress::new(limits.max_connections_per_address));
     let (stop, stopping) = watch::channel(());
-    let mut shutdown = std::pin::pin!(shutdown);
+    let told = app.clone();
+    let mut shutdown = std::pin::pin!(async move {
+        shutdown.await;
+        // Whoever sends requests here sees `/readyz` before the socket closes.
+        told.0.is_draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(told.0.config.limits.shutdown_delay).await;
+    });
     loop {
         let permit = tokio::select! {
             () = &mut shutdown => break,
@@ -57,10 +74,15 @@ pub async fn serve_app(app: App, listener: TcpListener, shutdown: impl Future<Ou
         };
         match accepted {
             Ok((stream, peer)) => {
+                // Closed at once: one address must not take the places of all others.
+                let Some(place) = addresses.enter(peer.ip()) else {
+                    tracing::debug!(%peer, "too many connections from one address");
+                    continue;
+                };
                 let router = router.clone().layer(axum::Extension(Peer(peer.ip())));
                 let (app, stopping, limits) = (app.clone(), stopping.clone(), limits.clone());
                 tokio::spawn(async move {
-                    let _permit = permit;
+                    let (_permit, _place) = (permit, place);
                     connection(stream, app, router, stopping, limits).await;
                 });
             }
@@ -133,12 +155,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_BUFFER_LEN);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_BUFFER_LEN).max_headers(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(limits.header_timeout)
         .max_concurrent_streams(MAX_HTTP2_STREAMS)
+        .max_pending_accept_reset_streams(MAX_HTTP2_RESETS)
+        .max_local_error_reset_streams(MAX_HTTP2_ERRORS)
         .max_header_list_size(MAX_HEAD_LEN as u32)
         .max_send_buf_size(MAX_BUFFER_LEN)
         .adaptive_window(true);

@@ -58,7 +58,7 @@ pub(crate) async fn get(app: &Shared, call: Call, prefix: StatePrefix) -> Result
     (status = 409, description = "several start with these digits: detail lists some")))]
 pub(crate) async fn delete(app: &Shared, call: Call, prefix: StatePrefix) -> Result<Response, ApiError> {
     let digest = resolve(app, &call.repository, &prefix).await?;
-    match state::delete(&app.db, &call.repository, &digest).await? {
+    match state::delete(&app.db, &call.repository, &digest, &call.visit.told()).await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(ApiError::state_unknown()),
     }

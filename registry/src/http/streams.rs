@@ -13,7 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::ApiError;
 use crate::app::Shared;
 use crate::service::encode::{Encoder, Window};
-use crate::service::launches::{Credential, Demand, Launch, MAX_ID_LEN};
+use crate::service::launches::{Demand, Launch, MAX_ID_LEN};
 use crate::service::level::LevelControl;
 use crate::service::outlet::{Cut, Outlet, Piece, Taker};
 use crate::service::stream::{StreamError, StreamWriter};
@@ -111,9 +111,4 @@ pub(crate) fn launch_id(headers: &HeaderMap) -> Result<Option<String>, ApiError>
 /// Whether the text can be a launch's id.
 pub(crate) fn is_launch_id(id: &str) -> bool {
     (1..=MAX_ID_LEN).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// What a request is authorised with.
-pub(crate) fn credential(headers: &HeaderMap) -> Credential {
-    *blake3::hash(headers.get(header::AUTHORIZATION).map_or(&[], HeaderValue::as_bytes)).as_bytes()
 }

@@ -78,19 +78,29 @@ impl Tls {
         let mut loaded = self.loaded.lock();
         if loaded.looked.elapsed() >= LOOK_AGAIN {
             loaded.looked = Instant::now();
-            let stamp = stamp(&self.files);
-            if stamp != loaded.stamp {
-                match load(&self.files, &self.tickets) {
-                    Ok(config) => {
-                        tracing::info!("the certificate was read again from {}", self.files.cert.display());
-                        loaded.config = config;
-                    }
-                    Err(error) => tracing::error!(error = crate::chain(&error), "the certificate was changed and cannot be used: serving the one before"),
-                }
-                loaded.stamp = stamp;
+            if stamp(&self.files) != loaded.stamp {
+                self.load_again(&mut loaded);
             }
         }
         Arc::clone(&loaded.config).into()
+    }
+
+    /// Reads the files again now, also where their times and lengths are as before.
+    pub(crate) fn reload(&self) {
+        self.load_again(&mut self.loaded.lock());
+    }
+
+    fn load_again(&self, loaded: &mut Loaded) {
+        // Taken before reading: what is written meanwhile is seen next time.
+        let stamp = stamp(&self.files);
+        match load(&self.files, &self.tickets) {
+            Ok(config) => {
+                tracing::info!("the certificate was read again from {}", self.files.cert.display());
+                loaded.config = config;
+            }
+            Err(error) => tracing::error!(error = crate::chain(&error), "the certificate was changed and cannot be used: serving the one before"),
+        }
+        loaded.stamp = stamp;
     }
 }
 

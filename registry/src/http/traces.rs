@@ -29,7 +29,7 @@ pub(crate) async fn post(app: &Shared, call: Call) -> Result<Response, ApiError>
         return Err(ApiError::traces_disabled());
     }
     let trainer = app.trainer.lock().clone().ok_or_else(|| ApiError::busy("work before it stops"))?;
-    let source = trainer.source(sender(&call));
+    let source = trainer.source(call.visit.address);
     let bytes = PacedBody::new(app, &call.headers, call.body, MAX_TRACE_LEN).collect().await?;
     let decoded = tokio::task::spawn_blocking(move || decode(&bytes)).await.map_err(|error| ApiError::internal(&error))?;
     let trace = decoded.inspect_err(|_| metrics.trace_refused("malformed"))?;
@@ -50,14 +50,5 @@ fn decode(bytes: &[u8]) -> Result<Trace, FormatError> {
     match trace.architecture.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.')) {
         true => Ok(trace),
         false => Err(FormatError::Invalid { what: "trace", rule: "an architecture has letters, digits, `_`, `-` and `.`" }),
-    }
-}
-
-/// Who sent a request: the other end of the connection; if that is a proxy on this machine, whom it names.
-fn sender(call: &Call) -> IpAddr {
-    let named = || call.headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?.rsplit(',').next()?.trim().parse().ok();
-    match call.peer.is_loopback() {
-        true => named().unwrap_or(call.peer),
-        false => call.peer,
     }
 }

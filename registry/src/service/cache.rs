@@ -37,6 +37,11 @@ impl<K: Hash + Eq + Copy, V> SharedLru<K, V> {
         Self { slots: Mutex::new(Slots { lru: LruCache::unbounded(), bytes: 0 }), max_bytes }
     }
 
+    /// The value of `key`, if it is there.
+    pub(crate) fn get(&self, key: &K) -> Option<Arc<V>> {
+        self.slots.lock().lru.get(key).and_then(|slot| slot.cell.get().cloned())
+    }
+
     /// The value of `key`, loaded if it is not there.
     pub(crate) async fn get_or_load<E>(&self, key: K, weigh: impl FnOnce(&V) -> u64, load: impl Future<Output = Result<V, E>>) -> Result<Arc<V>, E> {
         let cell = Arc::clone(&self.slots.lock().lru.get_or_insert(key, || Slot { cell: Arc::default(), bytes: 0 }).cell);

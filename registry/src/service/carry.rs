@@ -30,7 +30,7 @@ use crate::db::commit;
 use crate::db::image_model::{ImageModel, image_model_get, image_model_set};
 use crate::db::manifest::manifest_get;
 use crate::db::model::{model_get, model_put};
-use crate::db::repository::{RepositoryRow, repository_find};
+use crate::db::repository::{RepositoryRow, repository_find, repository_lock};
 
 /// Extents of a file beyond which its content is not followed: a file of some GiB.
 const MAX_EXTENTS: usize = 1 << 17;
@@ -52,6 +52,7 @@ impl Learner {
         // It was put again, and is the newest now.
         if let Some(served) = models.served.filter(|served| row.model != Some(*served)) {
             let mut transaction = self.objects.db.begin().await?;
+            repository_lock(&mut transaction, row.id).await?;
             follow_newest(&mut transaction, &row, image, served).await?;
             commit(transaction).await?;
         }
@@ -101,6 +102,7 @@ impl Learner {
     /// Makes these the models of an image that has none. The image that the repository's model was learned on keeps that.
     async fn serve(&self, row: &RepositoryRow, image: &Digest, models: ImageModel, bytes: Option<Vec<u8>>, old: Option<Digest>) -> Result<(), ReadError> {
         let mut transaction = self.objects.db.begin().await?;
+        repository_lock(&mut transaction, row.id).await?;
         if let (Some(old), Some(_)) = (old.filter(|old| old != image), row.model)
             && manifest_get(&mut transaction, row.id, &old).await?.is_some()
             && image_model_get(&mut transaction, row.id, &old).await?.is_none()

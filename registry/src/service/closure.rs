@@ -13,9 +13,11 @@ use layer_format::{Digest, FormatError};
 use super::frames::ReadError;
 use super::nodes::{NodeError, Nodes};
 use super::objects::Objects;
+use crate::db::gc::{gc_epoch, gc_epoch_hold};
 use crate::db::namespace::NamespaceId;
 use crate::db::object::Location;
-use crate::db::verified::{NodeKey, NodeKind, verified_find};
+use crate::db::verified::{NodeKey, NodeKind, verified_find, verified_insert};
+use crate::db::{Connection, DbError};
 
 /// Most missing objects that an answer lists.
 pub(crate) const MAX_MISSING: usize = 1000;
@@ -67,8 +69,31 @@ struct Walk<'a> {
     walked: Vec<NodeKey>,
 }
 
-/// Checks all that these layers need, and returns the nodes that are now known to be complete and were not before.
-pub(crate) async fn closure_check(objects: &Objects, nodes: &Arc<Nodes>, namespace: NamespaceId, layers: &[Digest]) -> Result<Vec<NodeKey>, ClosureError> {
+/// Nodes that are known to be complete and were not before.
+#[derive(Debug, Default)]
+pub(crate) struct Walked {
+    nodes: Vec<NodeKey>,
+    /// The epoch of collections in which the walk began.
+    epoch: i64,
+}
+
+impl Walked {
+    /// Remembers the nodes, unless a collection recorded candidates meanwhile: then something below them may be one. In the
+    /// transaction that makes visible what was checked.
+    pub(crate) async fn remember(&self, db: &mut Connection, namespace: NamespaceId) -> Result<(), DbError> {
+        if self.epoch % 2 == 0 && gc_epoch_hold(&mut *db, namespace).await? == self.epoch {
+            verified_insert(db, namespace, &self.nodes).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks all that these layers need. What it finds stays for [`LEASE`](super::lease::LEASE) from when it began.
+pub(crate) async fn closure_check(objects: &Objects, nodes: &Arc<Nodes>, namespace: NamespaceId, layers: &[Digest]) -> Result<Walked, ClosureError> {
+    let epoch = {
+        let mut db = objects.db.read().await?;
+        gc_epoch(&mut db, namespace).await?
+    };
     let mut walk =
         Walk { objects, nodes, namespace, pending: Vec::new(), seen: HashSet::new(), chunks: HashMap::new(), missing: HashSet::new(), walked: Vec::new() };
     for layer in layers {
@@ -79,7 +104,7 @@ pub(crate) async fn closure_check(objects: &Objects, nodes: &Arc<Nodes>, namespa
     }
     walk.look_for_chunks().await?;
     match walk.missing.is_empty() {
-        true => Ok(walk.walked),
+        true => Ok(Walked { nodes: walk.walked, epoch }),
         false => Err(ClosureError::Missing(walk.missing.into_iter().take(MAX_MISSING).collect())),
     }
 }
@@ -101,7 +126,7 @@ impl Walk<'_> {
         };
         let batch: Vec<NodeKey> = batch.into_iter().filter(|node| !verified.contains(node)).collect();
         let digests: Vec<Digest> = batch.iter().map(|node| node.digest).collect();
-        let places = self.objects.locate(self.namespace, &digests).await?;
+        let places = self.objects.promise_places(self.namespace, &digests).await?;
         let mut there = Vec::new();
         for node in batch {
             match places.get(&node.digest) {
@@ -133,7 +158,7 @@ impl Walk<'_> {
     async fn look_for_chunks(&mut self) -> Result<(), ClosureError> {
         let wanted = std::mem::take(&mut self.chunks);
         let digests: Vec<Digest> = wanted.keys().copied().collect();
-        let lens = self.objects.lens(self.namespace, &digests).await?;
+        let lens = self.objects.promise(self.namespace, &digests).await?;
         for (digest, len) in wanted {
             match lens.get(&digest) {
                 None => drop(self.missing.insert(digest)),

@@ -7,15 +7,16 @@ use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::reference::{HEAD, Repository};
 use layer_format::{Digest, FormatError};
 
-use super::closure::{ClosureError, closure_check};
+use super::closure::{ClosureError, Walked, closure_check};
 use super::nodes::Nodes;
 use super::objects::Objects;
-use crate::db::manifest::{manifest_delete, manifest_get, manifest_newest, manifest_put};
+use super::trash;
+use crate::db::manifest::{manifest_get, manifest_newest, manifest_put};
 use crate::db::model::model_get;
 use crate::db::namespace::{NamespaceId, namespace_find};
 use crate::db::repository::{RepositoryRow, repository_ensure, repository_find};
-use crate::db::tag::{tag_delete, tag_get, tag_list, tag_move};
-use crate::db::verified::verified_insert;
+use crate::db::tag::{tag_get, tag_list, tag_move};
+use crate::db::trash::Deletion;
 use crate::db::{Connection, Db, DbError, commit};
 
 /// Which image of a repository.
@@ -78,12 +79,12 @@ pub(crate) async fn image_put(objects: &Objects, nodes: &Arc<Nodes>, repository:
             check_pinned_model(objects, namespace, repository, &image).await?;
             walked
         }
-        None if image.layers.is_empty() && image.model.is_none() => Vec::new(),
+        None if image.layers.is_empty() && image.model.is_none() => Walked::default(),
         None => return Err(ClosureError::Missing(image.layers.iter().copied().chain(image.model).collect()).into()),
     };
     let mut transaction = db.begin().await?;
     let row = repository_ensure(&mut transaction, repository).await?;
-    verified_insert(&mut transaction, row.namespace, &walked).await?;
+    walked.remember(&mut transaction, row.namespace).await?;
     let existed = manifest_put(&mut transaction, row.id, &digest, bytes, &image).await?;
     if let Reference::Release(release) = reference {
         tag_move(&mut transaction, row.id, release, &digest).await?;
@@ -96,7 +97,7 @@ pub(crate) async fn image_put(objects: &Objects, nodes: &Arc<Nodes>, repository:
 /// A pinned model is an object of the namespace, or one that was learned in this repository.
 async fn check_pinned_model(objects: &Objects, namespace: NamespaceId, repository: &Repository, image: &ImageManifest) -> Result<(), PutError> {
     let Some(model) = image.model else { return Ok(()) };
-    if objects.lens(namespace, &[model]).await?.contains_key(&model) {
+    if objects.promise(namespace, &[model]).await?.contains_key(&model) {
         return Ok(());
     }
     let mut db = objects.db.read().await?;
@@ -134,14 +135,15 @@ pub(crate) async fn image_get(db: &Db, repository: &Repository, reference: &Refe
     Ok(bytes.map(|bytes| Image { repository: row, digest, bytes }))
 }
 
-/// Forgets a release, or an image with its releases; then `head` is the newest image that is left. Says whether there
+/// Deletes a release, or an image with its releases, for both sides; it can be brought back for a while. Then `head` is the newest image that is left. Says whether there
 /// was anything to forget.
-pub(crate) async fn image_delete(db: &Db, repository: &Repository, reference: &Reference) -> Result<bool, DbError> {
+pub(crate) async fn image_delete(db: &Db, repository: &Repository, reference: &Reference, by: &str) -> Result<bool, DbError> {
+    let deletion = Deletion { at: db.now(), by };
     let mut transaction = db.begin().await?;
     let Some(row) = repository_find(&mut transaction, repository).await? else { return Ok(false) };
     let deleted = match reference {
-        Reference::Release(release) => tag_delete(&mut transaction, row.id, release).await?,
-        Reference::Digest(digest) => manifest_delete(&mut transaction, row.id, digest).await?,
+        Reference::Release(release) => trash::delete_name(&mut transaction, row.id, release, deletion).await?,
+        Reference::Digest(digest) => trash::delete_image(&mut transaction, row.id, digest, deletion).await?,
     };
     if deleted
         && tag_get(&mut transaction, row.id, HEAD).await?.is_none()

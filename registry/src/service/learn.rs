@@ -30,7 +30,7 @@ use crate::db::held_trace::{HeldTrace, NewHeldTrace, Used, held_trace_delete, he
 use crate::db::image_model::{ImageModel, image_model_get, image_model_served, image_model_set};
 use crate::db::manifest::{manifest_get, manifest_newest};
 use crate::db::model::{model_get, model_put};
-use crate::db::repository::{RepositoryRow, repository_find, repository_set_model};
+use crate::db::repository::{RepositoryRow, repository_find, repository_lock, repository_set_model};
 use crate::db::trace_statistics::{trace_statistics_accepted, trace_statistics_add, trace_statistics_set_usual};
 use crate::db::{Connection, DbError, commit};
 use crate::metrics::Metrics;
@@ -110,6 +110,7 @@ impl Learner {
         let (row, image, bytes) = (&image.repository, &image.digest, trace.encode());
         let (entry_point, architecture) = (trace.entry_point.as_str(), trace.architecture.as_str());
         let mut transaction = self.objects.db.begin().await?;
+        repository_lock(&mut transaction, row.id).await?;
         let new = NewHeldTrace { image, entry_point, architecture, bytes: &bytes, used };
         let number = held_trace_insert(&mut transaction, row.id, &new).await?;
         self.sources.held(repository, source, number);
@@ -170,6 +171,7 @@ impl Learner {
         let (bytes, verdict) = learned.await.map_err(|_| ReadError::Cancelled)?;
         let passes = verdict.is_none_or(|verdict| verdict.passes());
         let mut transaction = self.objects.db.begin().await?;
+        repository_lock(&mut transaction, row.id).await?;
         if passes {
             let digest = Digest::of(&bytes);
             model_put(&mut transaction, row.id, &digest, &bytes).await?;

@@ -21,7 +21,7 @@ use crate::db::held_trace::held_trace_clear;
 use crate::db::image_model::{ImageModel, image_model_clear, image_model_get, image_model_served, image_model_set};
 use crate::db::model::{model_get, model_put};
 use crate::db::model_pin::{model_pin_delete, model_pin_find, model_pin_set};
-use crate::db::repository::{RepositoryRow, repository_find, repository_model, repository_set_model};
+use crate::db::repository::{RepositoryRow, repository_find, repository_lock, repository_model, repository_set_model};
 use crate::db::trace_statistics::trace_statistics_clear;
 use crate::db::{Connection, Db, DbError, commit};
 
@@ -181,11 +181,12 @@ impl Learner {
         let bytes = suited.encode();
         let digest = Digest::of(&bytes);
         let mut transaction = self.objects.db.begin().await?;
+        repository_lock(&mut transaction, row.id).await?;
         let row = RepositoryRow { model: repository_model(&mut transaction, row.id).await?, ..*row };
         let models = image_model_get(&mut transaction, row.id, &image.digest).await?.unwrap_or_default();
         model_put(&mut transaction, row.id, &digest, &bytes).await?;
         let models = ImageModel { served: Some(digest), candidate: None, lost_rounds: 0, ..models };
-        // Read in this transaction, which writes alone.
+        // Read in this transaction, which alone writes to the repository.
         image_model_set(&mut transaction, row.id, &image.digest, &models).await?;
         follow_newest(&mut transaction, &row, &image.digest, digest).await?;
         commit(transaction).await?;

@@ -5,6 +5,7 @@
 //! | `session` | a blob being pushed, between two requests |
 //! | `upload` | takes blobs: cut and stored while they arrive, visible when their digest was checked |
 //! | `blob` | finds blobs and streams their bytes |
+//! | `rebuild` | stores blobs by what is in them, in the background, and makes them again |
 //! | `writer` | the thread that stores a blob while it arrives |
 //! | `manifest` | manifests, tags, referrers |
 //! | `resolve` | which image a tag names, when both sides can move it: the later push wins |
@@ -19,6 +20,7 @@ pub(crate) mod blob;
 mod hash;
 mod locks;
 pub(crate) mod manifest;
+mod rebuild;
 pub(crate) mod render;
 mod resolve;
 mod session;
@@ -26,6 +28,9 @@ mod sink;
 pub(crate) mod unpack;
 pub(crate) mod upload;
 mod writer;
+
+pub(crate) use resolve::restore_head;
+pub(crate) use session::chunks_of_row;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,13 +43,9 @@ use self::locks::KeyLocks;
 use super::nodes::Nodes;
 use super::objects::Objects;
 use crate::blob_storage::BlobStorage;
+use crate::config::OciLimits;
+use crate::metrics::Metrics;
 
-/// Blobs that are received at a time, each with a thread and about 2 MiB; more wait.
-const UPLOADS: usize = 64;
-/// Blobs that are sent at a time, each with about 1 MiB; more wait.
-const DOWNLOADS: usize = 256;
-/// Images that are taken apart or written at a time.
-const CONVERSIONS: usize = 2;
 /// How long a request waits for its turn before it is told to come again.
 const TURN: Duration = Duration::from_secs(60);
 
@@ -54,12 +55,16 @@ pub(crate) struct Oci {
     objects: Objects,
     nodes: Arc<Nodes>,
     storage: Arc<dyn BlobStorage>,
+    metrics: Arc<Metrics>,
+    limits: OciLimits,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     conversions: Semaphore,
-    /// Uploads in progress: one request at a time goes on with each.
+    rebuilds: Arc<rebuild::Rebuilds>,
+    /// Uploads in progress: one request at a time goes on with each. Another replica may go on with one, too: then the row of
+    /// the upload, which is compared as it is written, decides who was first.
     sessions: KeyLocks,
-    /// Conversions in progress: whoever wants the same one waits for it.
+    /// Conversions in progress: whoever wants the same one waits for it. Two replicas may both do one; the result is the same.
     converting: KeyLocks,
     /// Conversions that nobody waits for.
     background: Mutex<JoinSet<()>>,
@@ -84,14 +89,17 @@ impl Oci {
         background.shutdown().await;
     }
 
-    pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>) -> Arc<Self> {
+    pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>, storage: Arc<dyn BlobStorage>, metrics: Arc<Metrics>, limits: OciLimits) -> Arc<Self> {
         Arc::new(Self {
             objects,
             nodes,
             storage,
-            uploads: Arc::new(Semaphore::new(UPLOADS)),
-            downloads: Arc::new(Semaphore::new(DOWNLOADS)),
-            conversions: Semaphore::new(CONVERSIONS),
+            metrics,
+            limits,
+            uploads: Arc::new(Semaphore::new(limits.max_blob_uploads)),
+            downloads: Arc::new(Semaphore::new(limits.max_blob_downloads)),
+            conversions: Semaphore::new(limits.max_conversions),
+            rebuilds: Arc::default(),
             sessions: KeyLocks::default(),
             converting: KeyLocks::default(),
             background: Mutex::default(),

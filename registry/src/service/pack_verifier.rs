@@ -3,12 +3,15 @@
 //! A frame says where the next one starts, but nothing says that the last one was the last, so what does not decode as a
 //! frame may be the tail (index and footer). It is kept until the end of the stream, bounded by what the index of the
 //! frames seen so far can take: a damaged frame early in a pack is therefore noticed early. Memory: one frame, plus 40
-//! bytes an object.
+//! bytes an object; of a delta frame, the bytes of its bases, which are objects that the namespace has.
 
-use layer_format::frame::{FRAME_HEADER_LEN, Frame, FrameHeader};
+use std::collections::HashSet;
+
+use layer_format::frame::{FRAME_HEADER_LEN, Frame, FrameHeader, delta};
 use layer_format::pack::{FOOTER_LEN, Footer, HEADER_LEN, MAX_PACK_FRAMES, MAX_PACK_LEN, MAX_PACK_OBJECTS, PackIndex, check_header};
 use layer_format::{Digest, FormatError};
 
+use super::frames::ReadError;
 use crate::db::pack::StoredFrame;
 
 /// What is wrong with a pack.
@@ -24,6 +27,12 @@ pub(crate) enum InvalidPack {
     /// What the frames hold is not what the index says.
     #[error("the frames of the pack are not those that its index lists")]
     Mismatch,
+    /// Delta frames need what the namespace does not have, or not so that one read gets it.
+    #[error("delta frames of the pack need objects that are not in this namespace, or not close together: send their objects plain")]
+    Bases,
+    /// What delta frames need could not be read, for now.
+    #[error("what a delta frame needs could not be read")]
+    Read(#[source] ReadError),
     /// Another pack than the URL names.
     #[error("the pack's digest is {got}, and the request names {wanted}")]
     Digest {
@@ -40,6 +49,27 @@ pub(crate) struct VerifiedPack {
     pub(crate) index: PackIndex,
     pub(crate) frames: Vec<StoredFrame>,
     pub(crate) size_bytes: u64,
+    /// What its delta frames need.
+    pub(crate) bases: HashSet<Digest>,
+}
+
+/// Reads the bytes of bases, one after the other; `None` if they may not be bases.
+pub(crate) type ReadBases = Box<dyn Fn(&[Digest]) -> Result<Option<Vec<u8>>, ReadError> + Send>;
+
+/// Why something is no frame.
+#[derive(Clone, Debug)]
+enum NoFrame {
+    Format(FormatError),
+    Bases,
+}
+
+impl From<NoFrame> for InvalidPack {
+    fn from(why: NoFrame) -> Self {
+        match why {
+            NoFrame::Format(error) => Self::Format(error),
+            NoFrame::Bases => Self::Bases,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -47,11 +77,10 @@ enum State {
     Header,
     Frames,
     /// Something that is no frame: the tail, if the pack is not damaged.
-    Tail(FormatError),
+    Tail(NoFrame),
 }
 
 /// A pack being verified. Feed it all bytes, then [`PackVerifier::finish`].
-#[derive(Debug)]
 pub(crate) struct PackVerifier {
     wanted: Digest,
     hasher: blake3::Hasher,
@@ -63,11 +92,15 @@ pub(crate) struct PackVerifier {
     frames: Vec<StoredFrame>,
     counts: Vec<u16>,
     objects: Vec<(Digest, u32)>,
+    /// Whether the header says that there may be delta frames.
+    deltas: bool,
+    bases: HashSet<Digest>,
+    read_bases: ReadBases,
 }
 
 impl PackVerifier {
-    /// Expects the pack of this digest.
-    pub(crate) fn new(wanted: Digest) -> Self {
+    /// Expects the pack of this digest. What delta frames need comes from `read_bases`.
+    pub(crate) fn new(wanted: Digest, read_bases: ReadBases) -> Self {
         Self {
             wanted,
             hasher: blake3::Hasher::new(),
@@ -78,6 +111,9 @@ impl PackVerifier {
             frames: Vec::new(),
             counts: Vec::new(),
             objects: Vec::new(),
+            deltas: false,
+            bases: HashSet::new(),
+            read_bases,
         }
     }
 
@@ -104,7 +140,7 @@ impl PackVerifier {
         match self.state {
             State::Header => {
                 let Some(header) = rest.get(..HEADER_LEN) else { return Ok(None) };
-                check_header(header)?;
+                self.deltas = check_header(header)?;
                 self.state = State::Frames;
                 Ok(Some(HEADER_LEN))
             }
@@ -114,27 +150,43 @@ impl PackVerifier {
                 let len = match FrameHeader::decode(head) {
                     Ok(head) => head.encoded_len(),
                     Err(error) => {
-                        self.state = State::Tail(error);
+                        self.state = State::Tail(NoFrame::Format(error));
                         return Ok(None);
                     }
                 };
                 let Some(encoded) = rest.get(..len) else { return Ok(None) };
-                match Frame::decode(encoded) {
+                let (decoded, bases) = self.decode(encoded)?;
+                match decoded {
                     Ok(frame) => {
                         let mut check = [0; 16];
                         check.copy_from_slice(&blake3::hash(encoded).as_bytes()[..16]);
-                        self.frames.push(StoredFrame { offset: (self.offset + done as u64) as u32, len: len as u32, check });
+                        let offset = (self.offset + done as u64) as u32;
+                        self.frames.push(StoredFrame { offset, len: len as u32, check, is_delta: !bases.is_empty() });
                         self.counts.push(frame.count() as u16);
                         self.objects.extend(frame.objects().map(|object| (Digest::of(object), object.len() as u32)));
+                        self.bases.extend(bases);
                         self.check_counts()?;
                         Ok(Some(len))
                     }
-                    Err(error) => {
-                        self.state = State::Tail(error);
+                    Err(why) => {
+                        self.state = State::Tail(why);
                         Ok(None)
                     }
                 }
             }
+        }
+    }
+
+    /// Decodes a frame, and says what it needs.
+    fn decode(&self, encoded: &[u8]) -> Result<(Result<Frame, NoFrame>, Vec<Digest>), InvalidPack> {
+        let bases = match delta::bases(encoded) {
+            Ok(bases) if !self.deltas || bases.is_empty() => return Ok((Frame::decode(encoded).map_err(NoFrame::Format), Vec::new())),
+            Ok(bases) => bases,
+            Err(error) => return Ok((Err(NoFrame::Format(error)), Vec::new())),
+        };
+        match (self.read_bases)(&bases).map_err(InvalidPack::Read)? {
+            Some(prefix) => Ok((Frame::decode_delta(encoded, &prefix).map_err(NoFrame::Format), bases)),
+            None => Ok((Err(NoFrame::Bases), Vec::new())),
         }
     }
 
@@ -153,7 +205,7 @@ impl PackVerifier {
     fn check_tail(&self) -> Result<(), InvalidPack> {
         let longest = 10 + 8 * self.frames.len() + 35 * self.objects.len() + FOOTER_LEN;
         match &self.state {
-            State::Tail(error) if self.buffer.len() > longest => Err(error.clone().into()),
+            State::Tail(why) if self.buffer.len() > longest => Err(why.clone().into()),
             _ => Ok(()),
         }
     }
@@ -180,13 +232,13 @@ impl PackVerifier {
         if got != self.wanted {
             return Err(InvalidPack::Digest { wanted: self.wanted, got });
         }
-        Ok(VerifiedPack { index, frames: self.frames, size_bytes: self.len })
+        Ok(VerifiedPack { index, frames: self.frames, size_bytes: self.len, bases: self.bases })
     }
 
     /// What is no frame was not the tail either: then the damaged frame is the cause.
     fn cause(&self, error: FormatError) -> InvalidPack {
         match &self.state {
-            State::Tail(damage) => damage.clone().into(),
+            State::Tail(why) => why.clone().into(),
             _ => error.into(),
         }
     }
@@ -197,8 +249,12 @@ mod tests {
     use super::*;
     use layer_format::pack;
 
+    fn no_bases() -> ReadBases {
+        Box::new(|_| Ok(None))
+    }
+
     fn verify(bytes: &[u8], digest: Digest, piece: usize) -> Result<VerifiedPack, InvalidPack> {
-        let mut verifier = PackVerifier::new(digest);
+        let mut verifier = PackVerifier::new(digest, no_bases());
         for bytes in bytes.chunks(piece) {
             verifier.push(bytes)?;
         }
@@ -245,7 +301,7 @@ mod tests {
         let mut bytes = sample(2000, 2000, None);
         bytes[HEADER_LEN + 300_000] ^= 1;
         bytes[HEADER_LEN] = 9;
-        let mut verifier = PackVerifier::new(Digest::of(&bytes));
+        let mut verifier = PackVerifier::new(Digest::of(&bytes), no_bases());
         assert!(verifier.push(&bytes[..4096]).is_err());
     }
 }

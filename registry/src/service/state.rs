@@ -13,10 +13,11 @@ use layer_format::{Digest, FormatError};
 use super::closure::{ClosureError, closure_check};
 use super::nodes::{NodeError, Nodes};
 use super::objects::Objects;
+use super::trash;
 use crate::db::namespace::namespace_find;
 use crate::db::repository::{repository_ensure, repository_find};
-use crate::db::state::{NewState, StateRow, state_delete, state_get, state_list, state_put, state_range};
-use crate::db::verified::verified_insert;
+use crate::db::state::{NewState, StateRow, state_get, state_list, state_put, state_range};
+use crate::db::trash::Deletion;
 use crate::db::{Db, DbError, commit};
 
 /// States that an answer about an ambiguous prefix lists.
@@ -116,7 +117,7 @@ pub(crate) async fn put(
     })?;
     let mut transaction = db.begin().await?;
     let row = repository_ensure(&mut transaction, repository).await?;
-    verified_insert(&mut transaction, row.namespace, &walked).await?;
+    walked.remember(&mut transaction, row.namespace).await?;
     let new = NewState { digest: got, bytes, sandbox: state.sandbox, sandbox_bytes: layer.bytes, container };
     let existed = state_put(&mut transaction, row.id, &new).await?;
     commit(transaction).await?;
@@ -151,11 +152,12 @@ pub(crate) async fn list(db: &Db, repository: &Repository, limit: u32) -> Result
     }
 }
 
-/// Forgets a state. Says whether there was one.
-pub(crate) async fn delete(db: &Db, repository: &Repository, digest: &Digest) -> Result<bool, DbError> {
+/// Deletes a state; it can be brought back for a while. Says whether there was one.
+pub(crate) async fn delete(db: &Db, repository: &Repository, digest: &Digest, by: &str) -> Result<bool, DbError> {
+    let deletion = Deletion { at: db.now(), by };
     let mut transaction = db.begin().await?;
     let Some(row) = repository_find(&mut transaction, repository).await? else { return Ok(false) };
-    let deleted = state_delete(&mut transaction, row.id, digest).await?;
+    let deleted = trash::delete_state(&mut transaction, row.id, digest, deletion).await?;
     commit(transaction).await?;
     Ok(deleted)
 }

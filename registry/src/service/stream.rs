@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use layer_format::Digest;
 use layer_format::api::{RECORD_HEADER_LEN, Record};
-use layer_format::frame::{Frame, FrameBuilder, FrameHeader};
+use layer_format::frame::{Codec, Frame, FrameBuilder, FrameHeader};
 
 use super::encode::{Encoder, Window};
 use super::frames::ReadError;
@@ -260,7 +260,7 @@ fn empty_of_kind<'a>(record: &Record<'_>) -> Record<'a> {
 
 /// What is read together.
 #[derive(Debug)]
-enum Unit {
+pub(super) enum Unit {
     Missing(Vec<Digest>),
     Slots(FramePlace, Vec<(Digest, Location)>),
 }
@@ -302,7 +302,7 @@ async fn load(objects: &Objects, unit: Unit) -> Result<Item, ReadError> {
 
 /// Reads ahead in a task of its own. While a stream waits for its client nobody polls what it reads ahead: half done, it
 /// would hold what others wait for, such as a frame that is being loaded or a database connection.
-async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, ReadError>> + Send + 'static) -> Result<T, ReadError> {
+pub(super) async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T, ReadError>> + Send + 'static) -> Result<T, ReadError> {
     tokio::spawn(work).await.unwrap_or(Err(ReadError::Cancelled))
 }
 
@@ -379,14 +379,25 @@ pub(crate) async fn send_frames(
         Some(namespace) => objects.locate(namespace, digests).await?,
         None => HashMap::new(),
     };
-    let mut by_frame = HashMap::<FramePlace, Vec<(Digest, Location)>>::new();
+    let order = by_frame(found, digests);
+    let for_load = objects.clone();
+    let mut items = stream::iter(order).map(move |unit| detached(load_frame(for_load.clone(), unit, level))).buffered(READ_AHEAD);
+    while let Some(item) = items.next().await {
+        writer.write(item?, false).await?;
+    }
+    Ok(())
+}
+
+/// What is read together, in the order asked: each frame where its first object is due, with all that is asked for of it.
+pub(super) fn by_frame(found: HashMap<Digest, Location>, digests: &[Digest]) -> Vec<Unit> {
+    let mut slots_of = HashMap::<FramePlace, Vec<(Digest, Location)>>::new();
     let mut order: Vec<Unit> = Vec::new();
     let mut seen = HashSet::new();
     for digest in digests.iter().filter(|digest| seen.insert(**digest)) {
         match found.get(digest) {
             None => order.push(Unit::Missing(vec![*digest])),
             Some(location) => {
-                let slots = by_frame.entry(location.frame).or_default();
+                let slots = slots_of.entry(location.frame).or_default();
                 if slots.is_empty() {
                     order.push(Unit::Slots(location.frame, Vec::new()));
                 }
@@ -396,18 +407,13 @@ pub(crate) async fn send_frames(
     }
     for unit in &mut order {
         if let Unit::Slots(place, slots) = unit {
-            *slots = by_frame.remove(place).unwrap_or_default();
+            *slots = slots_of.remove(place).unwrap_or_default();
         }
     }
-    let for_load = objects.clone();
-    let mut items = stream::iter(order).map(move |unit| detached(load_frame(for_load.clone(), unit, level))).buffered(READ_AHEAD);
-    while let Some(item) = items.next().await {
-        writer.write(item?, false).await?;
-    }
-    Ok(())
+    order
 }
 
-async fn load_frame(objects: Objects, unit: Unit, level: i32) -> Result<Vec<Item>, ReadError> {
+pub(super) async fn load_frame(objects: Objects, unit: Unit, level: i32) -> Result<Vec<Item>, ReadError> {
     let (place, slots) = match unit {
         Unit::Missing(digests) => return Ok(vec![Item::Missing(digests)]),
         Unit::Slots(place, slots) => (place, slots),
@@ -417,8 +423,10 @@ async fn load_frame(objects: Objects, unit: Unit, level: i32) -> Result<Vec<Item
         Err(error) => return lost(&slots, error).map(|item| vec![item]),
     };
     match encoded {
-        Some(encoded) if FrameHeader::decode(&encoded).is_ok_and(|head| head.count == slots.len()) => Ok(vec![Item::Frame(encoded)]),
-        // Not all of it, or damaged: what of it is sound.
+        Some(encoded) if FrameHeader::decode(&encoded).is_ok_and(|head| head.count == slots.len() && head.codec != Codec::Delta) => {
+            Ok(vec![Item::Frame(encoded)])
+        }
+        // Not all of it, damaged, or against something that the client may not have: what of it is sound.
         _ => match objects.frames.frame(place).await {
             Ok(frame) => tokio::task::spawn_blocking(move || repack(&frame, &slots, level)).await.map_err(|_| ReadError::Cancelled),
             Err(error) => lost(&slots, error).map(|item| vec![item]),
@@ -427,7 +435,7 @@ async fn load_frame(objects: Objects, unit: Unit, level: i32) -> Result<Vec<Item
 }
 
 /// A frame of the objects in these slots, without those that are damaged.
-fn repack(frame: &Frame, slots: &[(Digest, Location)], level: i32) -> Vec<Item> {
+pub(super) fn repack(frame: &Frame, slots: &[(Digest, Location)], level: i32) -> Vec<Item> {
     let mut builder = FrameBuilder::new();
     let mut missing = Vec::new();
     for (digest, location) in slots {

@@ -1,6 +1,10 @@
 //! A registry in process, on a real socket with a real database, and images to push to it.
 #![allow(dead_code, missing_docs, unreachable_pub, missing_debug_implementations, reason = "each suite uses a part of it")]
 
+pub mod backend;
+pub mod schema;
+pub mod servers;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -32,10 +36,12 @@ impl TestRegistry {
         Self::with_config(Config::new(data)).await
     }
 
-    pub async fn with_config(config: Config) -> Self {
+    pub async fn with_config(mut config: Config) -> Self {
+        backend::apply(&mut config).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app = App::open(config).await.unwrap();
+        app.listens_on(listener.local_addr().unwrap()).await.unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(registry::serve_app(app.clone(), listener, async {
             let _ = stopped.await;
@@ -275,8 +281,9 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     (0..len).map(|_| b'a' + (next(&mut state) % 23) as u8).collect()
 }
 
-/// The one pack file of a registry's data folder.
+/// The pack files of a registry's data folder.
 pub fn pack_files(data: &Path) -> Vec<std::path::PathBuf> {
+    assert!(backend::is_local(), "only a folder has files");
     let mut found = Vec::new();
     for folder in std::fs::read_dir(data.join("storage/packs")).unwrap().flatten() {
         found.extend(std::fs::read_dir(folder.path()).unwrap().flatten().map(|file| file.path()));
@@ -284,6 +291,17 @@ pub fn pack_files(data: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
+/// That so many packs are stored, if they are files.
+pub fn assert_pack_files(data: &Path, count: usize) {
+    if backend::is_local() {
+        assert_eq!(pack_files(data).len(), count);
+    }
+}
+
+/// What is being written to the data folder: nothing if data is kept elsewhere.
 pub fn temp_files(data: &Path) -> usize {
+    if !backend::is_local() {
+        return 0;
+    }
     std::fs::read_dir(data.join("storage/tmp")).unwrap().count()
 }

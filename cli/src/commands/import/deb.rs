@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use chunker::{ImportOptions, Imported};
 use client_store::Store;
+use layer_format::Digest;
 use layer_format::manifest::StartupFile;
 use layer_format::reference::ImageReference;
 
@@ -70,7 +71,8 @@ impl Deb {
         let mut stated = self.options.stated(&name)?;
         describe(&mut stated, &packages, first)?;
         let store = app.store()?;
-        let (imported, merged) = import(&store, &packages, &options)?;
+        let earlier = self.content.earlier(&store, &name)?;
+        let (imported, merged) = import(&store, &packages, &options, earlier)?;
         if stated.image.startup_files.iter().all(|file| file.trigger.is_some()) {
             let command = startup_file(&merged, &packages, first);
             stated.image.startup_files.splice(0..0, command.map(|command| StartupFile { command, trigger: None }));
@@ -159,8 +161,8 @@ fn describe(stated: &mut Stated, packages: &[Package], first: usize) -> Result<(
 }
 
 /// Brings the files of all packages into the store.
-fn import(store: &Store, packages: &[Package], options: &ImportOptions) -> Result<(Imported, Merged)> {
-    let sink = StoreSink::new(store)?;
+fn import(store: &Store, packages: &[Package], options: &ImportOptions, earlier: Vec<Digest>) -> Result<(Imported, Merged)> {
+    let sink = StoreSink::new(store)?.compress_against(earlier);
     let bar = Bar::spinner("importing");
     let (reader, writer) = std::io::pipe().context("making a pipe")?;
     std::thread::scope(|scope| {

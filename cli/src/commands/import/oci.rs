@@ -69,7 +69,7 @@ impl Oci {
             bail!(UsageError(format!("{shown} has {} layers, more than the allowed {MAX_LAYERS}: export it as one with `docker export`", layout.layers.len())));
         }
         let store = app.store()?;
-        let sink = StoreSink::new(&store)?;
+        let sink = StoreSink::new(&store)?.compress_against(self.content.earlier(&store, &self.name)?);
         let bar = Bar::spinner("importing");
         let (mut trees, mut total) = (Vec::new(), Imported::default());
         for layer in &layout.layers {

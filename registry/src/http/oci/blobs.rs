@@ -66,7 +66,7 @@ pub(super) fn is_unchanged(call: &Call, etag: &str) -> bool {
 
 /// Forgets a blob.
 pub(super) async fn delete(app: &Shared, call: Call, digest: OciDigest) -> Result<Response, OciError> {
-    match app.oci.blob_delete(&call.repository, &digest).await? {
+    match app.oci.blob_delete(&call.repository, &digest, &call.visit.told()).await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(OciError::blob_unknown(&digest)),
     }

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use crate::chain;
 use crate::db::DbError;
+use crate::http::access::Refusal;
 use crate::http::body::BodyError;
+use crate::http::error::is_outage;
 use crate::service::frames::ReadError;
 use crate::service::oci::Crowded;
 use crate::service::oci::manifest::ManifestError;
@@ -125,9 +127,24 @@ impl IntoResponse for OciError {
 
 impl From<DbError> for OciError {
     fn from(error: DbError) -> Self {
-        match &error {
-            DbError::Failed { source: sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed, .. } => Self::unavailable(&error),
-            _ => Self::internal(&error),
+        match error {
+            error if error.is_outage() => Self::unavailable(&error),
+            error if error.is_text_with_nul() => Self::manifest_invalid("a text in it has a NUL character"),
+            error => Self::internal(&error),
+        }
+    }
+}
+
+impl From<Refusal> for OciError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Challenge(challenge) => {
+                Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "credentials are needed: log in first").header(header::WWW_AUTHENTICATE, challenge)
+            }
+            Refusal::Login(error, challenge) => Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", error).header(header::WWW_AUTHENTICATE, challenge),
+            Refusal::Denied => Self::new(StatusCode::FORBIDDEN, "DENIED", "this is not among your rights"),
+            Refusal::Unknown => Self::name_unknown(),
+            Refusal::DeletesOff => Self::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "nothing can be deleted on this registry"),
         }
     }
 }
@@ -168,11 +185,13 @@ impl<E: Into<OciError>> From<UploadError<E>> for OciError {
             }
             UploadError::Digest { wanted, got } => Self::digest_invalid(format!("the blob's digest is {got}, and the request names {wanted}")),
             UploadError::Body(error) => error.into(),
-            UploadError::TooMany => {
+            UploadError::TooLong(most) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", format!("a blob has at most {most} bytes here")),
+            UploadError::TooMany(_) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", "the repository has too many open uploads: end or cancel some").retry()
             }
             UploadError::Crowded(error) => error.into(),
             UploadError::Hash(error) => Self::internal(&error),
+            UploadError::Store(error) if is_outage(&error) => Self::unavailable(&error),
             UploadError::Store(error) => Self::internal(&error),
             UploadError::Read(error) => error.into(),
             UploadError::Database(error) => error.into(),
@@ -184,7 +203,7 @@ impl<E: Into<OciError>> From<UploadError<E>> for OciError {
 impl From<ManifestError> for OciError {
     fn from(error: ManifestError) -> Self {
         match error {
-            ManifestError::Invalid(layer_format::FormatError::TooLarge { what: "bytes of a manifest", .. }) => Self::manifest_too_large(),
+            ManifestError::Invalid(layer_format::FormatError::TooLarge { what: "bytes of a manifest", .. }) => Self::manifest_too_large(OciManifest::MAX_LEN),
             ManifestError::Invalid(error) => Self::manifest_invalid(error),
             ManifestError::Digest { .. } => Self::digest_invalid(error),
             ManifestError::Size { ref digest, .. } => {
@@ -206,8 +225,8 @@ impl From<ManifestError> for OciError {
 
 impl OciError {
     /// A manifest longer than is taken.
-    pub(super) fn manifest_too_large() -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", format!("a manifest has at most {} bytes", OciManifest::MAX_LEN))
+    pub(super) fn manifest_too_large(max_len: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID", format!("a manifest has at most {max_len} bytes"))
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use layer_format::oci::{OciDigest, OciManifest, media};
+use layer_format::oci::{OciDigest, media};
 use layer_format::reference::is_release;
 use serde_json::json;
 
@@ -12,6 +12,7 @@ use super::error::OciError;
 use super::routes::{Call, Query};
 use super::uploads::{content_digest, location};
 use crate::app::Shared;
+use crate::http::access::Visit;
 use crate::http::body::{BodyError, PacedBody};
 use crate::service::oci::manifest::OciReference;
 
@@ -53,14 +54,15 @@ pub(super) async fn put(app: &Shared, call: Call, reference: OciReference) -> Re
     if tags.len() > MAX_TAGS || !tags.iter().all(|tag| is_release(tag)) {
         return Err(OciError::tag_invalid());
     }
-    let mut body = PacedBody::new(app, &call.headers, call.body, OciManifest::MAX_LEN);
+    let max_len = app.config.limits.oci.max_manifest_bytes;
+    let mut body = PacedBody::new(app, &call.headers, call.body, max_len);
     let mut bytes = Vec::new();
     while let Some(piece) = body.next().await {
         match piece {
             Ok(piece) => bytes.extend_from_slice(&piece),
             Err(BodyError::TooLarge { .. }) => {
                 body.drain().await;
-                return Err(OciError::manifest_too_large());
+                return Err(OciError::manifest_too_large(max_len));
             }
             Err(error) => return Err(error.into()),
         }
@@ -90,7 +92,7 @@ pub(super) async fn put(app: &Shared, call: Call, reference: OciReference) -> Re
 
 /// Forgets a tag, or a manifest with its tags.
 pub(super) async fn delete(app: &Shared, call: Call, reference: OciReference) -> Result<Response, OciError> {
-    match app.oci.manifest_delete(&call.repository, &reference).await? {
+    match app.oci.manifest_delete(&call.repository, &reference, &call.visit.told()).await? {
         true => Ok(StatusCode::ACCEPTED.into_response()),
         false => Err(OciError::manifest_unknown()),
     }
@@ -126,9 +128,20 @@ pub(super) async fn tags(app: &Shared, call: Call) -> Result<Response, OciError>
 }
 
 /// Names of repositories, in order.
-pub(super) async fn catalog(app: &Shared, query: &Query) -> Result<Response, OciError> {
-    let (limit, after) = page(query)?;
-    let names = app.oci.catalog(&after, limit + 1).await?;
+pub(super) async fn catalog(app: &Shared, visit: &Visit, query: &Query) -> Result<Response, OciError> {
+    let (limit, mut after) = page(query)?;
+    // Names that the caller may not read are passed over: there may be pages of them.
+    let mut names = Vec::new();
+    while names.len() <= limit as usize {
+        let found = app.oci.catalog(&after, limit + 1).await?;
+        let Some(last) = found.last().cloned() else { break };
+        after = last;
+        let is_end = found.len() <= limit as usize;
+        names.extend(found.into_iter().filter(|name| visit.lists(name)));
+        if is_end {
+            break;
+        }
+    }
     Ok(with_link(names, limit, "/v2/_catalog", |names| json!({ "repositories": names })))
 }
 

@@ -1,9 +1,11 @@
-//! What container tools can do: one table from method and path to a repository and an action. Nothing else is reachable. Access
-//! control belongs into [`dispatch`], between the table and the handlers.
+//! What container tools can do: one table from method and path to a repository and an action, and one from an action to the right
+//! that it needs. Nothing else is reachable: [`dispatch`] asks for the right before any handler runs.
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use layer_format::oci::OciDigest;
 use layer_format::reference::{Repository, is_release};
@@ -11,7 +13,13 @@ use layer_format::reference::{Repository, is_release};
 use super::error::OciError;
 use super::{blobs, manifests, uploads};
 use crate::app::Shared;
+use crate::http::access::{Refusal, Visit};
+use crate::http::body::PacedBody;
 use crate::http::edge::RouteLabel;
+use crate::http::routes::{Note, visit};
+use crate::service::access::audit::{Outcome, entry};
+use crate::service::access::policy::Who;
+use crate::service::access::rights::{Right, Target as On};
 use crate::service::oci::manifest::OciReference;
 
 /// What a request wants to do.
@@ -31,7 +39,29 @@ pub(super) enum Action {
     Referrers(OciDigest),
 }
 
-/// A request that was routed.
+impl Action {
+    /// The right that it needs, and whether it is noted in the audit log. No wildcard: who adds an action decides.
+    fn needs(&self) -> (Right, Note) {
+        match self {
+            Self::BlobGet(_) | Self::ManifestGet(_) | Self::Tags | Self::Referrers(_) => (Right::Pull, Note::Nothing),
+            Self::UploadStatus(_) | Self::UploadAppend(_) | Self::UploadCancel(_) => (Right::Push, Note::Nothing),
+            Self::UploadStart | Self::UploadFinish(_) | Self::ManifestPut(_) => (Right::Push, Note::Change),
+            Self::BlobDelete(_) | Self::ManifestDelete(_) => (Right::Delete, Note::Change),
+        }
+    }
+
+    /// The answer to who may not read here: the one for what is not there.
+    fn absent(&self) -> OciError {
+        match self {
+            Self::BlobGet(digest) | Self::BlobDelete(digest) => OciError::blob_unknown(digest),
+            Self::ManifestGet(_) | Self::ManifestPut(_) | Self::ManifestDelete(_) => OciError::manifest_unknown(),
+            Self::UploadStatus(_) | Self::UploadAppend(_) | Self::UploadFinish(_) | Self::UploadCancel(_) => OciError::upload_unknown(),
+            Self::UploadStart | Self::Tags | Self::Referrers(_) => OciError::name_unknown(),
+        }
+    }
+}
+
+/// A request that was routed, and whose caller may do what it asks for.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) repository: Repository,
@@ -40,6 +70,8 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) headers: HeaderMap,
     pub(super) query: Query,
+    /// Who asks.
+    pub(super) visit: Arc<Visit>,
     pub(super) body: Body,
 }
 
@@ -154,27 +186,55 @@ async fn answer(app: &Shared, request: Request) -> Result<(Response, &'static st
     let (parts, body) = request.into_parts();
     let (target, label) = route(&parts.method, parts.uri.path())?;
     let query = Query(parts.uri.query().unwrap_or_default().to_owned());
+    let visit = visit(&parts.extensions).map_err(|_| OciError::route_unknown())?;
     let (name, action) = match target {
+        // Clients learn here that they can log in, also where everyone may read.
+        Target::Base if visit.caller.who == Who::Anonymous && visit.caller.token.is_none() => {
+            return Err(Refusal::Challenge(visit.challenge(None, None)).into());
+        }
         Target::Base => return Ok((axum::Json(serde_json::json!({})).into_response(), label)),
-        Target::Catalog => return Ok((manifests::catalog(app, &query).await?, label)),
+        Target::Catalog => {
+            visit.decide(&On::Catalog, Right::Pull)?;
+            return Ok((manifests::catalog(app, &visit, &query).await?, label));
+        }
         Target::Repository { name, action } => (name, action),
     };
-    let call = Call { repository: repository(&name)?, name, method: parts.method, headers: parts.headers, query, body };
+    let repository = repository(&name)?;
+    let (right, note) = action.needs();
+    let path = parts.uri.path();
+    if let Err(refused) = visit.may(app, &repository, right, label, path) {
+        // Someone who still sends would not see the answer; who is nobody yet is not waited for.
+        if visit.caller.who != Who::Anonymous {
+            PacedBody::new(app, &parts.headers, body, 0).drain().await;
+        }
+        return Err(if let Refusal::Unknown = refused { action.absent() } else { refused.into() });
+    }
+    let noted = (note == Note::Change).then(|| entry(&visit.actor(), label, path, Outcome::Done, None));
+    let is_start = action == Action::UploadStart;
+    let call = Call { repository, name, method: parts.method, headers: parts.headers, query, visit, body };
     let answer = match action {
-        Action::BlobGet(digest) => blobs::get(app, call, digest).await,
-        Action::BlobDelete(digest) => blobs::delete(app, call, digest).await,
-        Action::UploadStart => uploads::start(app, call).await,
-        Action::UploadStatus(id) => uploads::status(app, call, id).await,
-        Action::UploadAppend(id) => uploads::append(app, call, id).await,
-        Action::UploadFinish(id) => uploads::finish(app, call, id).await,
-        Action::UploadCancel(id) => uploads::cancel(app, call, id).await,
-        Action::ManifestGet(reference) => manifests::get(app, call, reference).await,
-        Action::ManifestPut(reference) => manifests::put(app, call, reference).await,
-        Action::ManifestDelete(reference) => manifests::delete(app, call, reference).await,
-        Action::Tags => manifests::tags(app, call).await,
-        Action::Referrers(digest) => manifests::referrers(app, call, digest).await,
+        Action::BlobGet(digest) => Box::pin(blobs::get(app, call, digest)).await,
+        Action::BlobDelete(digest) => Box::pin(blobs::delete(app, call, digest)).await,
+        Action::UploadStart => Box::pin(uploads::start(app, call)).await,
+        Action::UploadStatus(id) => Box::pin(uploads::status(app, call, id)).await,
+        Action::UploadAppend(id) => Box::pin(uploads::append(app, call, id)).await,
+        Action::UploadFinish(id) => Box::pin(uploads::finish(app, call, id)).await,
+        Action::UploadCancel(id) => Box::pin(uploads::cancel(app, call, id)).await,
+        Action::ManifestGet(reference) => Box::pin(manifests::get(app, call, reference)).await,
+        Action::ManifestPut(reference) => Box::pin(manifests::put(app, call, reference)).await,
+        Action::ManifestDelete(reference) => Box::pin(manifests::delete(app, call, reference)).await,
+        Action::Tags => Box::pin(manifests::tags(app, call)).await,
+        Action::Referrers(digest) => Box::pin(manifests::referrers(app, call, digest)).await,
     };
-    Ok((answer.unwrap_or_else(IntoResponse::into_response), label))
+    let response = answer.unwrap_or_else(IntoResponse::into_response);
+    // A session that was begun changes nothing yet; a blob that was mounted or sent at once does.
+    if let Some(entry) = noted
+        && response.status().is_success()
+        && !(is_start && response.status() == StatusCode::ACCEPTED)
+    {
+        app.access.audit.change(entry).await;
+    }
+    Ok((response, label))
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use super::error::OciError;
 use super::routes::{Call, repository};
 use crate::app::Shared;
 use crate::http::body::PacedBody;
-use crate::service::oci::upload::{ChunkRange, MAX_BLOB_LEN, UploadError};
+use crate::service::access::rights::{Right, Target};
+use crate::service::oci::upload::{ChunkRange, UploadError};
 
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
@@ -53,7 +54,9 @@ pub(super) async fn start(app: &Shared, call: Call) -> Result<Response, OciError
         let digest = parse(digest)?;
         // Whatever hinders it, the client can push the blob instead: absent and forbidden look alike.
         let mounted = match repository(&from) {
-            Ok(from) => app.oci.blob_mount(&call.repository, &from, &digest).await,
+            Ok(from) if call.visit.allows(&Target::Repository(from.clone()), Right::Pull) => app.oci.blob_mount(&call.repository, &from, &digest).await,
+            // Looked for all the same, so that the time does not tell the two apart.
+            Ok(from) => app.oci.blob_find(&from, &digest).await.map(|_| false).map_err(UploadError::Database),
             Err(_) => Ok(false),
         };
         match mounted {
@@ -85,14 +88,14 @@ pub(super) async fn start(app: &Shared, call: Call) -> Result<Response, OciError
 fn start_error(error: UploadError<std::convert::Infallible>) -> OciError {
     match error {
         UploadError::Body(never) => match never {},
-        UploadError::TooMany => UploadError::<crate::http::body::BodyError>::TooMany.into(),
+        UploadError::TooMany(most) => UploadError::<crate::http::body::BodyError>::TooMany(most).into(),
         UploadError::Database(error) => error.into(),
         _ => UploadError::<crate::http::body::BodyError>::Cancelled.into(),
     }
 }
 
 fn body(app: &Shared, headers: &axum::http::HeaderMap, body: axum::body::Body) -> PacedBody {
-    PacedBody::new(app, headers, body, MAX_BLOB_LEN as usize)
+    PacedBody::new(app, headers, body, usize::try_from(app.config.limits.oci.max_blob_bytes).unwrap_or(usize::MAX))
 }
 
 /// How far an upload is.

@@ -17,12 +17,15 @@ use super::Oci;
 use super::sink::NamespaceStore;
 use crate::db::namespace::NamespaceId;
 use crate::db::object::{FramePlace, Location};
-use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_delete, oci_blob_get};
+use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_get};
+use crate::db::oci_unused::{oci_blob_is_unused, oci_blob_used};
 use crate::db::repository::{RepositoryRow, repository_find};
+use crate::db::trash::Deletion;
 use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
 use crate::service::nodes::NodeError;
 use crate::service::objects::{Objects, report, verified};
+use crate::service::trash;
 
 /// Chunks that are looked up at a time: few at first, so that the first bytes leave at once.
 const FIRST_LOOKUP: usize = 16;
@@ -45,18 +48,26 @@ pub(crate) struct Blob {
 pub(crate) type BlobStream = mpsc::Receiver<Result<Bytes, ReadError>>;
 
 impl Oci {
-    /// The blob, if the repository has it.
+    /// The blob, if the repository has it. Whoever is told so can rely on it: the time that an unused blob stays begins anew.
     pub(crate) async fn blob_find(&self, repository: &Repository, digest: &OciDigest) -> Result<Option<Blob>, DbError> {
         let mut db = self.objects.db.read().await?;
         let Some(repository) = repository_find(&mut db, repository).await? else { return Ok(None) };
+        if oci_blob_is_unused(&mut db, repository.id, digest.as_str()).await? {
+            drop(db);
+            let mut transaction = self.objects.db.begin().await?;
+            oci_blob_used(&mut transaction, repository.id, &[digest.as_str()]).await?;
+            commit(transaction).await?;
+            db = self.objects.db.read().await?;
+        }
         Ok(oci_blob_get(&mut db, repository.id, digest).await?.map(|row| Blob { repository, row }))
     }
 
-    /// Forgets the blob. Says whether it was there.
-    pub(crate) async fn blob_delete(&self, repository: &Repository, digest: &OciDigest) -> Result<bool, DbError> {
+    /// Deletes the blob; it can be brought back for a while. Says whether it was there.
+    pub(crate) async fn blob_delete(&self, repository: &Repository, digest: &OciDigest, by: &str) -> Result<bool, DbError> {
+        let deletion = Deletion { at: self.objects.db.now(), by };
         let mut transaction = self.objects.db.begin().await?;
         let Some(row) = repository_find(&mut transaction, repository).await? else { return Ok(false) };
-        let deleted = oci_blob_delete(&mut transaction, row.id, digest).await?;
+        let deleted = trash::delete_blob(&mut transaction, row.id, digest, deletion).await?;
         commit(transaction).await?;
         Ok(deleted)
     }
@@ -72,13 +83,14 @@ impl Oci {
                 let _ = sender.try_send(Ok(Bytes::copy_from_slice(part)));
             }
             BlobContent::Recipe(recipe) => {
-                let reader = Reader { objects: self.objects.clone(), nodes: Arc::clone(&self.nodes), namespace };
+                let reader = self.reader(namespace);
                 tokio::spawn(async move {
                     if let Err(error) = reader.send(&recipe, range, &sender).await {
                         let _ = sender.send(Err(error)).await;
                     }
                 });
             }
+            BlobContent::Rebuilt(recipe, head) => self.rebuilt_stream(namespace, recipe, head, range, sender),
             BlobContent::Tar(root) => {
                 let store = self.store(namespace);
                 tokio::task::spawn_blocking(move || send_tar(&store, root, range, &sender));
@@ -101,13 +113,19 @@ impl Oci {
         Ok(Some(whole))
     }
 
+    /// Reads what is in chunks of a namespace.
+    pub(super) fn reader(&self, namespace: NamespaceId) -> Reader {
+        Reader { objects: self.objects.clone(), nodes: Arc::clone(&self.nodes), namespace }
+    }
+
     /// The namespace, for threads that wait.
     pub(super) fn store(&self, namespace: NamespaceId) -> NamespaceStore {
-        NamespaceStore { runtime: Handle::current(), objects: self.objects.clone(), storage: Arc::clone(&self.storage), namespace }
+        NamespaceStore { runtime: Handle::current(), objects: self.objects.clone(), storage: Arc::clone(&self.storage), namespace, expected: Arc::default() }
     }
 }
 
-struct Reader {
+/// Reads what is in chunks of a namespace.
+pub(super) struct Reader {
     objects: Objects,
     nodes: Arc<crate::service::nodes::Nodes>,
     namespace: NamespaceId,
@@ -123,6 +141,28 @@ struct Run {
 }
 
 impl Reader {
+    /// A part of what the recipe describes, which must lie in it, at once.
+    pub(super) async fn collect(&self, recipe: &Recipe, range: Range<u64>) -> Result<Vec<u8>, ReadError> {
+        let mut whole = Vec::with_capacity((range.end - range.start) as usize);
+        if range.is_empty() {
+            return Ok(whole);
+        }
+        let expected = whole.capacity();
+        let (sender, mut receiver) = mpsc::channel(QUEUE);
+        let sending = async move { self.send(recipe, range, &sender).await };
+        let receiving = async {
+            while let Some(bytes) = receiver.recv().await {
+                whole.extend_from_slice(&bytes?);
+            }
+            Ok(())
+        };
+        futures::try_join!(sending, receiving)?;
+        match whole.len() >= expected {
+            true => Ok(whole),
+            false => Err(ReadError::Damaged(FormatError::Truncated { what: "blob" })),
+        }
+    }
+
     async fn send(&self, recipe: &Recipe, range: Range<u64>, sender: &mpsc::Sender<Result<Bytes, ReadError>>) -> Result<(), ReadError> {
         let mut walk = RangeWalk::new(recipe, range.clone());
         let mut lookup = FIRST_LOOKUP;

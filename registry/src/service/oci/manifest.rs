@@ -4,21 +4,21 @@ use std::collections::HashSet;
 
 use layer_format::FormatError;
 use layer_format::oci::{Algorithm, Descriptor, ManifestKind, OciDigest, OciManifest, media};
-use layer_format::reference::{HEAD, Repository};
+use layer_format::reference::Repository;
 use serde::Serialize;
 
 use super::Oci;
 use super::hash::digest_of;
-use crate::db::manifest::manifest_delete;
 use crate::db::oci_blob::oci_blob_sizes;
-use crate::db::oci_image::oci_image_of;
 use crate::db::oci_manifest::{
-    NewOciManifest, OciManifestRow, oci_manifest_delete, oci_manifest_find, oci_manifest_get, oci_manifest_put, oci_manifest_referrers, oci_repository_list,
-    oci_tag_delete, oci_tag_list, oci_tag_move,
+    NewOciManifest, OciManifestRow, oci_manifest_find, oci_manifest_get, oci_manifest_put, oci_manifest_referrers, oci_repository_list, oci_tag_list,
+    oci_tag_move,
 };
+use crate::db::oci_unused::oci_blob_used;
 use crate::db::repository::{RepositoryRow, repository_ensure, repository_find};
-use crate::db::tag::tag_delete;
+use crate::db::trash::Deletion;
 use crate::db::{Connection, DbError, commit};
+use crate::service::trash;
 
 /// Most missing blobs that an answer lists.
 const MAX_MISSING: usize = 100;
@@ -131,22 +131,16 @@ impl Oci {
         }
     }
 
-    /// Forgets a tag, or a manifest with its tags; and the releases that the same push made. Says whether it was there.
-    pub(crate) async fn manifest_delete(&self, repository: &Repository, reference: &OciReference) -> Result<bool, DbError> {
+    /// Deletes a tag, or a manifest with its tags, and the releases that the same push made; they can be brought back for a
+    /// while. Says whether it was there.
+    pub(crate) async fn manifest_delete(&self, repository: &Repository, reference: &OciReference, by: &str) -> Result<bool, DbError> {
+        let deletion = Deletion { at: self.objects.db.now(), by };
         let mut transaction = self.objects.db.begin().await?;
         let Some(row) = repository_find(&mut transaction, repository).await? else { return Ok(false) };
         let deleted = match reference {
             // The release of that name goes, too: it is the same image, or one that container tools see under this tag.
-            OciReference::Tag(tag) => {
-                let released = tag != HEAD && tag_delete(&mut transaction, row.id, tag).await?;
-                oci_tag_delete(&mut transaction, row.id, tag).await? || released
-            }
-            OciReference::Digest(digest) => {
-                if let Some(link) = oci_image_of(&mut transaction, row.id, digest).await? {
-                    manifest_delete(&mut transaction, row.id, &link.image).await?;
-                }
-                oci_manifest_delete(&mut transaction, row.id, digest).await?
-            }
+            OciReference::Tag(tag) => trash::delete_name(&mut transaction, row.id, tag, deletion).await?,
+            OciReference::Digest(digest) => trash::delete_manifest(&mut transaction, row.id, digest, deletion).await?,
         };
         super::resolve::restore_head(&mut transaction, row.id).await?;
         commit(transaction).await?;
@@ -207,6 +201,8 @@ async fn check_needed(db: &mut Connection, row: &RepositoryRow, manifest: &OciMa
         missing.extend(absent.into_iter().filter(|child| !blobs.contains_key(child.as_str())).cloned());
     }
     if missing.is_empty() {
+        let used: Vec<&str> = sizes.keys().map(String::as_str).collect();
+        oci_blob_used(db, row.id, &used).await?;
         return Ok(());
     }
     let mut seen = HashSet::new();

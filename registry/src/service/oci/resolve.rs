@@ -92,7 +92,7 @@ impl Oci {
 }
 
 /// Makes `head` name the newest image that is left, after something was deleted.
-pub(super) async fn restore_head(db: &mut Connection, repository: RepositoryId) -> Result<(), DbError> {
+pub(crate) async fn restore_head(db: &mut Connection, repository: RepositoryId) -> Result<(), DbError> {
     if tag_get(db, repository, HEAD).await?.is_none()
         && let Some(newest) = manifest_newest(db, repository).await?
     {

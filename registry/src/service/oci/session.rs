@@ -51,6 +51,11 @@ impl Session {
     }
 }
 
+/// The digests in a column of an upload's row.
+pub(crate) fn chunks_of_row(column: &[u8]) -> impl Iterator<Item = Digest> {
+    decode(column).map(|(digest, _)| digest)
+}
+
 fn encode(items: impl Iterator<Item = (Digest, u64)>) -> Vec<u8> {
     items.flat_map(|(digest, len)| digest.as_bytes().iter().copied().chain(len.to_le_bytes()).collect::<Vec<_>>()).collect()
 }

@@ -22,16 +22,17 @@ use crate::db::manifest::manifest_layer_count;
 use crate::db::oci_blob::oci_blob_get;
 use crate::db::oci_image::{ImageLink, UnpackedLayer, oci_image_of, oci_image_put, oci_layer_get, oci_layer_put};
 use crate::db::oci_manifest::{OciManifestRow, oci_manifest_get};
-use crate::db::repository::{RepositoryRow, repository_find};
+use crate::db::repository::{RepositoryRow, repository_find, repository_lock};
 use crate::db::tag::tag_move;
 use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
 use crate::service::image::{PutError, Reference, image_put};
+use crate::service::lease::LongWork;
 
 /// A layer may become this much longer by decompression,
-const MAX_RATIO: u64 = 200;
+pub(super) const MAX_RATIO: u64 = 200;
 /// or this long: layers of zeros are legitimate as long as they are not large.
-const FREE_LEN: u64 = 512 << 20;
+pub(super) const FREE_LEN: u64 = 512 << 20;
 /// Level of zstd for the files.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -111,6 +112,7 @@ impl Oci {
             }
         };
         let mut transaction = self.objects.db.begin().await?;
+        repository_lock(&mut transaction, row.id).await?;
         oci_image_put(&mut transaction, row.id, &ImageLink { manifest: digest.clone(), image, rendered: false }).await?;
         // Meanwhile another image may have been pushed under the tag.
         if let Named::Manifest { digest: named, .. } = resolve(&mut transaction, &row, tag).await?
@@ -126,6 +128,7 @@ impl Oci {
 
     /// Makes the image, and the manifests of its layers.
     async fn make(&self, repository: &Repository, row: &RepositoryRow, pushed: &OciManifestRow, tag: &str) -> Result<Digest, UnpackError> {
+        let _lease = LongWork::begin(self.objects.db.clone(), row.namespace);
         let manifest = self.platform_manifest(row, pushed).await?;
         let Some(described) = manifest.config.as_ref().filter(|_| manifest.is_container_image()) else { return Err(UnpackError::NotAnImage) };
         if manifest.layers().len() > MAX_LAYERS {
@@ -235,9 +238,15 @@ pub(super) fn put_objects(store: &NamespaceStore, objects: &[Vec<u8>]) -> Result
 }
 
 /// A stream, for whoever reads and waits.
-struct StreamReader {
+pub(super) struct StreamReader {
     stream: BlobStream,
     bytes: Bytes,
+}
+
+impl StreamReader {
+    pub(super) fn new(stream: BlobStream) -> Self {
+        Self { stream, bytes: Bytes::new() }
+    }
 }
 
 impl Read for StreamReader {

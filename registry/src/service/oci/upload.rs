@@ -22,16 +22,13 @@ use super::{Crowded, Oci};
 use crate::db::oci_blob::{BlobRow, oci_blob_get, oci_blob_put};
 use crate::db::oci_upload::{oci_upload_count, oci_upload_delete, oci_upload_expire, oci_upload_get, oci_upload_insert, oci_upload_received};
 use crate::db::repository::{RepositoryRow, repository_ensure, repository_find};
-use crate::db::{DbError, commit, now_ms};
+use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
+use crate::service::lease::LongWork;
 use crate::service::pack_upload::Pieces;
 
-/// Longest blob, in bytes.
-pub(crate) const MAX_BLOB_LEN: u64 = 1 << 40;
-/// Open uploads of one repository.
-const MAX_OPEN: u64 = 1000;
 /// How long an upload is kept that no one goes on with.
-const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Pieces of a body between the network and the writer.
 const QUEUE: usize = 4;
 
@@ -67,8 +64,11 @@ pub(crate) enum UploadError<E> {
     #[error("the body did not arrive")]
     Body(#[source] E),
     /// The repository has too many uploads that were begun and not ended.
-    #[error("the repository has {MAX_OPEN} open uploads: end or cancel some")]
-    TooMany,
+    #[error("the repository has {0} open uploads: end or cancel some")]
+    TooMany(u64),
+    /// The blob is longer than this server takes.
+    #[error("a blob has at most {0} bytes here")]
+    TooLong(u64),
     /// Too many at a time.
     #[error(transparent)]
     Crowded(#[from] Crowded),
@@ -99,7 +99,8 @@ fn widen<E>(error: WriteError) -> UploadError<E> {
         UploadError::Length { wanted, got } => UploadError::Length { wanted, got },
         UploadError::Digest { wanted, got } => UploadError::Digest { wanted, got },
         UploadError::Body(never) => match never {},
-        UploadError::TooMany => UploadError::TooMany,
+        UploadError::TooMany(most) => UploadError::TooMany(most),
+        UploadError::TooLong(most) => UploadError::TooLong(most),
         UploadError::Crowded(error) => UploadError::Crowded(error),
         UploadError::Hash(error) => UploadError::Hash(error),
         UploadError::Store(error) => UploadError::Store(error),
@@ -129,11 +130,12 @@ impl Oci {
         let id = format!("{:032x}", rand::random::<u128>());
         let mut transaction = self.objects.db.begin().await?;
         let row = repository_ensure(&mut transaction, repository).await?;
-        oci_upload_expire(&mut transaction, now_ms() - MAX_AGE.as_millis() as i64).await?;
-        if oci_upload_count(&mut transaction, row.id).await? >= MAX_OPEN {
-            return Err(UploadError::TooMany);
+        oci_upload_expire(&mut transaction, self.objects.db.now() - MAX_AGE.as_millis() as i64).await?;
+        let most = self.limits.max_open_uploads;
+        if oci_upload_count(&mut transaction, row.id).await? >= most {
+            return Err(UploadError::TooMany(most));
         }
-        oci_upload_insert(&mut transaction, row.id, &id, &Session::new(algorithm).to_row()).await?;
+        oci_upload_insert(&mut transaction, row.id, &id, &Session::new(algorithm).to_row(), self.objects.db.now()).await?;
         commit(transaction).await?;
         Ok(id)
     }
@@ -224,7 +226,9 @@ impl Oci {
         close: Option<OciDigest>,
     ) -> Result<Written, UploadError<P::Error>> {
         let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE);
+        let (most, before) = (self.limits.max_blob_bytes, held.session.state.len());
         let store = self.store(held.repository.namespace);
+        let _lease = LongWork::begin(self.objects.db.clone(), held.repository.namespace);
         let writing = tokio::task::spawn_blocking(move || write(held, &store, receiver, close));
         let mut got = 0;
         let failure = loop {
@@ -232,6 +236,9 @@ impl Oci {
                 Some(Ok(bytes)) if bytes.is_empty() => {}
                 Some(Ok(bytes)) => {
                     got += bytes.len() as u64;
+                    if before.saturating_add(got) > most {
+                        break Some(UploadError::TooLong(most));
+                    }
                     if let Some(range) = range.filter(|range| got > range.len()) {
                         break Some(UploadError::Length { wanted: range.len(), got });
                     }

@@ -97,7 +97,7 @@ pub(super) fn write(held: Held, store: &NamespaceStore, mut body: mpsc::Receiver
 async fn save(store: &NamespaceStore, id: &str, before: u64, row: &UploadRow) -> Result<(), WriteError> {
     let mut transaction = store.objects.db.begin().await?;
     // Another server went on with it meanwhile, or it was cancelled.
-    if !oci_upload_save(&mut transaction, id, before, row).await? {
+    if !oci_upload_save(&mut transaction, id, before, row, store.objects.db.now()).await? {
         return Err(UploadError::Unknown);
     }
     commit(transaction).await?;
