@@ -519,6 +519,11 @@ async fn tokens_as_container_tools_get_them() {
     for bad in ["grant_type=password&username=alice&password=wrong", "grant_type=refresh_token&refresh_token=x", "grant_type=password"] {
         assert_eq!(server.send("POST", "/auth/token", &Auth::None, bad).await.status(), StatusCode::UNAUTHORIZED, "{bad}");
     }
+    // A token that gave another one would live for ever.
+    let token = server.token(&server.admin, "scope=repository:tools/app:pull").await["token"].as_str().unwrap().to_owned();
+    assert_eq!(server.status("GET", "/auth/token?scope=repository:tools/app:pull", &Auth::Bearer(token.clone())).await, 401);
+    let renew = format!("grant_type=refresh_token&service=turbo-registry&refresh_token={token}");
+    assert_eq!(server.send("POST", "/auth/token", &Auth::None, renew).await.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(server.send("POST", "/auth/token", &Auth::None, "grant_type=device").await.status(), StatusCode::BAD_REQUEST);
     assert_eq!(server.status("GET", "/auth/token?service=other", &alice).await, 400);
     for auth in [Auth::Bearer("x.y.z".into()), Auth::Bearer("eyJhbGciOiJub25lIn0.e30.".into()), Auth::Basic("alice".into(), "wrong horse".into())] {
@@ -707,6 +712,13 @@ async fn who_manages_what() {
     let of_admin = server.key(json!({"name": "root", "owner": "admin", "scopes": [{"target": "*", "rights": "admin"}]})).await;
     assert_eq!(refused(&of_admin, "PUT", "/v1/users/mallory", json!({"password": PASSWORD})).await, 403);
     assert_eq!(refused(&of_admin, "POST", "/v1/keys", json!({"name": "another", "scopes": scopes})).await, 403);
+    for rights in ["pull", "admin"] {
+        let grant = json!({"subject": "user:bob", "target": "tools/*", "rights": rights});
+        assert_eq!(refused(&of_admin, "PUT", "/v1/grants", grant).await, 403, "a grant would outlive the key");
+    }
+    let token = bearer(&server.token(&server.admin, "scope=repository:tools/app:*").await["token"]);
+    let grant = json!({"subject": "user:bob", "target": "tools/app", "rights": "admin"});
+    assert_eq!(refused(&token, "PUT", "/v1/grants", grant).await, 403, "and a token of one repository, too");
     // Somebody is always left to manage.
     assert_eq!(refused(&server.admin, "DELETE", "/v1/users/admin", Value::Null).await, 409);
     assert_eq!(refused(&server.admin, "PUT", "/v1/users/admin", json!({"disabled": true})).await, 409);

@@ -206,6 +206,18 @@ pub(crate) async fn verified_delete(db: &mut Connection, namespace: NamespaceId,
     Ok(())
 }
 
+/// Nothing is remembered of what leads to objects that delta frames are compressed against: those stay for their bytes, and
+/// what they lead to may go.
+pub(crate) async fn verified_delete_bases(db: &mut Connection, namespace: NamespaceId) -> Result<(), DbError> {
+    for sql in [
+        "DELETE FROM verified WHERE namespace_id = ?1 AND digest IN (SELECT digest FROM base WHERE namespace_id = ?1)",
+        "DELETE FROM oci_tar WHERE namespace_id = ?1 AND root IN (SELECT digest FROM base WHERE namespace_id = ?1)",
+    ] {
+        query(sql).bind(namespace.0).execute(&mut *db).await.map_err(failed("forget closures"))?;
+    }
+    Ok(())
+}
+
 /// No closure of the namespace is remembered any more.
 pub(crate) async fn verified_clear(db: &mut Connection, namespace: NamespaceId) -> Result<(), DbError> {
     let done = query("DELETE FROM verified WHERE namespace_id = ?").bind(namespace.0).execute(db).await;

@@ -6,6 +6,7 @@ use layer_format::Digest;
 use layer_format::oci::OciDigest;
 use layer_format::rebuild::Rebuild;
 use layer_format::recipe::Recipe;
+use sqlx::AssertSqlSafe;
 
 use super::oci_rebuild::oci_pending_put;
 use super::repository::RepositoryId;
@@ -31,29 +32,40 @@ pub(crate) struct BlobRow {
     pub(crate) content: BlobContent,
 }
 
-/// Records a blob whose bytes are durable and have this digest. Idempotent.
+/// Records a blob whose bytes are durable and have this digest. Idempotent: one that is there stays as it is.
 pub(crate) async fn oci_blob_put(db: &mut Connection, repository: RepositoryId, digest: &OciDigest, blob: &BlobRow) -> Result<(), DbError> {
+    insert(db, repository, digest, blob, "unused_since = NULL").await
+}
+
+/// Records a blob whose bytes have just come: what was recorded before goes, since parts of it may be lost.
+pub(crate) async fn oci_blob_renew(db: &mut Connection, repository: RepositoryId, digest: &OciDigest, blob: &BlobRow) -> Result<(), DbError> {
+    let all = "unused_since = NULL, content = excluded.content, recipe = excluded.recipe, root = excluded.root, rebuild = excluded.rebuild";
+    insert(db, repository, digest, blob, all).await
+}
+
+async fn insert(db: &mut Connection, repository: RepositoryId, digest: &OciDigest, blob: &BlobRow, known: &'static str) -> Result<(), DbError> {
     let (content, recipe, root, rebuild) = match &blob.content {
         BlobContent::Inline(bytes) => (Some(bytes.clone()), None, None, None),
         BlobContent::Recipe(recipe) => (None, Some(recipe.encode_node()), None, None),
         BlobContent::Rebuilt(recipe, rebuild) => (None, Some(recipe.encode_node()), None, Some(rebuild.encode())),
         BlobContent::Tar(root) => (None, None, Some(root.as_bytes().to_vec()), None),
     };
-    query(
+    let sql = format!(
         "INSERT INTO oci_blob (repository_id, digest, size_bytes, content, recipe, root, rebuild, stored_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (repository_id, digest) DO UPDATE SET unused_since = NULL",
-    )
-    .bind(repository.0)
-    .bind(digest.as_str())
-    .bind(blob.size_bytes as i64)
-    .bind(content)
-    .bind(recipe)
-    .bind(root)
-    .bind(rebuild)
-    .bind(now_ms())
-    .execute(&mut *db)
-    .await
-    .map_err(failed("record a blob"))?;
+         ON CONFLICT (repository_id, digest) DO UPDATE SET {known}"
+    );
+    query(AssertSqlSafe(sql))
+        .bind(repository.0)
+        .bind(digest.as_str())
+        .bind(blob.size_bytes as i64)
+        .bind(content)
+        .bind(recipe)
+        .bind(root)
+        .bind(rebuild)
+        .bind(now_ms())
+        .execute(&mut *db)
+        .await
+        .map_err(failed("record a blob"))?;
     match blob.content {
         BlobContent::Recipe(_) => oci_pending_put(db, repository, digest, blob.size_bytes).await,
         _ => Ok(()),

@@ -7,8 +7,8 @@ use layer_format::Digest;
 use super::namespace::NamespaceId;
 use super::{Connection, DbError, Row, digest_at, failed, query};
 
-/// Rows that are read at a time.
-const PAGE: u32 = 256;
+/// Rows that are read at a time: manifests have up to 4 MiB.
+const PAGE: u32 = 16;
 
 /// Reads the rows of a table that belongs to repositories, page by page, in the order of its key: the first two columns, a
 /// repository's number and a digest or the like. Says how many there were.

@@ -323,9 +323,10 @@ struct GrantBody {
     deny: bool,
 }
 
-/// Whether the caller may grant rights on this.
+/// Whether the caller may grant rights on this: a user, that is, and not a key or a token of some scopes, which a grant would outlive.
 fn grants_on(visit: &Visit, target: &Target) -> bool {
-    visit.manages().is_ok() || visit.allows(target, Right::Admin)
+    let is_user = visit.caller.token.is_none() && visit.caller.key.is_none() && matches!(visit.caller.who, Who::User(_));
+    visit.manages().is_ok() || is_user && visit.allows(target, Right::Admin)
 }
 
 /// Grants on what the caller administers.

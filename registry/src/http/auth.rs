@@ -18,6 +18,7 @@ use crate::app::Shared;
 use crate::service::access::login::{Credentials, LoginError};
 use crate::service::access::policy::{Caller, Who};
 use crate::service::access::rights::{Right, Rights, Scope, Target};
+use crate::service::access::secret::is_secret;
 use crate::time_text;
 
 /// Longest form, in bytes.
@@ -143,6 +144,10 @@ async fn answer(app: &Shared, visit: &Visit, credentials: &Credentials, asked: &
     }
     let identified = app.access.identify(credentials, visit.address).await;
     let (snapshot, caller) = identified.map_err(|error| ApiError::from(Refusal::Login(error, realm())))?;
+    // A token that gave another one would live for ever.
+    if caller.who != Who::Open && matches!(credentials, Credentials::Bearer(text) if !is_secret(text)) {
+        return Err(Refusal::Challenge(realm()).into());
+    }
     let is_nobody = caller.who == Who::Anonymous;
     if is_nobody && !snapshot.policy.reads_anything(&caller) {
         return Err(Refusal::Challenge(realm()).into());

@@ -24,7 +24,7 @@ pub(crate) mod manage;
 pub(crate) mod password;
 pub(crate) mod policy;
 pub(crate) mod rights;
-mod secret;
+pub(crate) mod secret;
 pub(crate) mod setup;
 mod token;
 

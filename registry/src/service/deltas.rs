@@ -22,6 +22,8 @@ use crate::db::object::Location;
 
 /// Frames that are worked on at a time: each takes some MiB while it is compressed.
 const READ_AHEAD: usize = 4;
+/// Most bytes of bases for the objects of one frame: groups may be as small as an object, and all may name the same bases.
+const MAX_PREFIXES_LEN: usize = 4 << 20;
 /// A delta is sent if it has at most this many percent of the bytes of what would be sent otherwise.
 const DELTA_PERCENT: usize = 85;
 /// Of objects of which there is no frame to compare with, a delta is compared with these many percent of their plain bytes.
@@ -104,10 +106,15 @@ async fn load_like(objects: Objects, offer: Arc<Offer>, unit: Unit, level: i32) 
             _ => parts.push(Part { group, slots: vec![(*digest, *location)], prefix: None }),
         }
     }
+    let mut room = MAX_PREFIXES_LEN;
     for part in &mut parts {
         let Some(group) = part.group.and_then(|number| offer.groups.get(number)).filter(|group| !group.bases.is_empty()) else { continue };
         part.prefix = match objects.frames.prefix(offer.namespace, &group.bases).await {
-            Ok(prefix) => Some(prefix),
+            Ok(prefix) if prefix.len() <= room => {
+                room -= prefix.len();
+                Some(prefix)
+            }
+            Ok(_) => break,
             Err(error) if error.is_loss() => None,
             Err(error) => return Err(error),
         };

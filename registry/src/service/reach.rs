@@ -15,6 +15,7 @@ use layer_format::manifest::{ImageManifest, Manifest};
 use layer_format::recipe::{Extent, Recipe};
 use layer_format::reference::Repository;
 use layer_format::tree::Node;
+use tokio::sync::Semaphore;
 
 use super::cache::SharedLru;
 use super::frames::ReadError;
@@ -31,6 +32,8 @@ const LISTS_BYTES: u64 = 64 << 20;
 const IMAGES_BYTES: u64 = 4 << 20;
 /// Nodes that are read at a time.
 const READS: usize = 8;
+/// Searches at a time: each may read all trees of a repository.
+const SEARCHES: usize = 2;
 
 /// Half a digest: enough to tell objects apart that nobody can choose freely.
 type Half = [u8; 16];
@@ -55,6 +58,8 @@ pub(crate) struct Reach {
     nodes: Arc<Nodes>,
     lists: SharedLru<(NamespaceId, Digest), Vec<Half>>,
     images: SharedLru<(RepositoryId, Digest), Named>,
+    /// A search may read all trees of a repository.
+    turns: Semaphore,
 }
 
 enum Step {
@@ -64,7 +69,7 @@ enum Step {
 
 impl Reach {
     pub(crate) fn new(objects: Objects, nodes: Arc<Nodes>) -> Self {
-        Self { objects, nodes, lists: SharedLru::new(LISTS_BYTES), images: SharedLru::new(IMAGES_BYTES) }
+        Self { objects, nodes, lists: SharedLru::new(LISTS_BYTES), images: SharedLru::new(IMAGES_BYTES), turns: Semaphore::new(SEARCHES) }
     }
 
     /// Those of the objects that images and states of the repository need.
@@ -75,6 +80,7 @@ impl Reach {
             let images = manifest_digests(&mut db, row.id).await?;
             (row, images, state_sandboxes(&mut db, row.id).await?)
         };
+        let _turn = self.turns.acquire().await.map_err(|_| ReadError::Cancelled)?;
         let mut search = Search { wanted: digests.iter().copied().collect(), found: HashSet::new(), seen: HashSet::new() };
         for image in images {
             if search.wanted.is_empty() {
@@ -104,33 +110,54 @@ impl Reach {
     }
 
     async fn named(&self, repository: RepositoryId, image: Digest) -> Result<Arc<Named>, ReadError> {
+        let bytes = manifest_get(&mut self.objects.db.read().await?, repository, &image).await?;
+        // Deleted meanwhile: nothing is remembered of it, since it may come back.
+        let Some(bytes) = bytes else { return Ok(Arc::new(Named { layers: Vec::new(), model: None })) };
         let load = async {
-            let bytes = manifest_get(&mut self.objects.db.read().await?, repository, &image).await?;
-            // Deleted meanwhile, or from a newer version: it leads to nothing then.
-            let manifest = bytes.and_then(|bytes| ImageManifest::decode(&bytes).ok());
+            // From a newer version, it leads to nothing.
+            let manifest = ImageManifest::decode(&bytes).ok();
             Ok::<_, ReadError>(manifest.map_or(Named { layers: Vec::new(), model: None }, |image| Named { layers: image.layers, model: image.model }))
         };
         self.images.get_or_load((repository, image), |named| 64 + 32 * named.layers.len() as u64, load).await
     }
 
     async fn list(&self, namespace: NamespaceId, layer: Digest) -> Result<Arc<Vec<Half>>, ReadError> {
-        self.lists.get_or_load((namespace, layer), |list| 64 + 16 * list.len() as u64, self.walk(namespace, layer)).await
+        let mut partial = None;
+        let load = async {
+            match self.walk(namespace, layer).await? {
+                (list, true) => Ok(list),
+                // Not remembered: what is lost may be healed by the next push.
+                (list, false) => {
+                    partial = Some(Arc::new(list));
+                    Err(ReadError::Gone(None))
+                }
+            }
+        };
+        let loaded = self.lists.get_or_load((namespace, layer), |list| 64 + 16 * list.len() as u64, load).await;
+        match (loaded, partial) {
+            (Err(_), Some(list)) => Ok(list),
+            (loaded, _) => loaded,
+        }
     }
 
-    /// All objects of a layer. Nodes that are damaged or gone lead to nothing.
-    async fn walk(&self, namespace: NamespaceId, layer: Digest) -> Result<Vec<Half>, ReadError> {
+    /// All objects of a layer, and whether none of its nodes is damaged or gone: such lead to nothing.
+    async fn walk(&self, namespace: NamespaceId, layer: Digest) -> Result<(Vec<Half>, bool), ReadError> {
+        let mut is_whole = true;
         let mut list = vec![half(&layer)];
         let mut seen = HashSet::new();
         let mut pending = Vec::new();
         if let Some(manifest) = lost(self.nodes.layer(namespace, layer, None).await)? {
             pending.push(Step::Tree(manifest.root));
+        } else {
+            is_whole = false;
         }
         while !pending.is_empty() {
             let batch = pending.split_off(pending.len().saturating_sub(16 * READS));
             let reads: Vec<_> = batch.into_iter().map(|step| self.references(namespace, step).boxed()).collect();
             let mut reads = stream::iter(reads).buffer_unordered(READS);
             while let Some(references) = reads.next().await {
-                let References { node, chunks, steps } = references?;
+                let References { node, chunks, steps, is_lost } = references?;
+                is_whole &= !is_lost;
                 list.push(half(&node));
                 list.extend(chunks);
                 pending.extend(steps.into_iter().filter(|(digest, _)| seen.insert(half(digest))).map(|(_, step)| step));
@@ -139,13 +166,13 @@ impl Reach {
         list.sort_unstable();
         list.dedup();
         list.shrink_to_fit();
-        Ok(list)
+        Ok((list, is_whole))
     }
 
     async fn references(&self, namespace: NamespaceId, step: Step) -> Result<References, ReadError> {
         match step {
             Step::Tree(node) => {
-                let mut references = References { node, chunks: Vec::new(), steps: Vec::new() };
+                let mut references = References { node, chunks: Vec::new(), steps: Vec::new(), is_lost: false };
                 match lost(self.nodes.tree(namespace, node, None).await)?.as_deref() {
                     Some(Node::Leaf(entries)) => {
                         for entry in entries {
@@ -155,14 +182,15 @@ impl Reach {
                         }
                     }
                     Some(Node::Index { children, .. }) => references.steps.extend(children.iter().map(|child| (child.digest, Step::Tree(child.digest)))),
-                    None => {}
+                    None => references.is_lost = true,
                 }
                 Ok(references)
             }
             Step::Recipe(node) => {
-                let mut references = References { node, chunks: Vec::new(), steps: Vec::new() };
-                if let Some(recipe) = lost(self.nodes.recipe(namespace, node, None).await)? {
-                    references.add(&recipe);
+                let mut references = References { node, chunks: Vec::new(), steps: Vec::new(), is_lost: false };
+                match lost(self.nodes.recipe(namespace, node, None).await)? {
+                    Some(recipe) => references.add(&recipe),
+                    None => references.is_lost = true,
                 }
                 Ok(references)
             }
@@ -175,6 +203,8 @@ struct References {
     node: Digest,
     chunks: Vec<Half>,
     steps: Vec<(Digest, Step)>,
+    /// Whether the node is damaged or gone.
+    is_lost: bool,
 }
 
 impl References {

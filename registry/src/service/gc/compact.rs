@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 use layer_format::Digest;
 use layer_format::frame::{Frame, FrameBuilder, delta};
-use layer_format::pack::{PackBuilder, PackIndex, TARGET_PACK_LEN, header, header_with_deltas};
+use layer_format::pack::{MAX_PACK_FRAMES, MAX_PACK_OBJECTS, PackBuilder, PackIndex, TARGET_PACK_LEN, header, header_with_deltas};
 
 use super::order::read_order;
 use super::pace::Pace;
@@ -195,7 +195,11 @@ impl Collector {
         let order = read_order(&self.objects, namespace, &wanted, pace).await?;
         let mut group: Vec<Old> = Vec::new();
         for pack in old {
-            if group.iter().map(|old| old.live_bytes).sum::<u64>() + pack.live_bytes > TARGET_PACK_LEN && !group.is_empty() {
+            let sum = |of: &dyn Fn(&Old) -> u64| group.iter().map(of).sum::<u64>() + of(&pack);
+            let is_full = sum(&|old| old.live_bytes) > TARGET_PACK_LEN
+                || sum(&|old| old.found) > MAX_PACK_OBJECTS as u64 / 2
+                || sum(&|old| old.frames.len() as u64) > MAX_PACK_FRAMES as u64 / 2;
+            if is_full && !group.is_empty() {
                 self.rewrite(namespace, pace, std::mem::take(&mut group), &order, report).await?;
             }
             group.push(pack);

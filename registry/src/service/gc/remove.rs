@@ -14,7 +14,7 @@ use super::pace::Pace;
 use super::runs::Sorted;
 use super::{Collector, GcError, GcReport};
 use crate::db::commit;
-use crate::db::gc::{candidate_delete, candidate_insert, candidate_take, object_delete, verified_delete};
+use crate::db::gc::{candidate_delete, candidate_insert, candidate_take, object_delete, verified_delete, verified_delete_bases};
 use crate::db::namespace::NamespaceId;
 use crate::db::pack::PackId;
 use crate::db::pack_life::pack_break;
@@ -53,6 +53,12 @@ impl Collector {
             return self.epoch(namespace, pace, false).await;
         }
         self.epoch(namespace, pace, true).await?;
+        {
+            let mut transaction = db.begin().await?;
+            pace.check(&mut transaction).await?;
+            verified_delete_bases(&mut transaction, namespace).await?;
+            commit(transaction).await?;
+        }
         // Twice through the same list: all that leads to any of them, then the candidates themselves.
         let mut again = super::runs::Runs::new(&self.folder);
         loop {

@@ -78,7 +78,8 @@ impl Collector {
         if blobs.is_empty() || !is_readable {
             return Ok(());
         }
-        let before = now - ms(self.settings.undo_window);
+        // Not during the push that brought them, either.
+        let before = now - ms(self.settings.undo_window.max(self.settings.safe_delay()));
         let (mut fresh, mut back, mut due) = (Vec::new(), Vec::new(), Vec::new());
         for (digest, since) in blobs {
             match (needed.contains(&digest), since) {

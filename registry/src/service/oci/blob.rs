@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
@@ -25,8 +26,11 @@ use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
 use crate::service::nodes::NodeError;
 use crate::service::objects::{Objects, report, verified};
+use crate::service::stream::detached;
 use crate::service::trash;
 
+/// How long a client may take nothing of a blob before its answer ends.
+pub(super) const STALL: Duration = Duration::from_secs(120);
 /// Chunks that are looked up at a time: few at first, so that the first bytes leave at once.
 const FIRST_LOOKUP: usize = 16;
 const LOOKUP: usize = 512;
@@ -174,9 +178,10 @@ impl Reader {
             lookup = LOOKUP;
             let runs = self.locate(wanted).await?;
             let objects = self.objects.clone();
-            let mut pieces = stream::iter(runs).map(move |run| read(objects.clone(), run).boxed()).buffered(READ_AHEAD);
+            let mut pieces = stream::iter(runs).map(move |run| detached(read(objects.clone(), run)).boxed()).buffered(READ_AHEAD);
             while let Some(bytes) = pieces.next().await {
-                if sender.send(Ok(bytes?)).await.is_err() {
+                // Reads go on without this one: others wait for the same frames.
+                if sender.send_timeout(Ok(bytes?), STALL).await.is_err() {
                     return Ok(());
                 }
             }
@@ -246,7 +251,7 @@ async fn read(objects: Objects, run: Run) -> Result<Bytes, ReadError> {
 }
 
 fn send_tar(store: &NamespaceStore, root: Digest, range: Range<u64>, sender: &mpsc::Sender<Result<Bytes, ReadError>>) {
-    let mut part = Part { skip: range.start, left: range.end - range.start, buffer: Vec::new(), sender };
+    let mut part = Part { skip: range.start, left: range.end - range.start, buffer: Vec::new(), sender, runtime: Handle::current() };
     let written = super::render::write_tar(root, store, &mut part);
     if part.left == 0 || sender.is_closed() {
         return;
@@ -267,6 +272,7 @@ struct Part<'a> {
     left: u64,
     buffer: Vec<u8>,
     sender: &'a mpsc::Sender<Result<Bytes, ReadError>>,
+    runtime: Handle,
 }
 
 impl Part<'_> {
@@ -274,7 +280,7 @@ impl Part<'_> {
         let bytes = Bytes::from(std::mem::take(&mut self.buffer));
         match bytes.is_empty() {
             true => Ok(()),
-            false => self.sender.blocking_send(Ok(bytes)).map_err(|_| io::ErrorKind::BrokenPipe.into()),
+            false => self.runtime.block_on(self.sender.send_timeout(Ok(bytes), STALL)).map_err(|_| io::ErrorKind::BrokenPipe.into()),
         }
     }
 }

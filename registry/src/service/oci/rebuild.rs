@@ -116,6 +116,13 @@ impl Oci {
             Ok(is_ours.then_some(next))
         };
         let pending = match claimed.await {
+            // It was begun so often and never ended: perhaps it ends the server.
+            Ok(Some(pending)) if pending.attempts > MAX_ATTEMPTS => {
+                if let Err(error) = self.rebuild_give_up(&pending).await {
+                    tracing::warn!(error = crate::chain(&error), "cannot note that a blob is kept as it was pushed");
+                }
+                return true;
+            }
             Ok(Some(pending)) => pending,
             Ok(None) => return false,
             Err(error) => {
@@ -167,11 +174,13 @@ impl Oci {
         let was_kept = oci_saving_reason(&mut transaction, namespace, digest).await?.is_some();
         let (repository, row) = match found {
             Some((repository, row)) if !was_kept && matches!(row.content, BlobContent::Recipe(_)) => (repository, row),
-            found => {
-                // Gone, looked at before, or pushed again to another repository of the namespace.
-                if let Some((_, BlobRow { content: BlobContent::Rebuilt(recipe, head), .. })) = found {
-                    oci_blob_set_rebuild(&mut transaction, namespace, digest, &recipe, &head).await?;
-                }
+            // Pushed again, to this or another repository of the namespace: the others' rebuild serves, if it is whole.
+            Some((repository, row @ BlobRow { content: BlobContent::Rebuilt(..), .. })) if !was_kept => {
+                drop(transaction);
+                return self.rebuild_adopt(pending, repository, row).await.map(|()| None);
+            }
+            _ => {
+                // Gone, or looked at before.
                 oci_pending_delete(&mut transaction, pending).await?;
                 commit(transaction).await?;
                 return Ok(None);
@@ -182,7 +191,7 @@ impl Oci {
         let _lease = LongWork::begin(self.objects.db.clone(), namespace);
         let saving = match self.take_apart(repository, &row).await? {
             Err(reason) => kept(row.size_bytes, 0, &reason),
-            Ok(ingested) => match self.is_same(repository, &row, &ingested, digest).await? {
+            Ok(ingested) => match self.is_same(repository, &row, &BlobContent::Rebuilt(ingested.recipe.clone(), ingested.head), digest).await? {
                 false => kept(row.size_bytes, ingested.plain_bytes, "it could not be made again bit for bit"),
                 true => return self.rebuild_commit(pending, row.size_bytes, ingested).await.map(Some),
             },
@@ -192,6 +201,17 @@ impl Oci {
         oci_pending_delete(&mut transaction, pending).await?;
         commit(transaction).await?;
         Ok(Some(saving))
+    }
+
+    /// Takes a rebuild of the namespace over to all of its repositories that have the blob in chunks.
+    async fn rebuild_adopt(&self, pending: &Pending, repository: RepositoryRow, row: BlobRow) -> Result<(), RebuildError> {
+        let is_whole = self.is_same(repository, &row, &row.content, &pending.digest).await?;
+        let mut transaction = self.objects.db.begin().await?;
+        if let (true, BlobContent::Rebuilt(recipe, head)) = (is_whole, &row.content) {
+            oci_blob_set_rebuild(&mut transaction, pending.namespace, &pending.digest, recipe, head).await?;
+        }
+        oci_pending_delete(&mut transaction, pending).await?;
+        Ok(commit(transaction).await?)
     }
 
     async fn rebuild_commit(&self, pending: &Pending, pushed_bytes: u64, ingested: Ingested) -> Result<Saving, RebuildError> {
@@ -223,9 +243,8 @@ impl Oci {
     }
 
     /// Whether the blob comes back: made again from what is stored, as for a client.
-    async fn is_same(&self, repository: RepositoryRow, row: &BlobRow, ingested: &Ingested, digest: &OciDigest) -> Result<bool, RebuildError> {
-        let content = BlobContent::Rebuilt(ingested.recipe.clone(), ingested.head);
-        let again = Blob { repository, row: BlobRow { size_bytes: row.size_bytes, content } };
+    async fn is_same(&self, repository: RepositoryRow, row: &BlobRow, content: &BlobContent, digest: &OciDigest) -> Result<bool, RebuildError> {
+        let again = Blob { repository, row: BlobRow { size_bytes: row.size_bytes, content: content.clone() } };
         let mut stream = ReceiverStream::new(self.blob_stream(again, 0..row.size_bytes));
         let mut hasher = Hasher::new(digest.algorithm());
         while let Some(bytes) = stream.next().await {

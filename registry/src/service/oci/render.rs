@@ -105,6 +105,10 @@ impl Oci {
         blobs.push((config_digest, BlobRow { size_bytes: config.len() as u64, content: BlobContent::Inline(config) }));
         let mut transaction = self.objects.db.begin().await?;
         let row = repository_find(&mut transaction, repository).await?.ok_or(RenderError::Gone)?;
+        // Deleted meanwhile: it stays so.
+        if manifest_get(&mut transaction, row.id, &image).await?.is_none() {
+            return Err(RenderError::Gone);
+        }
         for (digest, blob) in &blobs {
             oci_blob_put(&mut transaction, row.id, digest, blob).await?;
         }

@@ -16,7 +16,7 @@ use layer_format::{Digest, FormatError, pack};
 
 use super::Oci;
 use super::blob::{Blob, BlobStream};
-use super::resolve::{Named, resolve};
+use super::resolve::{Named, resolve, restore_head};
 use super::sink::NamespaceStore;
 use crate::db::manifest::manifest_layer_count;
 use crate::db::oci_blob::oci_blob_get;
@@ -24,10 +24,12 @@ use crate::db::oci_image::{ImageLink, UnpackedLayer, oci_image_of, oci_image_put
 use crate::db::oci_manifest::{OciManifestRow, oci_manifest_get};
 use crate::db::repository::{RepositoryRow, repository_find, repository_lock};
 use crate::db::tag::tag_move;
+use crate::db::trash::Deletion;
 use crate::db::{DbError, commit};
 use crate::service::frames::ReadError;
 use crate::service::image::{PutError, Reference, image_put};
 use crate::service::lease::LongWork;
+use crate::service::trash::delete_image;
 
 /// A layer may become this much longer by decompression,
 pub(super) const MAX_RATIO: u64 = 200;
@@ -113,6 +115,14 @@ impl Oci {
         };
         let mut transaction = self.objects.db.begin().await?;
         repository_lock(&mut transaction, row.id).await?;
+        // Deleted meanwhile: what was made of it goes the same way.
+        if oci_manifest_get(&mut transaction, row.id, digest).await?.is_none() {
+            let deletion = Deletion { at: self.objects.db.now(), by: "whoever deleted its manifest" };
+            delete_image(&mut transaction, row.id, &image, deletion).await?;
+            restore_head(&mut transaction, row.id).await?;
+            commit(transaction).await?;
+            return Err(UnpackError::Missing(digest.clone()));
+        }
         oci_image_put(&mut transaction, row.id, &ImageLink { manifest: digest.clone(), image, rendered: false }).await?;
         // Meanwhile another image may have been pushed under the tag.
         if let Named::Manifest { digest: named, .. } = resolve(&mut transaction, &row, tag).await?

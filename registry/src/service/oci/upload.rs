@@ -19,7 +19,7 @@ use super::hash::{Hasher, InvalidHash};
 use super::session::Session;
 use super::writer::{Held, Written, write};
 use super::{Crowded, Oci};
-use crate::db::oci_blob::{BlobRow, oci_blob_get, oci_blob_put};
+use crate::db::oci_blob::{BlobRow, oci_blob_get, oci_blob_put, oci_blob_renew};
 use crate::db::oci_upload::{oci_upload_count, oci_upload_delete, oci_upload_expire, oci_upload_get, oci_upload_insert, oci_upload_received};
 use crate::db::repository::{RepositoryRow, repository_ensure, repository_find};
 use crate::db::{DbError, commit};
@@ -286,7 +286,7 @@ impl Oci {
         }
         let mut transaction = self.objects.db.begin().await?;
         oci_upload_delete(&mut transaction, row.id, id).await?;
-        oci_blob_put(&mut transaction, row.id, wanted, &blob).await?;
+        oci_blob_renew(&mut transaction, row.id, wanted, &blob).await?;
         commit(transaction).await?;
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::session::Session;
 use super::sink::NamespaceStore;
 use super::upload::{UploadError, WriteError};
 use crate::db::commit;
-use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_put};
+use crate::db::oci_blob::{BlobContent, BlobRow, oci_blob_renew};
 use crate::db::oci_upload::{UploadRow, oci_upload_delete, oci_upload_save};
 use crate::db::repository::RepositoryRow;
 
@@ -87,7 +87,7 @@ pub(super) fn write(held: Held, store: &NamespaceStore, mut body: mpsc::Receiver
         if !oci_upload_delete(&mut transaction, held.repository.id, &held.id).await? {
             return Err(UploadError::Unknown);
         }
-        oci_blob_put(&mut transaction, held.repository.id, &wanted, &blob).await?;
+        oci_blob_renew(&mut transaction, held.repository.id, &wanted, &blob).await?;
         commit(transaction).await?;
         Ok::<_, WriteError>(Written::Done)
     };

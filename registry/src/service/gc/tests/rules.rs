@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use layer_format::Digest;
+use layer_format::frame::FrameBuilder;
+use layer_format::manifest::{LayerManifest, Manifest};
+use layer_format::pack::{PackBuilder, header_with_deltas};
 
 use super::world::{Artifact, HOUR, Sample, World, noise, sha256};
 use crate::db::namespace::namespace_find;
@@ -45,6 +48,51 @@ async fn what_was_deleted_comes_back_within_its_window_and_not_after() {
     world.quiesce().await;
     assert!(undelete(&world.db, &Deleted::Name(World::repository("one/x"), image.digest().to_string())).await.is_err());
     assert_eq!(world.index().await["one"].len(), other.objects.len());
+}
+
+/// The root of the sample's tree.
+fn root(sample: &Sample) -> Digest {
+    LayerManifest::decode(&sample.objects[&sample.layer]).unwrap().root
+}
+
+/// A pack of one delta frame: `new`, compressed against `base`.
+fn delta_pack(new: &[u8], base: &[u8]) -> Vec<u8> {
+    let mut builder = FrameBuilder::new();
+    builder.push(new).unwrap();
+    let frame = builder.encode_delta(3, &[Digest::of(base)], base).unwrap();
+    let mut pack = PackBuilder::new();
+    pack.push(&frame, &[(Digest::of(new), new.len() as u32)]).unwrap();
+    [&header_with_deltas()[..], &frame, &pack.finish().0].concat()
+}
+
+#[tokio::test]
+async fn what_delta_frames_need_stays_as_long_as_they_do_and_is_believed_of_nothing() {
+    let mut world = World::new().await;
+    let repository = World::repository("one/x");
+    let old = Sample::new(&(0..10).chain(50..55).collect());
+    let new = sample(0..11);
+    world.push("one/x", "1", &old).await;
+    let (old_root, new_root) = (root(&old), root(&new));
+    let missing = world.missing(&repository, &new).await;
+    assert!(world.put_pack(&repository, new.pack(|digest| missing.contains(digest) && *digest != new_root)).await);
+    assert!(world.put_pack(&repository, delta_pack(&new.objects[&new_root], &old.objects[&old_root])).await);
+    world.put_image(&repository, "2", &new).await.unwrap();
+    delete(&world, "one/x", &old).await;
+    world.quiesce().await;
+    world = world.restart().await;
+    world.check_image("one/x", &new).await;
+    let left = &world.index().await["one"];
+    assert!(left.contains(&old_root) && !left.contains(&old.layer));
+    assert_eq!(left.len(), new.objects.len() + 1, "nothing else of the old image");
+    // That it is there says nothing of what it leads to.
+    assert!(world.put_pack(&repository, old.pack(|digest| *digest == old.layer)).await);
+    assert!(world.put_image(&repository, "1", &old).await.is_err(), "files of the old image are gone");
+    world.push("one/x", "1", &old).await;
+    world.check_image("one/x", &old).await;
+    delete(&world, "one/x", &old).await;
+    delete(&world, "one/x", &new).await;
+    world.quiesce().await;
+    assert!(world.index().await["one"].is_empty());
 }
 
 #[tokio::test]

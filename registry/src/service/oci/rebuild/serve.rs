@@ -99,7 +99,7 @@ impl Source {
             let end = range.end.clamp(packed.start, packed.end) - packed.start;
             let mut rest = bytes.split_to(end as usize).split_off(start as usize);
             while !rest.is_empty() {
-                if sender.send(Ok(rest.split_to(PIECE_LEN.min(rest.len())))).await.is_err() {
+                if sender.send_timeout(Ok(rest.split_to(PIECE_LEN.min(rest.len()))), super::super::blob::STALL).await.is_err() {
                     return Ok(());
                 }
             }
