@@ -55,8 +55,15 @@ fn store_with_pack(streamed: bool) -> (tempfile::TempDir, Vec<u8>) {
     (home, bytes)
 }
 
+/// One test at a time: what is measured of the process is then the test's own.
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[test]
 fn every_byte_of_a_pack_may_be_anything() {
+    let _alone = alone();
     for streamed in [false, true] {
         let (home, whole) = store_with_pack(streamed);
         let path = only_pack(home.path());
@@ -100,6 +107,7 @@ fn every_byte_of_a_pack_may_be_anything() {
 
 #[test]
 fn an_index_is_built_again_from_packs_of_which_any_byte_is_wrong() {
+    let _alone = alone();
     let (home, whole) = store_with_pack(false);
     let name = only_pack(home.path()).file_name().unwrap().to_owned();
     let all = objects();
@@ -121,6 +129,7 @@ fn an_index_is_built_again_from_packs_of_which_any_byte_is_wrong() {
 
 #[test]
 fn every_bit_of_a_row_may_be_wrong() {
+    let _alone = alone();
     let (home, _) = store_with_pack(false);
     let data = home.path().join("index/data.mdb");
     let file = std::fs::File::options().read(true).write(true).open(&data).unwrap();
@@ -198,6 +207,7 @@ fn lying_frame(payload: &[u8], codec: u8, object_len: u32) -> Vec<u8> {
 
 #[test]
 fn bombs_and_lies_about_lengths_are_refused_before_they_take_memory() {
+    let _alone = alone();
     let bomb = zstd::bulk::compress(&vec![0; 1 << 30], 19).unwrap();
     let small = zstd::bulk::compress(&noise(1, 1000), 3).unwrap();
     let baseline = peak_address_space();
@@ -223,6 +233,7 @@ fn bombs_and_lies_about_lengths_are_refused_before_they_take_memory() {
 
 #[test]
 fn an_index_that_lies_about_its_objects_is_not_believed() {
+    let _alone = alone();
     // The pack's index gives objects other names, lengths, frames and places than they have.
     let home = tempfile::tempdir().unwrap();
     let store = open(home.path());
@@ -248,6 +259,7 @@ fn an_index_that_lies_about_its_objects_is_not_believed() {
 
 #[test]
 fn objects_that_no_row_names_are_found_and_named() {
+    let _alone = alone();
     let (home, _) = store_with_pack(false);
     let all = objects();
     // Rows are lost: here, by one bit of the digest in every key.

@@ -65,7 +65,7 @@ impl Test {
 }
 
 /// Suites of the registry that run a second time, on PostgreSQL and S3 in place of SQLite and a folder.
-const SUITES: &[&str] = &["push_pull", "oci_protocol", "oci_images", "launch", "states"];
+const SUITES: &[&str] = &["push_pull", "oci_protocol", "oci_images", "launch", "states", "access"];
 
 fn on_servers() -> Result<Outcome> {
     let mut tests = cargo("test");
