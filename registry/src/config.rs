@@ -135,7 +135,7 @@ pub struct Options {
     /// Most requests at a time; more are answered with 503 [default: 1024]
     #[arg(long, env = "TURBO_REGISTRY_MAX_REQUESTS", value_name = "COUNT")]
     pub max_requests: Option<u64>,
-    /// Most blobs of container tools received at a time, each with a thread and some MiB; more wait [default: 64]
+    /// Most blobs of container tools received at a time, each with a thread and some MiB; more wait [default: 40]
     #[arg(long, env = "TURBO_REGISTRY_MAX_BLOB_UPLOADS", value_name = "COUNT")]
     pub max_blob_uploads: Option<u64>,
     /// Most blobs of container tools sent at a time, each with about 1 MiB; more wait [default: 256]
@@ -570,7 +570,7 @@ pub struct OciLimits {
 impl Default for OciLimits {
     fn default() -> Self {
         Self {
-            max_blob_uploads: 64,
+            max_blob_uploads: 40,
             max_blob_downloads: 256,
             max_conversions: 2,
             max_open_uploads: 1000,

@@ -15,8 +15,9 @@ pub(crate) const DOCKER_PUSH: &str = "docker push, s";
 pub(crate) const DOCKER_PULL: &str = "docker pull, s";
 pub(crate) const SKOPEO_PUSH: &str = "skopeo push, s";
 pub(crate) const SKOPEO_PULL: &str = "skopeo pull, s";
-/// How the names of stored bytes begin; the client's name follows.
-pub(crate) const STORED: &str = "stored bytes of consecutive builds, MB, pushed with ";
+/// How the names of stored bytes begin; the client's name follows. Blobs that were taken apart lie there as they were pushed, too,
+/// until collections that come hours later: `GET /-/savings` tells what will be left.
+pub(crate) const STORED: &str = "stored bytes of consecutive builds, before collections, MB, pushed with ";
 
 /// Runs a command to its end without output; seconds.
 fn timed(command: &mut Command) -> Result<f64> {
