@@ -65,14 +65,13 @@ pub(crate) async fn repositories(
     visit.decide(&Target::Catalog, Right::Pull)?;
     let Query(page) = page.map_err(|error| ApiError::request_invalid(error.body_text()))?;
     let limit = page.limit.unwrap_or(MAX_PAGE.into()).clamp(1, MAX_PAGE.into()) as u32;
-    let mut db = app.db.read().await?;
-    // Names that the caller may not read are passed over: there may be pages of them.
+    // Names that the caller may not read are passed over: there may be pages of them, so pages are read whatever the limit is.
     let (mut repositories, mut after) = (Vec::new(), page.after);
     while repositories.len() < limit as usize {
-        let names = repository_list(&mut db, &after, limit).await?;
+        let names = repository_list(&mut app.db.read().await?, &after, MAX_PAGE).await?;
         let Some(last) = names.last().cloned() else { break };
         after = last;
-        let is_end = names.len() < limit as usize;
+        let is_end = names.len() < MAX_PAGE as usize;
         repositories.extend(names.into_iter().filter(|name| visit.lists(name)));
         if is_end {
             break;

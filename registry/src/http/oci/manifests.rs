@@ -130,13 +130,14 @@ pub(super) async fn tags(app: &Shared, call: Call) -> Result<Response, OciError>
 /// Names of repositories, in order.
 pub(super) async fn catalog(app: &Shared, visit: &Visit, query: &Query) -> Result<Response, OciError> {
     let (limit, mut after) = page(query)?;
-    // Names that the caller may not read are passed over: there may be pages of them.
+    // Names that the caller may not read are passed over: there may be pages of them, so pages are read whatever the limit is.
+    let rows = MAX_PAGE as u32 + 1;
     let mut names = Vec::new();
     while names.len() <= limit as usize {
-        let found = app.oci.catalog(&after, limit + 1).await?;
+        let found = app.oci.catalog(&after, rows).await?;
         let Some(last) = found.last().cloned() else { break };
         after = last;
-        let is_end = found.len() <= limit as usize;
+        let is_end = found.len() < rows as usize;
         names.extend(found.into_iter().filter(|name| visit.lists(name)));
         if is_end {
             break;
