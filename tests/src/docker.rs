@@ -1,7 +1,7 @@
 //! Docker's daemon, with folders of its own and no network.
 
 use std::path::Path;
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 /// How long it may take to begin, in steps of [`STEP`].
@@ -79,5 +79,10 @@ impl Drop for Docker {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
+        // It leaves the mount of a network namespace in its folder, which then cannot be removed.
+        let left = self.folder.path().join("exec/netns/default");
+        if left.exists() {
+            let _ = Command::new("umount").arg("-l").arg(&left).stderr(Stdio::null()).status();
+        }
     }
 }
