@@ -99,9 +99,9 @@ pub(crate) enum BlobKind {
 struct BlobDetail {
     size_bytes: u64,
     kind: BlobKind,
-    /// The head of the rebuild, in hex, of a blob that is made again.
+    /// The head of the rebuild of a blob that is made again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    rebuild: Option<String>,
+    rebuild: Option<Vec<u8>>,
 }
 
 /// What the content of a deleted blob is.
@@ -112,16 +112,6 @@ pub(crate) fn blob_kind(detail: &str) -> Option<BlobKind> {
 /// The sandbox of a deleted state.
 pub(crate) fn state_sandbox(detail: &str) -> Option<Digest> {
     serde_json::from_str::<StateDetail>(detail).ok().map(|detail| detail.sandbox)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let (pairs, rest) = digits.as_ref()?.as_chunks::<2>();
-    rest.is_empty().then(|| pairs.iter().map(|[high, low]| (high << 4 | low) as u8).collect())
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -195,7 +185,7 @@ pub(crate) async fn delete_blob(db: &mut Connection, repository: RepositoryId, d
     let (kind, content, rebuild) = match blob.content {
         BlobContent::Inline(bytes) => (BlobKind::Inline, bytes, None),
         BlobContent::Recipe(recipe) => (BlobKind::Recipe, recipe.encode_node(), None),
-        BlobContent::Rebuilt(recipe, head) => (BlobKind::Rebuilt, recipe.encode_node(), Some(hex(&head.encode()))),
+        BlobContent::Rebuilt(recipe, head) => (BlobKind::Rebuilt, recipe.encode_node(), Some(head.encode())),
         BlobContent::Tar(root) => (BlobKind::Tar, root.as_bytes().to_vec(), None),
     };
     let detail = json(&BlobDetail { size_bytes: blob.size_bytes, kind, rebuild });
@@ -304,8 +294,8 @@ fn blob_row(item: &TrashItem) -> Result<BlobRow, UndeleteError> {
         BlobKind::Inline => BlobContent::Inline(item.content.clone()),
         BlobKind::Recipe => BlobContent::Recipe(recipe()?),
         BlobKind::Rebuilt => {
-            let head = detail.rebuild.as_deref().and_then(unhex).ok_or_else(|| damaged(item, "it does not say how it is made again"))?;
-            BlobContent::Rebuilt(recipe()?, Rebuild::decode(&head).map_err(|error| damaged(item, error))?)
+            let head = detail.rebuild.as_deref().ok_or_else(|| damaged(item, "it does not say how it is made again"))?;
+            BlobContent::Rebuilt(recipe()?, Rebuild::decode(head).map_err(|error| damaged(item, error))?)
         }
         BlobKind::Tar => BlobContent::Tar(Digest(item.content.as_slice().try_into().map_err(|_| damaged(item, "a digest has 32 bytes"))?)),
     };

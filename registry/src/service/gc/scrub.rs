@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use layer_format::Digest;
-use layer_format::frame::{Frame, delta};
+use layer_format::frame::Frame;
 use layer_format::pack::{FOOTER_LEN, Footer, HEADER_LEN, PackBuilder, PackIndex, check_header};
 use serde::Serialize;
 
@@ -157,7 +157,7 @@ impl Collector {
             pack_get(&mut db, pack.id).await?
         };
         let Some((.., frames)) = frames else { return Ok(None) };
-        let contents = match self.read_pack(namespace, pack, &frames, throttle).await {
+        let contents = match self.read_pack(pack, &frames, throttle).await {
             Ok(contents) => contents,
             Err(StorageError::NotFound { .. }) => Contents { wrong: Some("it is not there, or was cut short".into()), ..Contents::default() },
             Err(error) => return Err(error.into()),
@@ -261,7 +261,7 @@ impl Collector {
     }
 
     /// Reads a pack from its first to its last byte.
-    async fn read_pack(&self, namespace: NamespaceId, pack: &PackRow, frames: &[StoredFrame], throttle: &mut Throttle) -> Result<Contents, StorageError> {
+    async fn read_pack(&self, pack: &PackRow, frames: &[StoredFrame], throttle: &mut Throttle) -> Result<Contents, StorageError> {
         let key = pack_key(&pack.name);
         // From where it is, and not from a copy.
         self.storage.forget(&key);
@@ -287,17 +287,22 @@ impl Collector {
             at = end;
             throttle.took(bytes.len() as u64).await;
             let failed = |error| StorageError::Io { doing: "verify", path: key.clone().into(), source: error };
-            let mut prefixes = Vec::with_capacity(now.len());
-            for frame in &now {
-                let prefix = self.prefix_of(namespace, &bytes, base, frame).await;
-                prefixes.push(prefix.map_err(|error| failed(std::io::Error::other(error)))?);
-            }
+            let (deltas, plain): (Vec<StoredFrame>, Vec<StoredFrame>) = now.into_iter().partition(|frame| frame.is_delta);
+            let piece = bytes.clone();
             let work = tokio::task::spawn_blocking(move || {
-                hasher.update(&bytes);
-                let checked: Vec<_> = now.iter().zip(prefixes).map(|(frame, prefix)| (*frame, check_frame(&bytes, base, frame, prefix.as_deref()))).collect();
+                hasher.update(&piece);
+                let checked: Vec<_> = plain.into_iter().map(|frame| (frame, check_frame(&piece, base, &frame, None))).collect();
                 (hasher, checked)
             });
-            let (back, checked) = work.await.map_err(|error| failed(std::io::Error::other(error)))?;
+            let (back, mut checked) = work.await.map_err(|error| failed(std::io::Error::other(error)))?;
+            // One at a time: what they are compressed against may be hundreds of times as long as they are.
+            for frame in deltas {
+                let prefix = self.prefix_in(pack, &bytes, base, &frame).await.map_err(|error| failed(std::io::Error::other(error)))?;
+                let piece = bytes.clone();
+                let work = tokio::task::spawn_blocking(move || check_frame(&piece, base, &frame, prefix.as_deref()));
+                checked.push((frame, work.await.map_err(|error| failed(std::io::Error::other(error)))?));
+            }
+            checked.sort_by_key(|(frame, _)| frame.offset);
             hasher = back;
             for (frame, checked) in checked {
                 match checked {
@@ -334,11 +339,10 @@ impl Collector {
 }
 
 impl Collector {
-    /// What a delta frame is compressed against; `None` for others, and if it cannot be had.
-    async fn prefix_of(&self, namespace: NamespaceId, bytes: &Bytes, base: u64, frame: &StoredFrame) -> Result<Option<Vec<u8>>, ReadError> {
-        let encoded = frame_bytes(bytes, base, frame).filter(|_| frame.is_delta);
-        let Some(bases) = encoded.and_then(|encoded| delta::bases(encoded).ok()) else { return Ok(None) };
-        match self.objects.frames.prefix(namespace, &bases).await {
+    /// What a delta frame in these bytes of a pack is compressed against; `None` if it cannot be had.
+    async fn prefix_in(&self, pack: &PackRow, bytes: &Bytes, base: u64, frame: &StoredFrame) -> Result<Option<Vec<u8>>, ReadError> {
+        let Some(encoded) = frame_bytes(bytes, base, frame) else { return Ok(None) };
+        match self.objects.frames.prefix_of(pack.id, encoded).await {
             Ok(prefix) => Ok(Some(prefix)),
             Err(error) if error.is_loss() => Ok(None),
             Err(error) => Err(error),

@@ -13,7 +13,7 @@ use crate::db::trash::trash_list;
 use crate::db::verified::{NodeKey, NodeKind, verified_find};
 use crate::service::closure::closure_check;
 use crate::service::gc::pace::Pace;
-use crate::service::gc::{GcOptions, GcReport};
+use crate::service::gc::{GcOptions, GcReport, ScrubOptions};
 use crate::service::image::{Reference, image_delete};
 use crate::service::lease::Leases;
 use crate::service::pack_upload::pack_promise;
@@ -77,6 +77,8 @@ async fn what_delta_frames_need_stays_as_long_as_they_do_and_is_believed_of_noth
     assert!(world.put_pack(&repository, new.pack(|digest| missing.contains(digest) && *digest != new_root)).await);
     assert!(world.put_pack(&repository, delta_pack(&new.objects[&new_root], &old.objects[&old_root])).await);
     world.put_image(&repository, "2", &new).await.unwrap();
+    let verified = world.collector.scrub(&ScrubOptions::default()).await.unwrap();
+    assert!(verified.damaged.is_empty() && verified.packs == 3, "{verified:?}");
     delete(&world, "one/x", &old).await;
     world.quiesce().await;
     world = world.restart().await;
